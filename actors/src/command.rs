@@ -1,0 +1,154 @@
+//! What somebody asks Horizons to do, and the row that carries work to whoever does it.
+//!
+//! Promises that every state-changing request, from HTTP, the command line or the program itself, is one
+//! [`Command`] with a principal and its audit entry. Work that touches the outside world is an [`Order`]: a
+//! row in the store, unique by (job, attempt, kind), so that asking twice does nothing twice.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::clock::Timestamp;
+use crate::event::TaccSystem;
+use crate::ids::{
+    AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, ResourceId, Topic,
+    UserId,
+};
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Principal {
+    /// The user.
+    pub user_id: UserId,
+}
+
+/// Something a principal asks for.
+///
+/// *Shape*: identified by `command_id`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// Identifies the command.
+    pub command_id: CommandId,
+    /// Follows the request that brought it.
+    pub correlation_id: CorrelationId,
+    /// Who asks.
+    pub principal: Principal,
+    /// Why, in the principal's words.
+    pub reason: Option<String>,
+    /// Makes a repeated request the same command (submit only).
+    pub idempotency_key: Option<String>,
+    /// When it was asked.
+    pub requested_at: Timestamp,
+    /// What is asked.
+    pub kind: CommandKind,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CommandKind {
+    /// Run a job.
+    SubmitJob(JobRequest),
+    /// End a job.
+    CancelJob {
+        /// The job.
+        job_id: JobId,
+    },
+    /// Let a parked key's events flow again, its poison event first.
+    ReleaseKey(ParkedKeyId),
+    /// Give the first parked event of a key up, then let the rest flow.
+    DiscardHead(ParkedKeyId),
+    /// Append a record that somebody else made, as it is.
+    AppendRecord {
+        /// The topic.
+        topic: Topic,
+        /// Identifies the appended record in the audit entry.
+        record_id: EventId,
+    },
+}
+
+impl CommandKind {
+    /// Gives the name of the action in the audit trail.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            CommandKind::SubmitJob(_) => "job.submit",
+            CommandKind::CancelJob { .. } => "job.cancel",
+            CommandKind::ReleaseKey(_) => "parked.release",
+            CommandKind::DiscardHead(_) => "parked.discard",
+            CommandKind::AppendRecord { .. } => "record.append",
+        }
+    }
+
+    /// Gives what the action acts on.
+    pub fn resource_id(&self, job_id: Option<&JobId>) -> ResourceId {
+        let text = match self {
+            CommandKind::SubmitJob(_) => job_id.map_or("job", JobId::as_str).to_owned(),
+            CommandKind::CancelJob { job_id } => job_id.as_str().to_owned(),
+            CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => key.lane.to_string(),
+            CommandKind::AppendRecord { topic, .. } => topic.name().to_owned(),
+        };
+        ResourceId::parse(&text).expect("job ids, lane names and topic names are valid resource ids")
+    }
+}
+
+/// What a user submits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRequest {
+    /// The agent that is to do the work.
+    pub agent: AgentName,
+    /// The data set to work on.
+    pub dataset_id: DatasetId,
+    /// Parameters for the agent.
+    pub parameters: Map<String, Value>,
+    /// The system to run on.
+    pub tacc_system: TaccSystem,
+}
+
+/// Names a key that is parked in a lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ParkedKeyId {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The record key, byte for byte.
+    pub key: bytes::Bytes,
+}
+
+/// Work for whoever talks to the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OrderKind {
+    /// Hand an attempt to the scheduler.
+    Submit,
+    /// End an attempt at the scheduler.
+    Cancel,
+    /// Remove what an ended attempt left behind.
+    Clean,
+}
+
+impl OrderKind {
+    /// Gives the stable name that is stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OrderKind::Submit => "submit",
+            OrderKind::Cancel => "cancel",
+            OrderKind::Clean => "clean",
+        }
+    }
+
+    /// Finds the kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [OrderKind::Submit, OrderKind::Cancel, OrderKind::Clean].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// A piece of work on an attempt, stored in the transaction that decided on it.
+///
+/// *Shape*: identified by (`job_id`, `attempt`, `kind`); writing it again changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The job.
+    pub job_id: JobId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// What to do.
+    pub kind: OrderKind,
+    /// When it was decided.
+    pub ordered_at: Timestamp,
+}

@@ -1,0 +1,150 @@
+//! The event log: partitions of records, read by one independent reader per group (design D4, D8).
+//!
+//! Promises that a reader delivers each partition's records in offset order, tagged with the incarnation that
+//! asked for them, and that it never waits for whoever takes them: without credit it holds back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
+use crate::lane::credit::CreditPool;
+use crate::ports::Reply;
+use crate::record::{Digest32, RecordBatch};
+
+/// Tells why the log did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// The log is away: the same call may succeed later.
+    #[error("log unavailable: {0}")]
+    Unavailable(String),
+    /// The partition is not assigned to this reader.
+    #[error("partition `{0}` is not assigned to this reader")]
+    NotAssigned(TopicPartition),
+    /// The reader has been closed.
+    #[error("reader is closed")]
+    Closed,
+}
+
+impl LogError {
+    /// Tells whether the same call may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, LogError::Unavailable(_))
+    }
+}
+
+/// What a partition looks like from a stored position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// The offset of the oldest retained record, or the end of an empty partition.
+    pub low: Offset,
+    /// The offset that the next record would get.
+    pub high: Offset,
+    /// The fingerprint of the last retained record below the position that was asked about.
+    pub previous: Option<(Offset, Digest32)>,
+}
+
+/// Why reading cannot simply go on where the store says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapKind {
+    /// Records between the stored position and the oldest retained one are gone.
+    Trimmed,
+    /// The log ends before the stored position: it was truncated or made anew.
+    BeyondEnd,
+    /// The last applied record is not the one the log holds there: the topic was made anew.
+    Replaced,
+}
+
+impl GapKind {
+    /// Gives the stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GapKind::Trimmed => "trimmed",
+            GapKind::BeyondEnd => "beyond_end",
+            GapKind::Replaced => "replaced",
+        }
+    }
+}
+
+/// Where a lane starts to read (design D2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAnswer {
+    /// Where the store says.
+    AtNext(Offset),
+    /// At the low watermark, because nothing is stored: recorded, not a gap.
+    FirstStart(Offset),
+    /// Nowhere, until an operator decides.
+    Gap(GapKind),
+}
+
+/// Partitions are taken away in good order.
+#[derive(Debug)]
+pub struct Revocation {
+    /// Which.
+    pub partitions: Vec<TopicPartition>,
+    /// Until when the lanes may finish what they have at the store.
+    pub deadline: Instant,
+    /// Answered when the lanes have stopped; dropping it counts as an answer.
+    pub done: oneshot::Sender<()>,
+}
+
+/// Who takes what a reader delivers: the group's dispatcher. Calls never block.
+pub trait LogSink: Send + Sync {
+    /// Partitions are now ours.
+    fn assigned(&self, partitions: Vec<TopicPartition>);
+
+    /// Partitions will be someone else's.
+    fn revoked(&self, revocation: Revocation);
+
+    /// Partitions are someone else's already: whatever is unfinished must not be finished.
+    fn lost(&self, partitions: Vec<TopicPartition>);
+
+    /// Records were read. Hands the batch back when it cannot be taken now.
+    fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch>;
+}
+
+/// A group's reader, as its dispatcher and lanes see it.
+pub trait LogReader: Send + Sync {
+    /// Looks at a partition from a position, without reading on.
+    fn inspect(&self, partition: TopicPartition, next: Option<Offset>) -> Reply<Inspection, LogError>;
+
+    /// Asks the log itself whether the partition is still ours; a zombie is told no.
+    fn confirm_ownership(&self, partition: TopicPartition, next: Offset) -> Reply<bool, LogError>;
+
+    /// Starts to deliver a partition at a position for an incarnation; batches of an older one stop.
+    fn start(
+        &self,
+        partition: TopicPartition,
+        incarnation: Incarnation,
+        from: Offset,
+    ) -> Result<(), LogError>;
+
+    /// Stops to deliver a partition, until it is started again.
+    fn stop(&self, partition: TopicPartition, incarnation: Incarnation);
+
+    /// Gives the end of a partition now: the offset that the next record would get.
+    fn log_end(&self, partition: TopicPartition) -> Reply<Offset, LogError>;
+
+    /// Tells lag tools how far the group is; never decides anything.
+    fn commit_advisory(&self, partition: TopicPartition, next: Offset);
+
+    /// Ends the reader; its thread is gone when the answer comes.
+    fn close(&self) -> Reply<(), LogError>;
+}
+
+/// An event log.
+pub trait EventLog: Send + Sync {
+    /// Gives the log's id, a part of every stored key.
+    fn id(&self) -> LogId;
+
+    /// Opens a group's reader on some topics. It reports to `sink` and takes credit from `credits` for every
+    /// batch it delivers.
+    fn subscribe(
+        &self,
+        group: Group,
+        topics: Vec<Topic>,
+        sink: Arc<dyn LogSink>,
+        credits: Arc<CreditPool>,
+    ) -> Result<Arc<dyn LogReader>, LogError>;
+}

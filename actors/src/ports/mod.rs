@@ -1,0 +1,14 @@
+//! What the core needs from outside, as traits that adapters and fakes implement alike.
+//!
+//! Promises that a call only queues work and gives back a future: no port ever blocks the caller's thread.
+//! The future may be dropped at any time; the work may then happen or not, as after a crash.
+
+pub mod log;
+pub mod query;
+pub mod scheduler;
+pub mod store;
+
+use futures_util::future::BoxFuture;
+
+/// The answer of a port, later.
+pub type Reply<T, E> = BoxFuture<'static, Result<T, E>>;

@@ -1,0 +1,220 @@
+//! Reading for people: what HTTP and the command line show.
+//!
+//! Promises committed data only, in stable order with a cursor, and a limit on what one call reads.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::effect::TimelineEntry;
+use crate::event::JobStatus;
+use crate::ids::{Group, JobId, LaneKey, Offset, Topic, TopicPartition, UserId};
+use crate::ports::Reply;
+use crate::ports::store::{JobRow, ParkedWish, StoreError};
+use crate::record::{Digest32, LogRecord};
+use crate::state::{AuditLogState, JobAggregate, JobView};
+
+/// Which jobs are wanted. Newest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobFilter {
+    /// Of this user.
+    pub user_id: Option<UserId>,
+    /// In this status.
+    pub status: Option<JobStatus>,
+    /// Submitted before this job, exclusive: the last one of the page before.
+    pub before: Option<(Timestamp, JobId)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Which audit entries are wanted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AuditFilter {
+    /// Of this topic.
+    pub topic: Option<Topic>,
+    /// Of this partition (with a topic).
+    pub partition: Option<u16>,
+    /// About this job: entries of lifecycle and metrics with this key.
+    pub job_id: Option<JobId>,
+    /// After this position, exclusive: the last one of the page before.
+    pub after: Option<AuditPosition>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Names an audit entry: topic, partition and index in that log. Ordered in that order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AuditPosition {
+    /// The partition.
+    pub topic_partition: TopicPartition,
+    /// The index in its log.
+    pub index: u64,
+}
+
+/// An audit entry with its body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredAuditEntry {
+    /// Where it stands.
+    pub position: AuditPosition,
+    /// The stored leaf hash.
+    pub leaf_hash: Digest32,
+    /// The stored chain head after it.
+    pub chain_hash: Digest32,
+    /// The stored mark: `event`, `duplicate` or `malformed:<reason>`.
+    pub mark: String,
+    /// When it was appended.
+    pub appended_at: Timestamp,
+    /// The body; absent only when it was removed.
+    pub record: Option<LogRecord>,
+}
+
+/// A page of audit entries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditPage {
+    /// The entries, in order of position.
+    pub entries: Vec<StoredAuditEntry>,
+    /// Where the next page starts after, if anything may follow: a page may end early, because one call
+    /// looks at a bounded number of entries.
+    pub next: Option<AuditPosition>,
+}
+
+/// A dead letter as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredDeadLetter {
+    /// The lane that rejected it.
+    pub lane: LaneKey,
+    /// The record, byte for byte.
+    pub record: LogRecord,
+    /// The stable name of the rejection.
+    pub reason: String,
+    /// The rejection in words.
+    pub detail: String,
+    /// `parked`, `dead`, `released` or `discarded`.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was rejected first.
+    pub rejected_at: Timestamp,
+    /// When its state changed last.
+    pub updated_at: Timestamp,
+}
+
+/// Names a dead letter; pages are in this order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadLetterId {
+    /// The lane that rejected it.
+    pub lane: LaneKey,
+    /// The record's offset.
+    pub offset: Offset,
+}
+
+/// A parked key as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredParkedKey {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The record key.
+    pub key: Bytes,
+    /// The poison event at the head.
+    pub head: Offset,
+    /// The stable name of the rejection.
+    pub reason: String,
+    /// The rejection in words.
+    pub detail: String,
+    /// Records that wait, the head included.
+    pub records: u64,
+    /// What an operator asked for.
+    pub wish: ParkedWish,
+    /// When it was parked.
+    pub parked_at: Timestamp,
+}
+
+/// How far a lane is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneProgress {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The position; none before the first transaction.
+    pub next: Option<Offset>,
+    /// Its owner's epoch.
+    pub epoch: u64,
+    /// Its transactions.
+    pub revision: u64,
+}
+
+/// An event that was refused.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoredRefusal {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The record's offset.
+    pub offset: Offset,
+    /// The stable name of the reason.
+    pub reason: String,
+    /// Why, for a person.
+    pub detail: String,
+    /// When.
+    pub refused_at: Timestamp,
+}
+
+/// What the log and the store weigh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StoreUsage {
+    /// What the database takes, in bytes.
+    pub used_bytes: u64,
+    /// What it may take before new work is refused, in bytes.
+    pub limit_bytes: u64,
+}
+
+/// Reading for people.
+pub trait QueryStore: Send + Sync {
+    /// Lists jobs of the orchestrator, newest first.
+    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError>;
+
+    /// Reads one job of the orchestrator.
+    fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError>;
+
+    /// Reads the jobs group's view of a job, its own or another producer's.
+    fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError>;
+
+    /// Lists live jobs in the jobs group's view, in order of job id, after `after`.
+    fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError>;
+
+    /// Lists the steps of a job's life, in order.
+    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError>;
+
+    /// Lists the refusals about a job, in order of offset.
+    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError>;
+
+    /// Lists the aggregates of a job, by attempt.
+    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError>;
+
+    /// Sums how many jobs entered each status, over all lanes.
+    fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError>;
+
+    /// Lists audit entries.
+    fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError>;
+
+    /// Lists the audit logs with their state.
+    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError>;
+
+    /// Lists dead letters, of one group or all, in order of lane and offset.
+    fn dead_letters(
+        &self,
+        group: Option<Group>,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Reply<Vec<StoredDeadLetter>, StoreError>;
+
+    /// Lists parked keys, in order of lane and key.
+    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError>;
+
+    /// Lists the progress of every lane.
+    fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError>;
+
+    /// Lists the end of every partition that has records: the offset that the next record would get.
+    fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError>;
+
+    /// Tells what the store weighs.
+    fn usage(&self) -> Reply<StoreUsage, StoreError>;
+}

@@ -1,0 +1,140 @@
+//! Why a record was not processed: data, not an error.
+//!
+//! Promises one stable snake_case name per reason, used alike as metric label, log field, stored value and
+//! header, and the same answer in every consumer, because all of them decode with the same function.
+
+use serde::Serialize;
+
+/// Tells why a record is poison (design D6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Rejection {
+    /// The record has no payload (a tombstone); no topic of record gives it a meaning.
+    PayloadMissing,
+    /// The content type is none that is read here.
+    UnknownContentType {
+        /// What the header says.
+        got: String,
+    },
+    /// The bytes are no document of the content type.
+    MalformedBytes {
+        /// The decoder's words.
+        detail: String,
+    },
+    /// The event type is none that exists.
+    UnknownType {
+        /// What the event says.
+        got: String,
+    },
+    /// The schema version is none that is known for the type.
+    UnknownVersion {
+        /// What the event says.
+        got: u64,
+    },
+    /// A field that must be there is not.
+    MissingField {
+        /// The field, with dots for nesting.
+        field: String,
+    },
+    /// A field has a value of a wrong type or outside its range.
+    InvalidValue {
+        /// The field, with dots for nesting.
+        field: String,
+        /// What was wanted.
+        wanted: String,
+    },
+    /// A field of a closed set has a value that is not in it.
+    UnknownValue {
+        /// The field, with dots for nesting.
+        field: String,
+        /// What it holds.
+        got: String,
+    },
+    /// The event's type does not belong on this topic, or the record's key is not the event's.
+    Misplaced {
+        /// What was wanted.
+        wanted: String,
+    },
+    /// The behaviour panicked on this very event as often as is tried.
+    BehaviourPanicked {
+        /// The panic's message.
+        detail: String,
+    },
+    /// The store refused the event's effects because of their data.
+    StoreRefused {
+        /// The store's words.
+        detail: String,
+    },
+}
+
+/// Longest detail that is kept, so that a hostile record cannot fill the store with its own error text.
+const DETAIL_MAX_CHARS: usize = 300;
+
+/// Cuts a text to what a rejection keeps.
+pub fn short_detail(text: &str) -> String {
+    text.chars().take(DETAIL_MAX_CHARS).collect()
+}
+
+impl Rejection {
+    /// Lists the name of every reason, for metric labels.
+    pub const NAMES: [&'static str; 11] = [
+        "payload_missing",
+        "unknown_content_type",
+        "malformed_bytes",
+        "unknown_type",
+        "unknown_version",
+        "missing_field",
+        "invalid_value",
+        "unknown_value",
+        "misplaced",
+        "behaviour_panicked",
+        "store_refused",
+    ];
+
+    /// Gives the stable name of the reason.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Rejection::PayloadMissing => "payload_missing",
+            Rejection::UnknownContentType { .. } => "unknown_content_type",
+            Rejection::MalformedBytes { .. } => "malformed_bytes",
+            Rejection::UnknownType { .. } => "unknown_type",
+            Rejection::UnknownVersion { .. } => "unknown_version",
+            Rejection::MissingField { .. } => "missing_field",
+            Rejection::InvalidValue { .. } => "invalid_value",
+            Rejection::UnknownValue { .. } => "unknown_value",
+            Rejection::Misplaced { .. } => "misplaced",
+            Rejection::BehaviourPanicked { .. } => "behaviour_panicked",
+            Rejection::StoreRefused { .. } => "store_refused",
+        }
+    }
+
+    /// Gives the field at fault, where one is.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Rejection::MissingField { field }
+            | Rejection::InvalidValue { field, .. }
+            | Rejection::UnknownValue { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Rejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rejection::PayloadMissing => write!(f, "wanted a payload, got none"),
+            Rejection::UnknownContentType { got } => {
+                write!(f, "wanted `application/json` or `application/msgpack` as content type, got `{got}`")
+            }
+            Rejection::MalformedBytes { detail } => write!(f, "malformed bytes: {detail}"),
+            Rejection::UnknownType { got } => write!(f, "unknown event type `{got}`"),
+            Rejection::UnknownVersion { got } => write!(f, "unknown schema version `{got}`"),
+            Rejection::MissingField { field } => write!(f, "missing field `{field}`"),
+            Rejection::InvalidValue { field, wanted } => write!(f, "invalid `{field}`: wanted {wanted}"),
+            Rejection::UnknownValue { field, got } => write!(f, "unknown value of `{field}`: `{got}`"),
+            Rejection::Misplaced { wanted } => write!(f, "misplaced record: wanted {wanted}"),
+            Rejection::BehaviourPanicked { detail } => write!(f, "behaviour panicked: {detail}"),
+            Rejection::StoreRefused { detail } => write!(f, "store refused the effects: {detail}"),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Arguments, configuration, start, exit code.
+fn main() {}
