@@ -3,7 +3,8 @@
 //! Promises that a reader delivers each partition's records in offset order, tagged with the incarnation that
 //! asked for them, and that it never waits for whoever takes them: without credit it holds back.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -11,7 +12,8 @@ use tokio::sync::oneshot;
 use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use crate::lane::credit::CreditPool;
 use crate::ports::Reply;
-use crate::record::{Digest32, RecordBatch};
+use crate::ports::store::StoreError;
+use crate::record::{Digest32, LogRecord, RecordBatch};
 
 /// Tells why the log did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -147,4 +149,75 @@ pub trait EventLog: Send + Sync {
         sink: Arc<dyn LogSink>,
         credits: Arc<CreditPool>,
     ) -> Result<Arc<dyn LogReader>, LogError>;
+}
+
+/// The ends of every partition of an embedded log, kept in memory beside the store that holds the records.
+///
+/// Promises that an end never goes down and is raised only after the commit that appended the records, so
+/// that whoever is told can read them.
+#[derive(Default)]
+pub struct LogHeads {
+    ends: Mutex<HashMap<TopicPartition, Offset>>,
+    listeners: Mutex<Vec<HeadListener>>,
+}
+
+/// Called after ends were raised, on the thread that committed; it must not block.
+type HeadListener = Arc<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for LogHeads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogHeads").finish_non_exhaustive()
+    }
+}
+
+impl LogHeads {
+    /// Gives the end of a partition: the offset that the next record would get.
+    pub fn end(&self, partition: TopicPartition) -> Offset {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Raises ends after a commit and tells the listeners.
+    pub fn advance(&self, ends: impl IntoIterator<Item = (TopicPartition, Offset)>) {
+        {
+            let mut known = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            for (partition, end) in ends {
+                let entry = known.entry(partition).or_default();
+                *entry = end.max(*entry);
+            }
+        }
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for listener in listeners {
+            listener();
+        }
+    }
+
+    /// Adds a listener. It is never removed: readers live as long as the program.
+    pub fn on_advance(&self, listener: impl Fn() + Send + Sync + 'static) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(listener));
+    }
+}
+
+/// The store's side of the embedded log: reading its outbox table as a log (design D8).
+///
+/// The calls block and belong on a reader's own thread.
+pub trait RecordSource: Send + Sync {
+    /// Gives the ends of the partitions.
+    fn heads(&self) -> Arc<LogHeads>;
+
+    /// Gives the offset of the oldest retained record, or the end of an empty partition.
+    fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError>;
+
+    /// Reads records from an offset on, in order, at most `max_records` and, after the first, `max_bytes` of
+    /// [`LogRecord::weight_bytes`].
+    fn read(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<LogRecord>, StoreError>;
+
+    /// Reads the last retained record below a position.
+    fn read_previous(&self, partition: TopicPartition, next: Offset)
+    -> Result<Option<LogRecord>, StoreError>;
 }
