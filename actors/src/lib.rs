@@ -3,12 +3,15 @@
 pub mod backoff;
 pub mod clock;
 pub mod command;
+pub mod dispatcher;
 pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod lane;
+pub mod metrics;
 pub mod ports;
 pub mod record;
 pub mod rejection;
 pub mod snapshot;
 pub mod state;
+pub mod supervisor;

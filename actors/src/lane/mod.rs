@@ -1,4 +1,216 @@
-//! The lane: what one group does with one partition.
+//! The lane: what one group does with one partition (design D3).
+//!
+//! Promises order, effects once, and isolation of poison for any behaviour; see [`behaviour`] for what a
+//! consumer brings and `core` for how a batch goes through. A lane keeps nothing that is not in the log or
+//! the store: when it ends, for whatever reason, another incarnation goes on from the stored position.
+//!
+//! Does not restart itself: its dispatcher does, within a budget.
 
 pub mod behaviour;
+mod core;
 pub mod credit;
+pub mod dead_letter;
+mod drain;
+pub mod environment;
+pub mod fault;
+pub mod guard;
+pub mod message;
+pub mod notice;
+pub mod start;
+pub mod status;
+pub mod window;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture,
+};
+use tokio::sync::Notify;
+
+use self::core::LaneCore;
+pub use self::core::PANICS_BEFORE_POISON;
+use self::environment::LaneEnvironment;
+use self::fault::FaultPoint;
+use self::guard::{guard, guard_async};
+use self::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
+use self::status::LaneStatus;
+use crate::ids::{Incarnation, LaneKey};
+use crate::lane::behaviour::Behaviour;
+use crate::ports::log::LogReader;
+use crate::ports::store::DesiredState;
+use crate::record::RecordBatch;
+
+/// Messages a lane's mailbox takes. Credits bound the batches on their way to fewer than this, so a full
+/// mailbox means that something is broken, not that the lane is slow.
+pub const LANE_MAILBOX: usize = 256;
+
+/// What a new incarnation of a lane is given.
+pub struct LaneSetup {
+    /// What all lanes share.
+    pub environment: Arc<LaneEnvironment>,
+    /// Which lane it is.
+    pub lane: LaneKey,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The consumer's thinking.
+    pub behaviour: Box<dyn Behaviour>,
+    /// The group's reader.
+    pub reader: Arc<dyn LogReader>,
+    /// Its entry on the board.
+    pub status: Arc<LaneStatus>,
+    /// Who is told of its end.
+    pub parent: Recipient<LaneExited>,
+}
+
+/// What waits for the lane's task.
+#[derive(Default)]
+struct Inbox {
+    batches: RefCell<VecDeque<RecordBatch>>,
+    is_stopping: Cell<bool>,
+    changed: Notify,
+}
+
+/// The actor of one incarnation of a lane.
+pub struct Lane {
+    /// Taken by the task in `started`.
+    setup: Option<LaneSetup>,
+    lane: LaneKey,
+    incarnation: Incarnation,
+    parent: Recipient<LaneExited>,
+    status: Arc<LaneStatus>,
+    /// Shared with the task.
+    inbox: Rc<Inbox>,
+    /// The task; cancelled when a deadline passes.
+    task: Option<SpawnHandle>,
+    /// Why it ended, once it has.
+    exit: Option<LaneExit>,
+}
+
+impl Lane {
+    /// Makes the actor of a new incarnation.
+    pub fn new(setup: LaneSetup) -> Self {
+        Self {
+            lane: setup.lane.clone(),
+            incarnation: setup.incarnation,
+            parent: setup.parent.clone(),
+            status: Arc::clone(&setup.status),
+            setup: Some(setup),
+            inbox: Rc::default(),
+            task: None,
+            exit: None,
+        }
+    }
+
+    /// Ends the actor with a reason; the first one given counts.
+    fn end(&mut self, exit: LaneExit, ctx: &mut Context<Self>) {
+        self.exit.get_or_insert(exit);
+        ctx.stop();
+    }
+}
+
+impl Actor for Lane {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(LANE_MAILBOX);
+        let Some(setup) = self.setup.take() else { return };
+        let faults = Arc::clone(&setup.environment.faults);
+        let lane = self.lane.clone();
+        if let Err(panic) = guard(|| faults.hit(FaultPoint::Started, &lane)) {
+            return self.end(LaneExit::Panicked(panic.0), ctx);
+        }
+        let work = guard_async(work(setup, Rc::clone(&self.inbox)));
+        let task = ctx.spawn(work.into_actor(self).map(|result, lane, ctx| {
+            let exit = match result {
+                Ok(Ok(())) => LaneExit::Stopped,
+                Ok(Err(exit)) => exit,
+                Err(panic) => LaneExit::Panicked(panic.0),
+            };
+            lane.end(exit, ctx);
+        }));
+        self.task = Some(task);
+    }
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        let exit = match self.exit.take() {
+            Some(exit) => exit,
+            None if std::thread::panicking() => LaneExit::Panicked("in a handler".to_owned()),
+            None => LaneExit::Stopped,
+        };
+        self.inbox.batches.borrow_mut().clear();
+        let note = LaneExited { lane: self.lane.clone(), incarnation: self.incarnation, exit };
+        // A full or closed mailbox is fine: the dispatcher also looks whether the address is connected.
+        let _unheard = self.parent.try_send(note);
+    }
+}
+
+impl Handler<RecordsRouted> for Lane {
+    type Result = ();
+
+    fn handle(&mut self, RecordsRouted { batch }: RecordsRouted, _ctx: &mut Self::Context) {
+        if batch.incarnation == self.incarnation {
+            self.inbox.batches.borrow_mut().push_back(batch);
+            self.inbox.changed.notify_one();
+        }
+    }
+}
+
+impl Handler<StopLane> for Lane {
+    type Result = ();
+
+    fn handle(&mut self, StopLane { deadline }: StopLane, ctx: &mut Self::Context) {
+        self.inbox.is_stopping.set(true);
+        self.inbox.changed.notify_one();
+        match deadline.map(|at| at.saturating_duration_since(std::time::Instant::now())) {
+            Some(left) if !left.is_zero() => {
+                ctx.run_later(left, |lane, ctx| lane.abandon(ctx));
+            }
+            _ => self.abandon(ctx),
+        }
+    }
+}
+
+impl Lane {
+    /// Stops without waiting for whatever the task does; the store's fence makes that safe.
+    fn abandon(&mut self, ctx: &mut Context<Self>) {
+        if let Some(task) = self.task.take() {
+            ctx.cancel_future(task);
+        }
+        self.status.set_state(crate::snapshot::ActorState::Stopped);
+        self.end(LaneExit::Stopped, ctx);
+    }
+}
+
+/// The lane's whole life: open, then batches, wishes and timers until it is asked to stop.
+async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
+    let LaneSetup { environment, lane, incarnation, behaviour, reader, status, parent } = setup;
+    let tick_interval = environment.settings.tick_interval;
+    status.opening(incarnation);
+    // Wishes from before are read by `open`.
+    let _read_by_open = status.take_nudge();
+    let mut core = LaneCore::open(environment, lane, incarnation, behaviour, reader, status).await?;
+    core.drain_released().await?;
+    while !inbox.is_stopping.get() && parent.connected() {
+        if core.status.take_nudge() {
+            core.refresh_orders().await?;
+            core.drain_released().await?;
+        }
+        core.tick().await?;
+        let batch = match core.desired {
+            DesiredState::Running => inbox.batches.borrow_mut().pop_front(),
+            DesiredState::Paused => None,
+        };
+        match batch {
+            Some(batch) => {
+                let queued = inbox.batches.borrow().len();
+                core.process(batch, queued).await?;
+            }
+            // The time limit is for timers and wishes; a stop or a batch wakes it.
+            None => drop(tokio::time::timeout(tick_interval, inbox.changed.notified()).await),
+        }
+    }
+    Ok(())
+}

@@ -12,3 +12,21 @@ use futures_util::future::BoxFuture;
 
 /// The answer of a port, later.
 pub type Reply<T, E> = BoxFuture<'static, Result<T, E>>;
+
+/// An error that knows whether the same call may succeed later.
+pub trait PortError: std::error::Error {
+    /// Tells whether the same call may succeed later.
+    fn is_transient(&self) -> bool;
+}
+
+impl PortError for store::StoreError {
+    fn is_transient(&self) -> bool {
+        store::StoreError::is_transient(self)
+    }
+}
+
+impl PortError for log::LogError {
+    fn is_transient(&self) -> bool {
+        log::LogError::is_transient(self)
+    }
+}

@@ -119,6 +119,8 @@ pub struct LaneOrders {
 pub struct ParkedKeyState {
     /// The record key.
     pub key: Bytes,
+    /// The poison event at the head. A wish to discard it is fulfilled once it is no longer parked.
+    pub head: Offset,
     /// What an operator asked for.
     pub wish: ParkedWish,
     /// Records that wait.

@@ -1,0 +1,489 @@
+//! The dispatcher of a consumer group: it owns a lane per assigned partition and routes records to them.
+//!
+//! Promises that each partition's records reach its lane in order and tagged with the lane's life; that a lane
+//! which ends is started again after a delay, one for one, as long as its restart budget lasts; and that a
+//! revoked partition's lane has stopped before the log is told so. When a lane's budget is spent the
+//! dispatcher gives up in its turn, and its supervisor decides.
+
+pub mod message;
+mod sink;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseFuture,
+    WrapFuture,
+};
+use actix_rt::ArbiterHandle;
+use tokio::sync::oneshot;
+
+use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLane, StopDispatcher};
+use self::sink::{Assignment, Assignments, DispatcherSink};
+use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
+use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
+use crate::lane::behaviour::BehaviourFactory;
+use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
+use crate::lane::environment::LaneEnvironment;
+use crate::lane::guard::guard;
+use crate::lane::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
+use crate::lane::{Lane, LaneSetup};
+use crate::ports::log::{EventLog, LogReader, Revocation};
+use crate::snapshot::ActorState;
+
+/// Messages a dispatcher's mailbox takes; a reader that finds it full holds its batch.
+const DISPATCHER_MAILBOX: usize = 1_024;
+
+/// How often a dispatcher looks for lanes whose end it was not told of and for changes of the assignment.
+const DISPATCHER_TICK: Duration = Duration::from_millis(50);
+
+/// How long after a stop's deadline lanes and reader may take to let go.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// What a group's dispatcher is made of, for each of its lives.
+#[derive(Clone)]
+pub struct GroupSpec {
+    /// The group.
+    pub group: Group,
+    /// The topics that it follows.
+    pub topics: Vec<Topic>,
+    /// Makes a behaviour for a new incarnation of a lane.
+    pub behaviour: BehaviourFactory,
+    /// What lanes share.
+    pub environment: Arc<LaneEnvironment>,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// How much may be on its way.
+    pub credits: CreditLimits,
+    /// What all groups hold together.
+    pub global_credit: Arc<GlobalCredit>,
+    /// How lanes are started again.
+    pub restarts: RestartPolicy,
+    /// The threads that lanes run on; none runs them on the dispatcher's own.
+    pub arbiters: Vec<ArbiterHandle>,
+    /// Numbers the lives of all lanes of the process.
+    pub incarnations: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for GroupSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupSpec").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// One assigned partition.
+struct Slot {
+    incarnation: Incarnation,
+    /// None while no incarnation lives.
+    lane: Option<Addr<Lane>>,
+    restarts: RestartLedger,
+    /// Answered when the lane has stopped for good.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Whether the partition is being given back.
+    is_leaving: bool,
+}
+
+/// The actor of one life of a group's dispatcher.
+pub struct Dispatcher {
+    spec: GroupSpec,
+    /// Its life, told with its end.
+    generation: u64,
+    /// The supervisor.
+    parent: Recipient<DispatcherExited>,
+    /// The group's reader, once subscribed.
+    reader: Option<Arc<dyn LogReader>>,
+    /// Filled by the reader's thread.
+    assignments: Assignments,
+    /// The assigned partitions.
+    slots: BTreeMap<TopicPartition, Slot>,
+    /// Why it gave up.
+    failure: Option<String>,
+    is_stopping: bool,
+}
+
+impl Dispatcher {
+    /// Makes the actor of a new life.
+    pub fn new(spec: GroupSpec, generation: u64, parent: Recipient<DispatcherExited>) -> Self {
+        Self {
+            spec,
+            generation,
+            parent,
+            reader: None,
+            assignments: Assignments::default(),
+            slots: BTreeMap::new(),
+            failure: None,
+            is_stopping: false,
+        }
+    }
+
+    fn lane_key(&self, partition: TopicPartition) -> LaneKey {
+        LaneKey { group: self.spec.group.clone(), topic_partition: partition }
+    }
+
+    /// Ends the dispatcher because something is beyond it.
+    fn give_up(&mut self, failure: String, ctx: &mut Context<Self>) {
+        tracing::error!(group = %self.spec.group, error = failure, "dispatcher gives up");
+        self.failure.get_or_insert(failure);
+        ctx.stop();
+    }
+
+    fn subscribe(&mut self, ctx: &mut Context<Self>) {
+        let sink = DispatcherSink {
+            records: ctx.address().recipient(),
+            changed: ctx.address().recipient(),
+            assignments: Arc::clone(&self.assignments),
+        };
+        let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
+        let (group, topics) = (self.spec.group.clone(), self.spec.topics.clone());
+        match self.spec.log.subscribe(group, topics, Arc::new(sink), credits) {
+            Ok(reader) => self.reader = Some(reader),
+            Err(error) => self.give_up(format!("failed to subscribe: {error}"), ctx),
+        }
+    }
+
+    fn take_assignments(&mut self, ctx: &mut Context<Self>) {
+        loop {
+            let next = self.assignments.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                None => return,
+                Some(Assignment::Assigned(partitions)) => {
+                    for partition in partitions {
+                        self.assign(partition, ctx);
+                    }
+                }
+                Some(Assignment::Revoked(revocation)) => self.revoke(revocation, ctx),
+                Some(Assignment::Lost(partitions)) => {
+                    for partition in partitions {
+                        self.leave(partition, None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn assign(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
+        let slot = self.slots.entry(partition).or_insert_with(|| Slot {
+            incarnation: Incarnation::default(),
+            lane: None,
+            restarts: RestartLedger::default(),
+            waiting: Vec::new(),
+            is_leaving: false,
+        });
+        slot.is_leaving = false;
+        if slot.lane.is_none() {
+            self.start_lane(partition, ctx);
+        }
+    }
+
+    /// Starts a new incarnation of an assigned partition's lane.
+    fn start_lane(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
+        if self.is_stopping {
+            return;
+        }
+        let lane = self.lane_key(partition);
+        let (Some(reader), Some(slot)) = (&self.reader, self.slots.get_mut(&partition)) else { return };
+        if slot.lane.is_some() || slot.is_leaving {
+            return;
+        }
+        slot.incarnation = Incarnation(self.spec.incarnations.fetch_add(1, Ordering::Relaxed) + 1);
+        let status = self.spec.environment.board.lane(&lane);
+        status.opening(slot.incarnation);
+        let factory = &self.spec.behaviour;
+        let behaviour = match guard(|| factory()) {
+            Ok(behaviour) => behaviour,
+            Err(panic) => return self.give_up(format!("failed to make a behaviour: {panic}"), ctx),
+        };
+        let setup = LaneSetup {
+            environment: Arc::clone(&self.spec.environment),
+            lane,
+            incarnation: slot.incarnation,
+            behaviour,
+            reader: Arc::clone(reader),
+            status,
+            parent: ctx.address().recipient(),
+        };
+        // A partition's lanes stay on one thread, so that one incarnation ends before the next begins there.
+        let seat = usize::from(partition.partition.0) + usize::from(partition.topic.code());
+        slot.lane = Some(match self.spec.arbiters.get(seat % self.spec.arbiters.len().max(1)) {
+            Some(arbiter) => Lane::start_in_arbiter(arbiter, move |_| Lane::new(setup)),
+            None => Lane::new(setup).start(),
+        });
+    }
+
+    /// Stops a lane because its partition goes to someone else, and forgets it once it has stopped.
+    fn leave(
+        &mut self,
+        partition: TopicPartition,
+        deadline: Option<Instant>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let lane = self.lane_key(partition);
+        let slot = self.slots.get_mut(&partition)?;
+        slot.is_leaving = true;
+        let Some(address) = &slot.lane else {
+            self.slots.remove(&partition);
+            self.spec.environment.board.remove_lane(&lane);
+            return None;
+        };
+        let (stopped, heard) = oneshot::channel();
+        slot.waiting.push(stopped);
+        // A lane that cannot take the message has ended: the tick finds that.
+        let _found_on_tick = address.try_send(StopLane { deadline });
+        Some(heard)
+    }
+
+    fn revoke(&mut self, revocation: Revocation, ctx: &mut Context<Self>) {
+        let Revocation { partitions, deadline, done } = revocation;
+        let heard: Vec<_> =
+            partitions.into_iter().filter_map(|partition| self.leave(partition, Some(deadline))).collect();
+        let all = futures_util::future::join_all(heard);
+        ctx.spawn(
+            async move {
+                let limit = deadline.saturating_duration_since(Instant::now()) + STOP_GRACE;
+                // Past the limit the fence does what the lane did not: its writes are refused.
+                let _in_time = tokio::time::timeout(limit, all).await;
+                // A reader that is gone does not wait for the answer.
+                let _heard = done.send(());
+            }
+            .into_actor(self),
+        );
+    }
+
+    /// Looks at a lane that has ended and decides what follows.
+    fn lane_ended(&mut self, partition: TopicPartition, exit: LaneExit, ctx: &mut Context<Self>) {
+        let lane = self.lane_key(partition);
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
+        slot.lane = None;
+        for stopped in slot.waiting.drain(..) {
+            // Whoever waited may have given up.
+            let _heard = stopped.send(());
+        }
+        if let Some(reader) = &self.reader {
+            reader.stop(partition, slot.incarnation);
+        }
+        let environment = Arc::clone(&self.spec.environment);
+        let status = environment.board.lane(&lane);
+        if slot.is_leaving || self.is_stopping {
+            if slot.is_leaving {
+                self.slots.remove(&partition);
+                environment.board.remove_lane(&lane);
+            } else {
+                status.ended(ActorState::Stopped, None);
+            }
+            return;
+        }
+        match exit {
+            LaneExit::Gap(kind) => {
+                tracing::error!(lane = %lane, gap = kind.name(), "gap in the log: an operator must decide");
+                status.ended(ActorState::Gap, Some(exit.to_string()));
+            }
+            LaneExit::Fenced => {
+                tracing::warn!(lane = %lane, "lane is fenced");
+                status.ended(ActorState::Restarting, Some(exit.to_string()));
+                self.confirm_then_restart(partition, ctx);
+            }
+            LaneExit::Stopped | LaneExit::Failed(_) | LaneExit::Panicked(_) => {
+                tracing::warn!(lane = %lane, error = %exit, "lane ended");
+                status.ended(ActorState::Restarting, Some(exit.to_string()));
+                self.restart_later(partition, &exit, ctx);
+            }
+        }
+    }
+
+    /// Starts a lane again after its delay, or gives up when its budget is spent.
+    fn restart_later(&mut self, partition: TopicPartition, exit: &LaneExit, ctx: &mut Context<Self>) {
+        let lane = self.lane_key(partition);
+        let environment = Arc::clone(&self.spec.environment);
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
+        let (now, random) = (environment.clock.now(), environment.randomness.next_u64());
+        match slot.restarts.on_exit(&self.spec.restarts, now, random) {
+            RestartDecision::Restart(delay) => {
+                environment.metrics.count_restart(&self.spec.group);
+                ctx.run_later(delay, move |dispatcher, ctx| dispatcher.start_lane(partition, ctx));
+            }
+            RestartDecision::Escalate => {
+                self.give_up(format!("restart budget of lane {lane} is spent: {exit}"), ctx);
+            }
+        }
+    }
+
+    /// After a fence a lane starts again only if the log itself says that the partition is still ours.
+    fn confirm_then_restart(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
+        let Some(reader) = self.reader.clone() else { return };
+        let lane = self.lane_key(partition);
+        let next = crate::ids::Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let confirmed = reader.confirm_ownership(partition, next);
+        ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
+            Ok(true) => dispatcher.restart_later(partition, &LaneExit::Fenced, ctx),
+            Ok(false) => {
+                tracing::warn!(lane = %lane, "lane stays down: the partition is not ours");
+                dispatcher.spec.environment.board.lane(&lane).ended(ActorState::Stopped, None);
+            }
+            Err(error) => {
+                tracing::warn!(lane = %lane, error = %error, "failed to confirm ownership: asks again");
+                ctx.run_later(DISPATCHER_TICK, move |dispatcher, ctx| {
+                    dispatcher.confirm_then_restart(partition, ctx);
+                });
+            }
+        }));
+    }
+
+    /// Finds lanes whose end was not told, and changes whose note was lost.
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.take_assignments(ctx);
+        let dead: Vec<TopicPartition> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.lane.as_ref().is_some_and(|lane| !lane.connected()))
+            .map(|(partition, _)| *partition)
+            .collect();
+        for partition in dead {
+            self.lane_ended(partition, LaneExit::Panicked("its end was not told".to_owned()), ctx);
+        }
+    }
+
+    /// Runs a handler's body; a panic ends the dispatcher with its reason told.
+    fn guarded(&mut self, ctx: &mut Context<Self>, body: impl FnOnce(&mut Self, &mut Context<Self>)) {
+        if let Err(panic) = guard(|| body(self, ctx)) {
+            self.give_up(panic.to_string(), ctx);
+        }
+    }
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(DISPATCHER_MAILBOX);
+        self.spec.environment.board.set_group(&self.spec.group, ActorState::Running, None);
+        self.guarded(ctx, Self::subscribe);
+        ctx.run_interval(DISPATCHER_TICK, |dispatcher, ctx| dispatcher.guarded(ctx, Self::tick));
+    }
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        for slot in self.slots.values() {
+            if let Some(lane) = &slot.lane {
+                // A lane that cannot take the message sees that its dispatcher is gone.
+                let _seen_by_lane = lane.try_send(StopLane { deadline: None });
+            }
+        }
+        if let Some(reader) = self.reader.take() {
+            // Its thread ends on its own; nobody is left to wait for the answer.
+            drop(reader.close());
+        }
+        let failure = match self.failure.take() {
+            None if std::thread::panicking() => Some("panicked in a handler".to_owned()),
+            failure => failure,
+        };
+        let note = DispatcherExited { group: self.spec.group.clone(), generation: self.generation, failure };
+        // The supervisor also looks whether the address is connected.
+        let _unheard = self.parent.try_send(note);
+    }
+}
+
+impl Handler<RecordsRead> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, RecordsRead { batch }: RecordsRead, ctx: &mut Self::Context) {
+        let partition = batch.topic_partition;
+        let Some(slot) = self.slots.get(&partition) else { return };
+        let Some(lane) = slot.lane.as_ref().filter(|_| slot.incarnation == batch.incarnation) else { return };
+        if lane.try_send(RecordsRouted { batch }).is_err() && lane.connected() {
+            // Credits keep a mailbox from filling; if it does all the same, the records are read again.
+            self.guarded(ctx, |dispatcher, _| {
+                if let Some(lane) = dispatcher.slots.get(&partition).and_then(|slot| slot.lane.as_ref()) {
+                    let _found_on_tick = lane.try_send(StopLane { deadline: None });
+                }
+            });
+        }
+    }
+}
+
+impl Handler<AssignmentChanged> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, AssignmentChanged: AssignmentChanged, ctx: &mut Self::Context) {
+        self.guarded(ctx, Self::take_assignments);
+    }
+}
+
+impl Handler<LaneExited> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, LaneExited { lane, incarnation, exit }: LaneExited, ctx: &mut Self::Context) {
+        let partition = lane.topic_partition;
+        let is_current = self
+            .slots
+            .get(&partition)
+            .is_some_and(|slot| slot.incarnation == incarnation && slot.lane.is_some());
+        if is_current {
+            self.guarded(ctx, |dispatcher, ctx| dispatcher.lane_ended(partition, exit, ctx));
+        }
+    }
+}
+
+impl Handler<RestartLane> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, RestartLane { lane }: RestartLane, ctx: &mut Self::Context) {
+        self.guarded(ctx, |dispatcher, ctx| dispatcher.start_lane(lane.topic_partition, ctx));
+    }
+}
+
+impl Handler<StopDispatcher> for Dispatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(
+        &mut self,
+        StopDispatcher { deadline }: StopDispatcher,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
+        self.is_stopping = true;
+        let mut heard = Vec::new();
+        for slot in self.slots.values_mut() {
+            if let Some(lane) = &slot.lane {
+                let (stopped, waits) = oneshot::channel();
+                slot.waiting.push(stopped);
+                heard.push(waits);
+                let _found_on_tick = lane.try_send(StopLane { deadline: Some(deadline) });
+            }
+        }
+        let reader = self.reader.take();
+        let address = ctx.address();
+        Box::pin(async move {
+            let limit = deadline.saturating_duration_since(Instant::now()) + STOP_GRACE;
+            // What has not stopped by then is abandoned; the log owns the work.
+            let _in_time = tokio::time::timeout(limit, futures_util::future::join_all(heard)).await;
+            if let Some(reader) = reader {
+                let _closed_in_time = tokio::time::timeout(STOP_GRACE, reader.close()).await;
+            }
+            // The mailbox closes when the supervisor lets the address go.
+            let _ended_either_way = address.send(EndNow).await;
+        })
+    }
+}
+
+/// Ends the dispatcher after its lanes have stopped. Sent by itself.
+#[derive(Debug, actix::Message)]
+#[rtype(result = "()")]
+struct EndNow;
+
+impl Handler<EndNow> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, EndNow: EndNow, ctx: &mut Self::Context) {
+        self.spec.environment.board.set_group(&self.spec.group, ActorState::Stopped, None);
+        ctx.stop();
+    }
+}
+
+/// Changes nobody will take any more are dropped with the dispatcher; dropping a revocation answers it.
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        let left: VecDeque<Assignment> =
+            std::mem::take(&mut *self.assignments.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(left);
+    }
+}

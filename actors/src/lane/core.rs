@@ -1,0 +1,677 @@
+//! What a lane does with batches: decode, load state, apply, commit, and try again in order (design D2, D3,
+//! D6).
+//!
+//! Promises that every record ends in exactly one outcome in the transaction that moves the position past
+//! it; that nothing is skipped while the store is away; that poison is charged to the event that caused it;
+//! and that a lane which is not the newest owner writes nothing.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::effect::{DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal};
+use crate::ids::{Incarnation, LaneKey, Offset};
+use crate::lane::behaviour::{Applied, Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
+use crate::lane::dead_letter::dead_letter_record;
+use crate::lane::environment::LaneEnvironment;
+use crate::lane::fault::FaultPoint;
+use crate::lane::guard::guard;
+use crate::lane::message::LaneExit;
+use crate::lane::notice::CommitNotice;
+use crate::lane::start::{rewind, start_answer};
+use crate::lane::status::LaneStatus;
+use crate::lane::window::DuplicateWindow;
+use crate::ports::PortError;
+use crate::ports::log::{LogReader, StartAnswer};
+use crate::ports::store::{
+    CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, ParkedWish, StoreError,
+};
+use crate::record::{Digest32, LogRecord, RecordBatch};
+use crate::rejection::{Rejection, short_detail};
+use crate::snapshot::ActorState;
+use crate::state::{StateKey, StateValue};
+
+/// Panics on one and the same event before it is held to be poison (design D6).
+pub const PANICS_BEFORE_POISON: u32 = 3;
+
+/// Everything a lane knows; nothing in it is needed to recover (design D1).
+pub(super) struct LaneCore {
+    pub(super) env: Arc<LaneEnvironment>,
+    pub(super) lane: LaneKey,
+    pub(super) incarnation: Incarnation,
+    pub(super) behaviour: Box<dyn Behaviour>,
+    pub(super) reader: Arc<dyn LogReader>,
+    pub(super) status: Arc<LaneStatus>,
+    /// The fence of the next transaction.
+    fence: Fence,
+    /// The stored position; none before the first transaction.
+    stored_next: Option<Offset>,
+    /// The next record to apply.
+    pub(super) position: Offset,
+    /// The next record that the reader will deliver; below `position` while the window is rebuilt.
+    read_position: Offset,
+    /// The end of the partition as last heard of.
+    log_end: Offset,
+    /// Rows that only this lane writes, as committed.
+    pub(super) cache: HashMap<StateKey, StateValue>,
+    pub(super) window: DuplicateWindow,
+    /// The keys that are parked, as committed.
+    pub(super) parked: HashMap<Bytes, ParkedKeyState>,
+    pub(super) desired: DesiredState,
+    pub(super) next_timer: Option<Timestamp>,
+    /// The log end that must be passed before timers due at the first time fire.
+    pub(super) timer_target: Option<(Timestamp, Offset)>,
+    /// Panics so far, by record.
+    pub(super) panics: HashMap<Offset, u32>,
+    /// Transactions in a row that the store turned away.
+    commit_failures: u32,
+}
+
+/// What a transaction will write, and what will be told after it.
+pub(super) struct Built {
+    pub(super) effects: Effects,
+    pub(super) notices: Vec<Notice>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) now: Timestamp,
+}
+
+/// A panic while a transaction was thought out; the record at fault where one is.
+pub(super) struct BuildPanic {
+    pub(super) index: Option<usize>,
+    pub(super) text: String,
+}
+
+/// How far a commit got.
+pub(super) enum CommitStep {
+    /// It is durable.
+    Committed,
+    /// It was not written; think it out again and try again.
+    Again,
+    /// The store refuses the data.
+    DataRefused(String),
+}
+
+/// How far a chunk of a batch got.
+enum ChunkStep {
+    Done,
+    Split,
+}
+
+impl LaneCore {
+    /// Takes the lane over: a new epoch, the stored position, the place in the log, and the reader's start.
+    pub(super) async fn open(
+        env: Arc<LaneEnvironment>,
+        lane: LaneKey,
+        incarnation: Incarnation,
+        behaviour: Box<dyn Behaviour>,
+        reader: Arc<dyn LogReader>,
+        status: Arc<LaneStatus>,
+    ) -> Result<Self, LaneExit> {
+        let partition = lane.topic_partition;
+        let opened = retry(&env, &lane, &status, || env.store.open_lane(lane.clone())).await?;
+        let inspection = retry(&env, &lane, &status, || reader.inspect(partition, opened.next)).await?;
+        let position = match start_answer(opened.next, opened.last_fingerprint, &inspection) {
+            StartAnswer::AtNext(next) => next,
+            StartAnswer::FirstStart(low) => {
+                tracing::info!(lane = %lane, offset = %low, "first start of a lane: it begins at the low watermark");
+                low
+            }
+            StartAnswer::Gap(kind) => return Err(LaneExit::Gap(kind)),
+        };
+        let settings = env.settings;
+        let read_position = rewind(position, inspection.low, settings.duplicate_window_records);
+        let core = Self {
+            fence: opened.fence,
+            stored_next: opened.next,
+            position,
+            read_position,
+            log_end: inspection.high,
+            cache: HashMap::new(),
+            window: DuplicateWindow::new(settings.duplicate_window_records),
+            parked: by_key(opened.parked),
+            desired: opened.desired,
+            next_timer: opened.next_timer,
+            timer_target: None,
+            panics: HashMap::new(),
+            commit_failures: 0,
+            env,
+            lane,
+            incarnation,
+            behaviour,
+            reader,
+            status,
+        };
+        core.reader
+            .start(partition, incarnation, read_position)
+            .map_err(|error| LaneExit::Failed(format!("failed to start reading: {error}")))?;
+        core.status.progressed(position, inspection.high, 0);
+        core.status.parked(core.parked.len(), core.parked_records());
+        core.status.set_state(core.rest_state());
+        Ok(core)
+    }
+
+    /// Gives the state of a lane that has nothing to wait for.
+    pub(super) fn rest_state(&self) -> ActorState {
+        match self.desired {
+            DesiredState::Running => ActorState::Running,
+            DesiredState::Paused => ActorState::Paused,
+        }
+    }
+
+    pub(super) fn parked_records(&self) -> u64 {
+        self.parked.values().map(|key| key.records).sum()
+    }
+
+    /// Repeats a call for ever while what it needs is away, with back-off.
+    pub(super) async fn retry<T, E: PortError, F: Future<Output = Result<T, E>>>(
+        &self,
+        call: impl FnMut() -> F,
+    ) -> Result<T, LaneExit> {
+        let answer = retry(&self.env, &self.lane, &self.status, call).await?;
+        self.status.set_state(self.rest_state());
+        Ok(answer)
+    }
+
+    /// Reads again what operators want of the lane.
+    pub(super) async fn refresh_orders(&mut self) -> Result<(), LaneExit> {
+        let orders = self.retry(|| self.env.store.read_orders(self.lane.clone())).await?;
+        self.parked = by_key(orders.parked);
+        self.desired = orders.desired;
+        self.status.parked(self.parked.len(), self.parked_records());
+        self.status.set_state(self.rest_state());
+        Ok(())
+    }
+
+    /// Applies a batch. A batch of another incarnation is dropped: it was read for a lane that is gone.
+    pub(super) async fn process(&mut self, batch: RecordBatch, queued: usize) -> Result<(), LaneExit> {
+        let RecordBatch { topic_partition: _, incarnation, from, next, records, log_end, credit } = batch;
+        if incarnation != self.incarnation {
+            return Ok(());
+        }
+        if from != self.read_position {
+            let wanted = self.read_position;
+            return Err(LaneExit::Failed(format!(
+                "reader skipped: wanted a batch from {wanted}, got {from}"
+            )));
+        }
+        self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
+        self.read_position = next;
+        self.log_end = self.log_end.max(log_end);
+        self.status.progressed(self.position, self.log_end, queued);
+        let mut fresh = Vec::with_capacity(records.len());
+        for record in records {
+            if record.offset < self.position {
+                self.remember(&record);
+            } else {
+                fresh.push(self.understand(record));
+            }
+        }
+        if fresh.is_empty() {
+            // Nothing to answer: records of the duplicate window, or offsets that hold no record.
+            self.position = self.position.max(next);
+            return Ok(());
+        }
+        let mut chunks = VecDeque::from([fresh]);
+        while let Some(mut chunk) = chunks.pop_front() {
+            let end = match (chunks.is_empty(), chunk.last()) {
+                (false, Some(last)) => last.record.offset.following(),
+                _ => next,
+            };
+            if let ChunkStep::Split = self.apply_chunk(&mut chunk, end).await? {
+                let second = chunk.split_off(chunk.len() / 2);
+                chunks.push_front(second);
+                chunks.push_front(chunk);
+            }
+        }
+        self.panics.clear();
+        self.status.progressed(self.position, self.log_end, queued);
+        drop(credit);
+        Ok(())
+    }
+
+    /// Puts a record below the position into the duplicate window.
+    fn remember(&mut self, record: &LogRecord) {
+        let topic = self.lane.topic_partition.topic;
+        if let Ok(Ok(event)) = guard(|| (self.env.decoder)(topic, record)) {
+            let _known_already = self.window.check(event.event_id, record.offset);
+        }
+    }
+
+    /// Decodes a record; a decoder that panics rejects it.
+    pub(super) fn understand(&self, record: LogRecord) -> Entry {
+        let topic = self.lane.topic_partition.topic;
+        let verdict = match guard(|| (self.env.decoder)(topic, &record)) {
+            Ok(Ok(event)) => Verdict::Event(event),
+            Ok(Err(rejection)) => Verdict::Rejected(rejection),
+            Err(panic) => Verdict::Rejected(Rejection::MalformedBytes { detail: short_detail(&panic.0) }),
+        };
+        Entry { record, verdict }
+    }
+
+    /// Applies part of a batch in one transaction, as often as it takes.
+    async fn apply_chunk(&mut self, chunk: &mut [Entry], end: Offset) -> Result<ChunkStep, LaneExit> {
+        loop {
+            self.wait_below_parked_limit(chunk).await?;
+            self.load_state(chunk).await?;
+            self.env.faults.hit(FaultPoint::BeforeApply, &self.lane);
+            match self.build(chunk) {
+                Err(panic) => match panic.index.or_else(|| (chunk.len() == 1).then_some(0)) {
+                    Some(index) => self.charge(chunk, index, &panic.text)?,
+                    None => return Ok(ChunkStep::Split),
+                },
+                Ok(built) => {
+                    let fingerprint = chunk.last().map(|entry| entry.record.fingerprint());
+                    match self.commit(built, end, fingerprint).await? {
+                        CommitStep::Committed => return Ok(ChunkStep::Done),
+                        CommitStep::Again => {}
+                        CommitStep::DataRefused(detail) => match chunk {
+                            [entry] => {
+                                convict(entry, Rejection::StoreRefused { detail: short_detail(&detail) })?
+                            }
+                            _ => return Ok(ChunkStep::Split),
+                        },
+                    }
+                }
+            }
+        }
+    }
+
+    /// Charges a panic to the event it happened on; the third makes it poison.
+    pub(super) fn charge(&mut self, chunk: &mut [Entry], index: usize, text: &str) -> Result<(), LaneExit> {
+        self.env.metrics.count_panic(&self.lane.group);
+        let Some(entry) = chunk.get_mut(index) else {
+            return Err(LaneExit::Panicked(text.to_owned()));
+        };
+        let panics = self.panics.entry(entry.record.offset).or_default();
+        *panics += 1;
+        tracing::warn!(lane = %self.lane, offset = %entry.record.offset, panics, error = text, "behaviour panicked on an event");
+        if *panics < PANICS_BEFORE_POISON {
+            return Ok(());
+        }
+        *panics = 0;
+        convict(entry, Rejection::BehaviourPanicked { detail: short_detail(text) })
+    }
+
+    /// Holds still while a key of the batch has as many records parked as may wait.
+    async fn wait_below_parked_limit(&mut self, chunk: &[Entry]) -> Result<(), LaneExit> {
+        while let Some(key) = chunk
+            .iter()
+            .filter_map(|entry| entry.record.key.as_ref())
+            .find(|key| self.is_at_parked_limit(key))
+            .cloned()
+        {
+            self.status.waiting(&format_args!(
+                "{} records wait behind one key: release or discard its head",
+                self.env.settings.parked_key_limit
+            ));
+            tokio::time::sleep(self.env.settings.tick_interval).await;
+            if self.status.take_nudge() {
+                self.refresh_orders().await?;
+                self.drain(key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_at_parked_limit(&self, key: &Bytes) -> bool {
+        self.parked.get(key).is_some_and(|parked| parked.records >= self.env.settings.parked_key_limit)
+    }
+
+    /// Loads the rows that a chunk needs and that are not in memory.
+    pub(super) async fn load_state(&mut self, chunk: &[Entry]) -> Result<(), LaneExit> {
+        let is_raw = self.behaviour.poison_policy() == PoisonPolicy::RecordRaw;
+        let mut keys = Vec::new();
+        for entry in chunk {
+            if is_raw || matches!(entry.verdict, Verdict::Event(_)) {
+                self.behaviour.keys(entry, &mut keys);
+            }
+        }
+        self.load_keys(keys).await
+    }
+
+    /// Loads rows that are not in memory.
+    pub(super) async fn load_keys(&mut self, mut keys: Vec<StateKey>) -> Result<(), LaneExit> {
+        if self.cache.len() > self.env.settings.cached_rows {
+            self.cache.clear();
+        }
+        // Rows that others write are loaded anew for every transaction.
+        self.cache.retain(|key, _| key.is_lane_owned());
+        keys.retain(|key| !self.cache.contains_key(key));
+        keys.sort_unstable();
+        keys.dedup();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let rows = self.retry(|| self.env.store.load(self.lane.clone(), keys.clone())).await?;
+        self.cache.extend(rows);
+        Ok(())
+    }
+
+    /// Thinks a transaction out. Pure but for the duplicate window, whose answers do not depend on how often
+    /// it is asked.
+    fn build(&mut self, chunk: &[Entry]) -> Result<Built, BuildPanic> {
+        let env = Arc::clone(&self.env);
+        let status = Arc::clone(&self.status);
+        let _busy = status.enter(env.monotonic_micros());
+        let now = env.clock.now();
+        let Self { behaviour, cache, window, parked, lane, .. } = self;
+        let at = Cell::new(None);
+        let thought = guard(|| {
+            let mut work = Workspace::new(&env.log_id, lane, now, cache);
+            let mut outcomes = Vec::with_capacity(chunk.len());
+            let mut parked_here = HashSet::new();
+            for (index, entry) in chunk.iter().enumerate() {
+                at.set(Some(index));
+                let is_parked = |key: &Bytes| parked.contains_key(key) || parked_here.contains(key);
+                let outcome = match behaviour.poison_policy() {
+                    PoisonPolicy::RecordRaw => record_raw(behaviour.as_ref(), entry, window, &mut work),
+                    PoisonPolicy::Park => match entry.record.key.as_ref().filter(|key| is_parked(key)) {
+                        Some(key) => park(key, entry, &mut work),
+                        None => answer(behaviour.as_ref(), entry, window, &mut work),
+                    },
+                };
+                if outcome == Outcome::Parked
+                    && let Some(key) = &entry.record.key
+                {
+                    parked_here.insert(key.clone());
+                }
+                outcomes.push(outcome);
+            }
+            at.set(None);
+            behaviour.finish(&mut work);
+            let (effects, notices) = work.finish();
+            Built { effects, notices, outcomes, now }
+        });
+        thought.map_err(|panic| BuildPanic { index: at.get(), text: panic.0 })
+    }
+
+    /// Writes a transaction and takes its results over once it is durable.
+    pub(super) async fn commit(
+        &mut self,
+        built: Built,
+        next: Offset,
+        fingerprint: Option<Digest32>,
+    ) -> Result<CommitStep, LaneExit> {
+        let Built { effects, notices, outcomes, now } = built;
+        let summary = Summary::of(&effects);
+        let states = effects.states.clone();
+        self.env.faults.hit(FaultPoint::BeforeCommit, &self.lane);
+        let timer = self.env.metrics.commits(&self.lane.group).start_timer();
+        let answer = self
+            .env
+            .store
+            .commit(LaneTransaction {
+                lane: self.lane.clone(),
+                fence: self.fence,
+                from: self.stored_next,
+                next,
+                last_fingerprint: fingerprint,
+                now,
+                effects,
+            })
+            .await;
+        timer.observe_duration();
+        let (fence, next_timer) = match answer {
+            Ok(committed) => (committed.fence, committed.next_timer),
+            Err(error @ (CommitError::Fenced | CommitError::Unknown(_))) => {
+                match self.resolve(&error).await? {
+                    // When timers fall due is not known then: ask for them at once.
+                    Some(fence) => (fence, Some(now)),
+                    None => return Ok(CommitStep::Again),
+                }
+            }
+            Err(CommitError::Store(StoreError::Data(detail))) => return Ok(CommitStep::DataRefused(detail)),
+            Err(CommitError::Store(error)) if error.is_transient() => {
+                self.wait_for_store(&error).await;
+                return Ok(CommitStep::Again);
+            }
+            Err(CommitError::Store(error)) => return Err(LaneExit::Failed(error.to_string())),
+        };
+        self.env.faults.hit(FaultPoint::AfterCommit, &self.lane);
+        let from = self.position;
+        self.commit_failures = 0;
+        self.fence = fence;
+        self.stored_next = Some(next);
+        self.position = next;
+        self.next_timer = next_timer;
+        self.cache.extend(states);
+        self.take_over(summary);
+        let committed_at = self.env.clock.now();
+        self.status.committed(committed_at, &outcomes, self.parked.len(), self.parked_records());
+        self.status.set_state(self.rest_state());
+        self.env.metrics.count_outcomes(&self.lane, &outcomes);
+        self.reader.commit_advisory(self.lane.topic_partition, next);
+        let notice = CommitNotice { lane: self.lane.clone(), from, next, committed_at, outcomes, notices };
+        self.env.listener.committed(&notice);
+        Ok(CommitStep::Committed)
+    }
+
+    /// Finds out whether a transaction was committed: my epoch and my new revision means it was. Answers the
+    /// new fence, or none when nothing was written and the lane is still ours.
+    async fn resolve(&self, error: &CommitError) -> Result<Option<Fence>, LaneExit> {
+        let progress = self.retry(|| self.env.store.read_progress(self.lane.clone())).await?;
+        let Some(progress) = progress else { return Err(LaneExit::Fenced) };
+        let after = Fence { epoch: self.fence.epoch, revision: self.fence.revision.following() };
+        if progress.fence == after {
+            return Ok(Some(after));
+        }
+        match error {
+            CommitError::Unknown(_) if progress.fence == self.fence => {
+                self.env.metrics.count_retry(&self.lane.group);
+                Ok(None)
+            }
+            _ => Err(LaneExit::Fenced),
+        }
+    }
+
+    /// Waits before a transaction is tried again, longer with every failure in a row.
+    async fn wait_for_store(&mut self, error: &StoreError) {
+        self.commit_failures = self.commit_failures.saturating_add(1);
+        if self.commit_failures == 1 {
+            tracing::warn!(lane = %self.lane, error = %error, "lane waits");
+        }
+        self.env.metrics.count_retry(&self.lane.group);
+        self.status.waiting(error);
+        let policy = self.env.settings.retry;
+        let delay = policy.delay(self.commit_failures, self.env.randomness.next_u64());
+        tokio::time::sleep(delay).await;
+    }
+
+    /// Takes over what a committed transaction changed about parked keys, and logs poison once.
+    fn take_over(&mut self, summary: Summary) {
+        for (rejection, offset, key) in summary.poison {
+            self.env.metrics.count_rejection(&self.lane, &rejection);
+            tracing::warn!(lane = %self.lane, offset = %offset, reason = rejection.name(), error = %rejection, is_parked = key.is_some(), "record rejected");
+        }
+        for parked in summary.keys_parked {
+            let records = self.parked.get(&parked.key).map_or(0, |key| key.records);
+            self.parked.insert(
+                parked.key.clone(),
+                ParkedKeyState { key: parked.key, head: parked.head, wish: ParkedWish::Wait, records },
+            );
+        }
+        for (key, count) in summary.records_parked {
+            if let Some(parked) = self.parked.get_mut(&key) {
+                parked.records += count;
+            }
+        }
+        for (key, count) in summary.records_unparked {
+            if let Some(parked) = self.parked.get_mut(&key) {
+                parked.records = parked.records.saturating_sub(count);
+            }
+        }
+        for key in summary.keys_unparked {
+            self.parked.remove(&key);
+        }
+    }
+}
+
+/// Repeats a call for ever while what it needs is away, with back-off.
+async fn retry<T, E: PortError, F: Future<Output = Result<T, E>>>(
+    env: &LaneEnvironment,
+    lane: &LaneKey,
+    status: &LaneStatus,
+    mut call: impl FnMut() -> F,
+) -> Result<T, LaneExit> {
+    let mut failures = 0_u32;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_transient() => {
+                failures = failures.saturating_add(1);
+                env.metrics.count_retry(&lane.group);
+                status.waiting(&error);
+                if failures == 1 {
+                    tracing::warn!(lane = %lane, error = %error, "lane waits");
+                }
+                tokio::time::sleep(env.settings.retry.delay(failures, env.randomness.next_u64())).await;
+            }
+            Err(error) => return Err(LaneExit::Failed(error.to_string())),
+        }
+    }
+}
+
+/// Makes an entry poison. One that is rejected already and still cannot be stored is beyond the lane.
+pub(super) fn convict(entry: &mut Entry, rejection: Rejection) -> Result<(), LaneExit> {
+    if let Verdict::Rejected(earlier) = &entry.verdict {
+        return Err(LaneExit::Failed(format!(
+            "failed to set record {} aside: {earlier}; {rejection}",
+            entry.record.offset
+        )));
+    }
+    entry.verdict = Verdict::Rejected(rejection);
+    Ok(())
+}
+
+fn by_key(parked: Vec<ParkedKeyState>) -> HashMap<Bytes, ParkedKeyState> {
+    parked.into_iter().map(|state| (state.key.clone(), state)).collect()
+}
+
+/// Gives everything to a behaviour that records raw bytes.
+fn record_raw(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    if let Verdict::Event(event) = &entry.verdict
+        && window.check(event.event_id, entry.record.offset).is_some()
+    {
+        let duplicate = Entry { record: entry.record.clone(), verdict: Verdict::Duplicate(event.clone()) };
+        behaviour.apply(&duplicate, work);
+        return Outcome::Duplicate;
+    }
+    match behaviour.apply(entry, work) {
+        Applied::Applied => Outcome::Applied,
+        Applied::Refused { .. } => Outcome::Refused,
+    }
+}
+
+/// Answers a record whose key is not parked.
+fn answer(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    match &entry.verdict {
+        Verdict::Rejected(rejection) => isolate(entry, rejection, work),
+        Verdict::Event(_) | Verdict::Duplicate(_) => apply_event(behaviour, entry, window, work),
+    }
+}
+
+/// Applies an event unless it was applied before.
+pub(super) fn apply_event(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    let (Verdict::Event(event) | Verdict::Duplicate(event)) = &entry.verdict else {
+        return Outcome::DeadLettered;
+    };
+    if window.check(event.event_id, entry.record.offset).is_some() {
+        return Outcome::Duplicate;
+    }
+    match behaviour.apply(entry, work) {
+        Applied::Applied => Outcome::Applied,
+        Applied::Refused { reason, detail } => {
+            work.effects.refusals.push(Refusal {
+                offset: entry.record.offset,
+                event_id: event.event_id,
+                job_id: event.job_id.clone(),
+                event_type: event.payload.event_type(),
+                reason,
+                detail: short_detail(&detail),
+                refused_at: work.now,
+            });
+            Outcome::Refused
+        }
+    }
+}
+
+/// Sets a poison event aside: dead letter, and where it has a key, the key is parked behind it.
+fn isolate(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Outcome {
+    let Entry { record, .. } = entry;
+    let now = work.now;
+    work.effects.dead_letters.push(DeadLetter {
+        record: record.clone(),
+        rejection: rejection.clone(),
+        is_parked: record.key.is_some(),
+        rejected_at: now,
+    });
+    let letter = dead_letter_record(work.lane, record, rejection, now);
+    work.effects.outbox.push(letter);
+    let Some(key) = &record.key else { return Outcome::DeadLettered };
+    work.effects.keys_parked.push(ParkedKey {
+        key: key.clone(),
+        head: record.offset,
+        rejection: rejection.clone(),
+        parked_at: now,
+    });
+    park(key, entry, work)
+}
+
+/// Lets a record wait behind its key.
+fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
+    let parked = ParkedRecord { key: key.clone(), record: entry.record.clone(), parked_at: work.now };
+    work.effects.records_parked.push(parked);
+    Outcome::Parked
+}
+
+/// What a transaction changes about parked keys.
+struct Summary {
+    poison: Vec<(Rejection, Offset, Option<Bytes>)>,
+    keys_parked: Vec<ParkedKey>,
+    records_parked: HashMap<Bytes, u64>,
+    records_unparked: HashMap<Bytes, u64>,
+    keys_unparked: Vec<Bytes>,
+}
+
+impl Summary {
+    fn of(effects: &Effects) -> Self {
+        let mut records_parked = HashMap::new();
+        for record in &effects.records_parked {
+            *records_parked.entry(record.key.clone()).or_default() += 1;
+        }
+        let mut records_unparked = HashMap::new();
+        for record in &effects.records_unparked {
+            *records_unparked.entry(record.key.clone()).or_default() += 1;
+        }
+        let poison = effects
+            .dead_letters
+            .iter()
+            .map(|letter| (letter.rejection.clone(), letter.record.offset, letter.record.key.clone()));
+        Self {
+            poison: poison.collect(),
+            keys_parked: effects.keys_parked.clone(),
+            records_parked,
+            records_unparked,
+            keys_unparked: effects.keys_unparked.clone(),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What a lane does between batches: it drains released keys and answers timers (design D3, D6).
+//!
+//! Promises that both pass the same fence as batches, that a drained key's records are applied in offset
+//! order with their deletion in one transaction, and that a failure parks the key again at its head.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::command::ParkedKeyId;
+use crate::effect::{
+    DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Outcome, ParkedKey, ParkedRecordId, Timer,
+};
+use crate::ids::Offset;
+use crate::lane::behaviour::{Entry, Verdict, Workspace};
+use crate::lane::core::{
+    BuildPanic, Built, CommitStep, LaneCore, PANICS_BEFORE_POISON, apply_event, convict,
+};
+use crate::lane::dead_letter::dead_letter_record;
+use crate::lane::fault::FaultPoint;
+use crate::lane::guard::guard;
+use crate::lane::message::LaneExit;
+use crate::ports::store::{DesiredState, ParkedKeyState, ParkedWish};
+use crate::rejection::{Rejection, short_detail};
+
+/// Timers that one transaction answers.
+const TIMERS_PER_TICK: usize = 100;
+
+/// How long a timer waits whose answer panics again and again: it is kept, not lost.
+const BROKEN_TIMER_DELAY: Duration = Duration::from_secs(60);
+
+/// A time that every timer falls due before.
+const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX);
+
+impl LaneCore {
+    /// Drains every key that an operator released.
+    pub(super) async fn drain_released(&mut self) -> Result<(), LaneExit> {
+        let released: Vec<Bytes> = self
+            .parked
+            .values()
+            .filter(|key| key.wish != ParkedWish::Wait)
+            .map(|key| key.key.clone())
+            .collect();
+        for key in released {
+            self.drain(key).await?;
+        }
+        Ok(())
+    }
+
+    /// Drains a key as far as it goes: until its queue is empty or something in it is poison.
+    pub(super) async fn drain(&mut self, key: Bytes) -> Result<(), LaneExit> {
+        let mut limit = self.env.settings.drain_records;
+        while let Some(state) = self.parked.get(&key).filter(|state| state.wish != ParkedWish::Wait).cloned()
+        {
+            self.env.faults.hit(FaultPoint::BeforeDrain, &self.lane);
+            let id = ParkedKeyId { lane: self.lane.clone(), key: key.clone() };
+            let parked = self.retry(|| self.env.store.load_parked(id.clone(), limit)).await?;
+            let is_all = parked.len() < limit;
+            let mut entries: Vec<Entry> =
+                parked.into_iter().map(|parked| self.understand(parked.record)).collect();
+            limit = self.drain_chunk(&state, &mut entries, is_all, limit).await?;
+        }
+        self.panics.clear();
+        Ok(())
+    }
+
+    /// Applies loaded records of a key in one transaction. Answers how many to load next time: one at a time
+    /// once a failure cannot be told apart.
+    async fn drain_chunk(
+        &mut self,
+        state: &ParkedKeyState,
+        entries: &mut [Entry],
+        is_all: bool,
+        limit: usize,
+    ) -> Result<usize, LaneExit> {
+        loop {
+            self.load_state(entries).await?;
+            match self.build_drain(state, entries, is_all) {
+                Err(panic) => match panic.index.or_else(|| (entries.len() == 1).then_some(0)) {
+                    Some(index) => self.charge(entries, index, &panic.text)?,
+                    None => return Ok(1),
+                },
+                Ok(built) => match self.commit(built, self.position, None).await? {
+                    CommitStep::Committed => return Ok(limit),
+                    CommitStep::Again => {}
+                    CommitStep::DataRefused(detail) => match entries {
+                        [entry] => convict(entry, Rejection::StoreRefused { detail: short_detail(&detail) })?,
+                        _ => return Ok(1),
+                    },
+                },
+            }
+        }
+    }
+
+    fn build_drain(
+        &mut self,
+        state: &ParkedKeyState,
+        entries: &[Entry],
+        is_all: bool,
+    ) -> Result<Built, BuildPanic> {
+        let env = Arc::clone(&self.env);
+        let status = Arc::clone(&self.status);
+        let _busy = status.enter(env.monotonic_micros());
+        let now = env.clock.now();
+        let Self { behaviour, cache, window, lane, .. } = self;
+        let at = Cell::new(None);
+        let thought = guard(|| {
+            let mut work = Workspace::new(&env.log_id, lane, now, cache);
+            let mut outcomes = Vec::with_capacity(entries.len());
+            let mut is_parked_again = false;
+            for (index, entry) in entries.iter().enumerate() {
+                at.set(Some(index));
+                let offset = entry.record.offset;
+                let is_head = offset == state.head;
+                if is_head && state.wish == ParkedWish::DiscardHead {
+                    settle(&mut work, offset, DeadLetterOutcome::Discarded);
+                } else if let Verdict::Rejected(rejection) = &entry.verdict {
+                    park_again(&mut work, state, entry, rejection);
+                    is_parked_again = true;
+                    break;
+                } else {
+                    outcomes.push(apply_event(behaviour.as_ref(), entry, window, &mut work));
+                    if is_head {
+                        settle(&mut work, offset, DeadLetterOutcome::Released);
+                    }
+                }
+                work.effects.records_unparked.push(ParkedRecordId { key: state.key.clone(), offset });
+            }
+            at.set(None);
+            if !is_parked_again && is_all {
+                work.effects.keys_unparked.push(state.key.clone());
+            }
+            behaviour.finish(&mut work);
+            let (effects, notices) = work.finish();
+            Built { effects, notices, outcomes, now }
+        });
+        thought.map_err(|panic| BuildPanic { index: at.get(), text: panic.0 })
+    }
+
+    /// Answers timers that fell due, once the lane has read past the log end that was sampled after that:
+    /// after downtime the backlog comes first.
+    pub(super) async fn tick(&mut self) -> Result<(), LaneExit> {
+        let now = self.env.clock.now();
+        if self.desired == DesiredState::Paused || self.next_timer.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        self.env.faults.hit(FaultPoint::BeforeTick, &self.lane);
+        let (sampled_at, target) = match self.timer_target {
+            Some(target) => target,
+            None => {
+                let partition = self.lane.topic_partition;
+                let end = self.retry(|| self.reader.log_end(partition)).await?;
+                (now, end)
+            }
+        };
+        self.timer_target = Some((sampled_at, target));
+        if self.position < target {
+            return Ok(());
+        }
+        self.timer_target = None;
+        let due = self
+            .retry(|| self.env.store.load_due_timers(self.lane.clone(), sampled_at, TIMERS_PER_TICK))
+            .await?;
+        if due.is_empty() {
+            let first =
+                self.retry(|| self.env.store.load_due_timers(self.lane.clone(), END_OF_TIME, 1)).await?;
+            self.next_timer = first.first().map(|timer| timer.due_at);
+            return Ok(());
+        }
+        self.answer_timers(&due).await
+    }
+
+    async fn answer_timers(&mut self, due: &[Timer]) -> Result<(), LaneExit> {
+        let mut keys = Vec::new();
+        let mut panics = vec![0_u32; due.len()];
+        loop {
+            for timer in due {
+                self.behaviour.timer_keys(timer, &mut keys);
+            }
+            self.load_keys(std::mem::take(&mut keys)).await?;
+            match self.build_ticks(due, &panics) {
+                Err(BuildPanic { index: Some(index), text }) => {
+                    self.env.metrics.count_panic(&self.lane.group);
+                    tracing::error!(lane = %self.lane, timer = ?due.get(index).map(|timer| &timer.id), error = text, "behaviour panicked on a timer");
+                    if let Some(count) = panics.get_mut(index) {
+                        *count += 1;
+                    }
+                }
+                Err(BuildPanic { index: None, text }) => return Err(LaneExit::Panicked(text)),
+                Ok(built) => match self.commit(built, self.position, None).await? {
+                    CommitStep::Committed => return Ok(()),
+                    CommitStep::Again => {}
+                    CommitStep::DataRefused(detail) => {
+                        return Err(LaneExit::Failed(format!("failed to store what timers do: {detail}")));
+                    }
+                },
+            }
+        }
+    }
+
+    fn build_ticks(&mut self, due: &[Timer], panics: &[u32]) -> Result<Built, BuildPanic> {
+        let env = Arc::clone(&self.env);
+        let status = Arc::clone(&self.status);
+        let _busy = status.enter(env.monotonic_micros());
+        let now = env.clock.now();
+        let at = Cell::new(None);
+        let thought = guard(|| {
+            let mut work = Workspace::new(&env.log_id, &self.lane, now, &self.cache);
+            for (index, (timer, panics)) in due.iter().zip(panics).enumerate() {
+                at.set(Some(index));
+                if *panics >= PANICS_BEFORE_POISON {
+                    let later = Timer { id: timer.id.clone(), due_at: now.plus(BROKEN_TIMER_DELAY) };
+                    work.effects.timers_set.push(later);
+                    continue;
+                }
+                let set_before = work.effects.timers_set.len();
+                self.behaviour.tick(timer, &mut work);
+                let is_set_anew =
+                    work.effects.timers_set.iter().skip(set_before).any(|set| set.id == timer.id);
+                if !is_set_anew {
+                    work.effects.timers_cleared.push(timer.id.clone());
+                }
+            }
+            at.set(None);
+            self.behaviour.finish(&mut work);
+            let (effects, notices) = work.finish();
+            Built { effects, notices, outcomes: Vec::<Outcome>::new(), now }
+        });
+        thought.map_err(|panic| BuildPanic { index: at.get(), text: panic.0 })
+    }
+}
+
+/// Notes what became of a dead letter.
+fn settle(work: &mut Workspace<'_>, offset: Offset, outcome: DeadLetterOutcome) {
+    let settled_at = work.now;
+    work.effects.dead_letters_settled.push(DeadLetterSettlement { offset, outcome, settled_at });
+}
+
+/// Parks a key again behind an event that is poison still, or is found to be now.
+fn park_again(work: &mut Workspace<'_>, state: &ParkedKeyState, entry: &Entry, rejection: &Rejection) {
+    let now = work.now;
+    let record = &entry.record;
+    if record.offset == state.head {
+        settle(work, record.offset, DeadLetterOutcome::RejectedAgain(rejection.clone()));
+    } else {
+        work.effects.dead_letters.push(DeadLetter {
+            record: record.clone(),
+            rejection: rejection.clone(),
+            is_parked: true,
+            rejected_at: now,
+        });
+        let letter = dead_letter_record(work.lane, record, rejection, now);
+        work.effects.outbox.push(letter);
+    }
+    work.effects.keys_parked.push(ParkedKey {
+        key: state.key.clone(),
+        head: record.offset,
+        rejection: rejection.clone(),
+        parked_at: now,
+    });
+}

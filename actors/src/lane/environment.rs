@@ -1,0 +1,89 @@
+//! What every lane of the process shares: ports, settings and whoever listens.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backoff::BackoffPolicy;
+use crate::clock::{Clock, Randomness};
+use crate::event::Event;
+use crate::ids::{LogId, Topic};
+use crate::lane::fault::Faults;
+use crate::lane::notice::CommitListener;
+use crate::lane::status::StatusBoard;
+use crate::metrics::LaneMetrics;
+use crate::ports::store::LaneStore;
+use crate::record::LogRecord;
+use crate::rejection::Rejection;
+
+/// Understands a record, or says why not; the same function in every lane.
+pub type Decoder = Arc<dyn Fn(Topic, &LogRecord) -> Result<Event, Rejection> + Send + Sync>;
+
+/// How lanes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneSettings {
+    /// How many records of a lane the duplicate window spans.
+    pub duplicate_window_records: usize,
+    /// How a lane waits for a store or log that is away.
+    pub retry: BackoffPolicy,
+    /// Parked records that one draining transaction takes.
+    pub drain_records: usize,
+    /// Records that may wait behind one key before the partition holds still.
+    pub parked_key_limit: u64,
+    /// How often a lane looks at its timers and at what operators want.
+    pub tick_interval: Duration,
+    /// Rows of state that a lane keeps in memory before it forgets them all and loads anew.
+    pub cached_rows: usize,
+}
+
+impl Default for LaneSettings {
+    fn default() -> Self {
+        Self {
+            duplicate_window_records: 1_000,
+            retry: BackoffPolicy { initial: Duration::from_millis(10), limit: Duration::from_secs(5) },
+            drain_records: 500,
+            parked_key_limit: 10_000,
+            tick_interval: Duration::from_millis(100),
+            cached_rows: 20_000,
+        }
+    }
+}
+
+/// What every lane of the process shares.
+pub struct LaneEnvironment {
+    /// The log's id, part of what is stored and hashed.
+    pub log_id: LogId,
+    /// The store.
+    pub store: Arc<dyn LaneStore>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random bits, for back-off.
+    pub randomness: Arc<dyn Randomness>,
+    /// Understands records.
+    pub decoder: Decoder,
+    /// Hears of commits.
+    pub listener: Arc<dyn CommitListener>,
+    /// Makes tests fail where they want to.
+    pub faults: Arc<dyn Faults>,
+    /// Counts.
+    pub metrics: LaneMetrics,
+    /// Shows.
+    pub board: Arc<StatusBoard>,
+    /// How lanes work.
+    pub settings: LaneSettings,
+    /// The zero of the monotonic clock that [`LaneEnvironment::monotonic_micros`] reads.
+    pub started: Instant,
+}
+
+impl LaneEnvironment {
+    /// Gives microseconds of a monotonic clock, for the watchdog.
+    pub fn monotonic_micros(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Debug for LaneEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneEnvironment").field("log_id", &self.log_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,275 @@
+//! How lanes and groups are, for whoever looks from another thread: operators, metrics, the watchdog.
+//!
+//! Promises that looking never waits for a busy lane: a lane writes a few words under a short lock after
+//! each step.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::effect::Outcome;
+use crate::ids::{Group, Incarnation, LaneKey, Offset};
+use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
+
+/// What a lane tells about itself.
+#[derive(Debug, Clone)]
+struct LaneFacts {
+    state: ActorState,
+    incarnation: Incarnation,
+    restarts: u64,
+    last_error: Option<String>,
+    next: Offset,
+    log_end: Offset,
+    queued_batches: u64,
+    parked_keys: u64,
+    parked_records: u64,
+    outcomes: [u64; Outcome::ALL.len()],
+    last_commit_at: Option<Timestamp>,
+}
+
+/// One lane's entry on the board; it outlives the lane's incarnations.
+#[derive(Debug)]
+pub struct LaneStatus {
+    facts: Mutex<LaneFacts>,
+    /// When the lane's thread went into the behaviour, in microseconds of a monotonic clock; 0 while it is
+    /// not inside.
+    busy_since: AtomicI64,
+    /// Set when operators changed something that the lane must read again; never lost, whatever happens to
+    /// messages.
+    is_nudged: AtomicBool,
+}
+
+impl Default for LaneStatus {
+    fn default() -> Self {
+        Self {
+            facts: Mutex::new(LaneFacts {
+                state: ActorState::Opening,
+                incarnation: Incarnation::default(),
+                restarts: 0,
+                last_error: None,
+                next: Offset::default(),
+                log_end: Offset::default(),
+                queued_batches: 0,
+                parked_keys: 0,
+                parked_records: 0,
+                outcomes: [0; Outcome::ALL.len()],
+                last_commit_at: None,
+            }),
+            busy_since: AtomicI64::new(0),
+            is_nudged: AtomicBool::new(false),
+        }
+    }
+}
+
+impl LaneStatus {
+    fn facts(&self) -> MutexGuard<'_, LaneFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a new incarnation.
+    pub fn opening(&self, incarnation: Incarnation) {
+        let mut facts = self.facts();
+        facts.state = ActorState::Opening;
+        facts.incarnation = incarnation;
+        facts.queued_batches = 0;
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes how the lane is.
+    pub fn set_state(&self, state: ActorState) {
+        self.facts().state = state;
+    }
+
+    /// Gives how the lane is.
+    pub fn state(&self) -> ActorState {
+        self.facts().state
+    }
+
+    /// Notes that the lane waits, and why.
+    pub fn waiting(&self, error: &dyn std::fmt::Display) {
+        let mut facts = self.facts();
+        facts.state = ActorState::Waiting;
+        facts.last_error = Some(error.to_string());
+    }
+
+    /// Notes how the lane ended.
+    pub fn ended(&self, state: ActorState, error: Option<String>) {
+        let mut facts = self.facts();
+        facts.state = state;
+        facts.queued_batches = 0;
+        if state == ActorState::Restarting {
+            facts.restarts += 1;
+        }
+        if error.is_some() {
+            facts.last_error = error;
+        }
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes how far the lane is.
+    pub fn progressed(&self, next: Offset, log_end: Offset, queued_batches: usize) {
+        let mut facts = self.facts();
+        facts.next = next;
+        facts.log_end = log_end.max(next);
+        facts.queued_batches = queued_batches as u64;
+    }
+
+    /// Notes a commit.
+    pub fn committed(&self, at: Timestamp, outcomes: &[Outcome], parked_keys: usize, parked_records: u64) {
+        let mut facts = self.facts();
+        facts.state = ActorState::Running;
+        facts.last_commit_at = Some(at);
+        facts.parked_keys = parked_keys as u64;
+        facts.parked_records = parked_records;
+        for outcome in outcomes {
+            if let Some(count) = facts.outcomes.get_mut(*outcome as usize) {
+                *count += 1;
+            }
+        }
+    }
+
+    /// Notes what is parked.
+    pub fn parked(&self, keys: usize, records: u64) {
+        let mut facts = self.facts();
+        facts.parked_keys = keys as u64;
+        facts.parked_records = records;
+    }
+
+    /// Asks the lane to read again what operators want of it.
+    pub fn nudge(&self) {
+        self.is_nudged.store(true, Ordering::Release);
+    }
+
+    /// Takes the wish to read again.
+    pub fn take_nudge(&self) -> bool {
+        self.is_nudged.swap(false, Ordering::AcqRel)
+    }
+
+    /// Gives a snapshot.
+    pub fn snapshot(&self, lane: &LaneKey) -> LaneSnapshot {
+        let facts = self.facts().clone();
+        let count = |outcome: Outcome| facts.outcomes.get(outcome as usize).copied().unwrap_or(0);
+        LaneSnapshot {
+            topic_partition: lane.topic_partition,
+            state: facts.state,
+            incarnation: facts.incarnation.0,
+            restarts: facts.restarts,
+            last_error: facts.last_error,
+            next_offset: facts.next.0,
+            log_end_offset: facts.log_end.0,
+            lag_records: facts.log_end.0.saturating_sub(facts.next.0) + facts.parked_records,
+            queued_batches: facts.queued_batches,
+            parked_keys: facts.parked_keys,
+            applied_total: count(Outcome::Applied),
+            duplicate_total: count(Outcome::Duplicate),
+            refused_total: count(Outcome::Refused),
+            parked_total: count(Outcome::Parked),
+            dead_lettered_total: count(Outcome::DeadLettered),
+            last_commit_at: facts.last_commit_at,
+        }
+    }
+}
+
+/// Marks the time that a lane's thread spends inside code that cannot be interrupted.
+#[derive(Debug)]
+pub struct Busy<'a>(&'a LaneStatus);
+
+impl LaneStatus {
+    /// Starts such a time; dropping the mark ends it, a panic included.
+    pub fn enter(&self, monotonic_micros: i64) -> Busy<'_> {
+        self.busy_since.store(monotonic_micros.max(1), Ordering::Relaxed);
+        Busy(self)
+    }
+
+    /// Gives since when the lane's thread has been inside, in microseconds of the monotonic clock.
+    pub fn busy_since(&self) -> Option<i64> {
+        Some(self.busy_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy_since.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What a group's dispatcher tells about itself.
+#[derive(Debug, Clone)]
+struct GroupFacts {
+    state: ActorState,
+    restarts: u64,
+    last_error: Option<String>,
+}
+
+/// Every group and lane of the process.
+#[derive(Debug, Default)]
+pub struct StatusBoard {
+    groups: Mutex<BTreeMap<Group, GroupFacts>>,
+    lanes: Mutex<BTreeMap<LaneKey, Arc<LaneStatus>>>,
+    job_supervisors: AtomicU64,
+}
+
+impl StatusBoard {
+    /// Gives a lane's entry, making it on first use.
+    pub fn lane(&self, lane: &LaneKey) -> Arc<LaneStatus> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lanes.entry(lane.clone()).or_default())
+    }
+
+    /// Finds a lane's entry.
+    pub fn find_lane(&self, lane: &LaneKey) -> Option<Arc<LaneStatus>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).get(lane).cloned()
+    }
+
+    /// Removes a lane that belongs to another process now, with all its series.
+    pub fn remove_lane(&self, lane: &LaneKey) {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(lane);
+    }
+
+    /// Lists the lanes.
+    pub fn lanes(&self) -> Vec<(LaneKey, Arc<LaneStatus>)> {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.iter().map(|(lane, status)| (lane.clone(), Arc::clone(status))).collect()
+    }
+
+    /// Notes how a group's dispatcher is.
+    pub fn set_group(&self, group: &Group, state: ActorState, error: Option<String>) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts =
+            groups.entry(group.clone()).or_insert(GroupFacts { state, restarts: 0, last_error: None });
+        facts.state = state;
+        if state == ActorState::Restarting {
+            facts.restarts += 1;
+        }
+        if error.is_some() {
+            facts.last_error = error;
+        }
+    }
+
+    /// Notes how many job supervisors are live.
+    pub fn set_job_supervisors(&self, live: u64) {
+        self.job_supervisors.store(live, Ordering::Relaxed);
+    }
+
+    /// Gives a snapshot of everything.
+    pub fn snapshot(&self, now: Timestamp) -> TreeSnapshot {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lanes = self.lanes();
+        let groups = groups
+            .into_iter()
+            .map(|(group, facts)| GroupSnapshot {
+                lanes: lanes
+                    .iter()
+                    .filter(|(lane, _)| lane.group == group)
+                    .map(|(lane, status)| status.snapshot(lane))
+                    .collect(),
+                group: group.as_str().to_owned(),
+                state: facts.state,
+                restarts: facts.restarts,
+                last_error: facts.last_error,
+            })
+            .collect();
+        TreeSnapshot { taken_at: now, groups, job_supervisors: self.job_supervisors.load(Ordering::Relaxed) }
+    }
+}

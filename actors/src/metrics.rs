@@ -1,0 +1,150 @@
+//! What lanes count, declared once, on a registry that is passed in.
+//!
+//! Promises bounded labels: groups and topics come from the configuration and enums, never from records.
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::effect::Outcome;
+use crate::ids::{Group, LaneKey};
+use crate::lane::status::StatusBoard;
+use crate::rejection::Rejection;
+
+/// Bounds of the time histograms, in seconds: half a millisecond to ten seconds.
+const TIME_BUCKETS_SECONDS: [f64; 14] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// The processing metrics of all lanes.
+#[derive(Debug, Clone)]
+pub struct LaneMetrics {
+    records: IntCounterVec,
+    rejections: IntCounterVec,
+    commits: HistogramVec,
+    retries: IntCounterVec,
+    panics: IntCounterVec,
+    restarts: IntCounterVec,
+    lag: IntGaugeVec,
+    parked_keys: IntGaugeVec,
+}
+
+impl LaneMetrics {
+    /// Declares the metrics on a registry.
+    ///
+    /// *Errors*: when a name is declared twice.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let commits = HistogramVec::new(
+            HistogramOpts::new(
+                "horizons_commit_seconds",
+                "Time from handing a lane's transaction to the store until its commit is known",
+            )
+            .buckets(TIME_BUCKETS_SECONDS.to_vec()),
+            &["group"],
+        )?;
+        registry.register(Box::new(commits.clone()))?;
+        Ok(Self {
+            records: counter(
+                "horizons_records_total",
+                "Records answered, by outcome",
+                &["group", "topic", "outcome"],
+            )?,
+            rejections: counter(
+                "horizons_rejections_total",
+                "Poison events, by reason",
+                &["group", "topic", "reason"],
+            )?,
+            commits,
+            retries: counter(
+                "horizons_lane_retries_total",
+                "Transactions tried again because store or log were away",
+                &["group"],
+            )?,
+            panics: counter(
+                "horizons_behaviour_panics_total",
+                "Panics of a behaviour that were charged to an event",
+                &["group"],
+            )?,
+            restarts: counter(
+                "horizons_lane_restarts_total",
+                "Restarts of lanes after an unplanned end",
+                &["group"],
+            )?,
+            lag: gauge(
+                "horizons_lag_records",
+                "Records not yet applied, parked ones included",
+                &["group", "topic", "partition"],
+            )?,
+            parked_keys: gauge(
+                "horizons_parked_keys",
+                "Keys that are parked",
+                &["group", "topic", "partition"],
+            )?,
+        })
+    }
+
+    /// Counts the outcomes of a committed batch.
+    pub fn count_outcomes(&self, lane: &LaneKey, outcomes: &[Outcome]) {
+        for outcome in Outcome::ALL {
+            let count = outcomes.iter().filter(|one| **one == outcome).count();
+            if count > 0 {
+                self.records
+                    .with_label_values(&[
+                        lane.group.as_str(),
+                        lane.topic_partition.topic.name(),
+                        outcome.name(),
+                    ])
+                    .inc_by(count as u64);
+            }
+        }
+    }
+
+    /// Counts a poison event.
+    pub fn count_rejection(&self, lane: &LaneKey, rejection: &Rejection) {
+        self.rejections
+            .with_label_values(&[lane.group.as_str(), lane.topic_partition.topic.name(), rejection.name()])
+            .inc();
+    }
+
+    /// Gives the commit time histogram of a group.
+    pub fn commits(&self, group: &Group) -> Histogram {
+        self.commits.with_label_values(&[group.as_str()])
+    }
+
+    /// Counts a transaction that is tried again.
+    pub fn count_retry(&self, group: &Group) {
+        self.retries.with_label_values(&[group.as_str()]).inc();
+    }
+
+    /// Counts a panic that was charged to an event.
+    pub fn count_panic(&self, group: &Group) {
+        self.panics.with_label_values(&[group.as_str()]).inc();
+    }
+
+    /// Counts a restart of a lane.
+    pub fn count_restart(&self, group: &Group) {
+        self.restarts.with_label_values(&[group.as_str()]).inc();
+    }
+
+    /// Sets the gauges from the board; called when metrics are read. Series of lanes that are gone go too.
+    pub fn observe_board(&self, board: &StatusBoard) {
+        self.lag.reset();
+        self.parked_keys.reset();
+        for (lane, status) in board.lanes() {
+            let snapshot = status.snapshot(&lane);
+            let partition = lane.topic_partition.partition.to_string();
+            let labels = [lane.group.as_str(), lane.topic_partition.topic.name(), partition.as_str()];
+            self.lag.with_label_values(&labels).set(i64::try_from(snapshot.lag_records).unwrap_or(i64::MAX));
+            self.parked_keys
+                .with_label_values(&labels)
+                .set(i64::try_from(snapshot.parked_keys).unwrap_or(i64::MAX));
+        }
+    }
+}
