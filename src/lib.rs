@@ -1,1 +1,3 @@
-//! Horizons.
+//! Horizons: the event processor of Cosmic Horizons.
+
+pub mod embedded_log;
