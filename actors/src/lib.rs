@@ -15,3 +15,5 @@ pub mod rejection;
 pub mod snapshot;
 pub mod state;
 pub mod supervisor;
+#[cfg(feature = "testkit")]
+pub mod testkit;

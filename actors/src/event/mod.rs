@@ -2,8 +2,62 @@
 //!
 //! Promises that an [`Event`] is well formed: its closed sets hold known values and its identifiers are
 //! checked. Does not promise that it is *true*; that is for the behaviours to judge.
+//!
+//! Another service makes, writes and reads an event like this:
+//!
+//! ```
+//! use horizons_actors::clock::{Clock, SystemClock, SystemRandomness};
+//! use horizons_actors::event::{
+//!     Encoding, Event, JobRunning, Payload, decode, encode, new_correlation_id, new_event_id,
+//! };
+//! use horizons_actors::ids::{Attempt, JobId, Offset, Sequence, Topic, UserId};
+//! use horizons_actors::record::{LogRecord, TimestampType};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let now = SystemClock.now();
+//! let event = Event {
+//!     event_id: new_event_id(&SystemRandomness),
+//!     timestamp: now,
+//!     correlation_id: new_correlation_id(&SystemRandomness),
+//!     user_id: UserId::parse("ada")?,
+//!     job_id: Some(JobId::parse("job-1")?),
+//!     sequence: Some(Sequence(3)),
+//!     payload: Payload::JobRunning(JobRunning { running_timestamp: now, attempt: Attempt(1) }),
+//! };
+//!
+//! // Checked, encoded, with its key, partition and headers; refused with the field if it breaks its schema.
+//! let outgoing = encode(&event, Encoding::MessagePack)?;
+//!
+//! // What a consumer gets.
+//! let record = LogRecord {
+//!     offset: Offset(0),
+//!     timestamp: outgoing.timestamp,
+//!     timestamp_type: TimestampType::CreateTime,
+//!     key: outgoing.key,
+//!     headers: outgoing.headers,
+//!     payload: outgoing.payload,
+//! };
+//! assert_eq!(decode(Topic::JobLifecycle, &record), Ok(event));
+//! # Ok(())
+//! # }
+//! ```
 
+mod check;
+pub mod decode;
+pub mod encode;
+mod fields;
+pub mod make;
+pub mod partition;
 pub mod payload;
+mod tree;
+pub mod wire;
+
+pub use check::FREE_OBJECT_NESTING_MAX;
+pub use decode::decode;
+pub use encode::{EncodeError, Encoding, RECORD_MAX_BYTES, encode, trace_parent};
+pub use make::{new_correlation_id, new_event_id, new_job_id};
+pub use partition::{murmur2, partition_for};
+pub use wire::event_json;
 
 pub use payload::{
     AuditActionRecorded, JobCancelled, JobCompleted, JobFailed, JobMetricsRecorded, JobQueued, JobRunning,
@@ -156,3 +210,6 @@ impl std::fmt::Display for EventType {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,26 @@ pub enum NotificationChannel {
     Websocket,
 }
 
+impl NotificationChannel {
+    /// Lists every channel.
+    pub const ALL: [NotificationChannel; 3] =
+        [NotificationChannel::Email, NotificationChannel::InApp, NotificationChannel::Websocket];
+
+    /// Gives the name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NotificationChannel::Email => "email",
+            NotificationChannel::InApp => "in_app",
+            NotificationChannel::Websocket => "websocket",
+        }
+    }
+
+    /// Finds the channel with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|channel| channel.name() == name)
+    }
+}
+
 /// What became of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,6 +152,31 @@ pub enum NotificationOutcome {
     Unknown,
     /// It was decided not to send it.
     Suppressed,
+}
+
+impl NotificationOutcome {
+    /// Lists every outcome.
+    pub const ALL: [NotificationOutcome; 4] = [
+        NotificationOutcome::Sent,
+        NotificationOutcome::Failed,
+        NotificationOutcome::Unknown,
+        NotificationOutcome::Suppressed,
+    ];
+
+    /// Gives the name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NotificationOutcome::Sent => "sent",
+            NotificationOutcome::Failed => "failed",
+            NotificationOutcome::Unknown => "unknown",
+            NotificationOutcome::Suppressed => "suppressed",
+        }
+    }
+
+    /// Finds the outcome with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
+    }
 }
 
 /// `job.submitted`: a job was accepted from a user.
