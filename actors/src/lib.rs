@@ -12,3 +12,5 @@ pub mod record;
 pub mod rejection;
 pub mod snapshot;
 pub mod state;
+#[cfg(feature = "testkit")]
+pub mod testkit;
