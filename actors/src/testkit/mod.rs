@@ -12,12 +12,14 @@
 
 pub mod clock;
 pub mod memory_store;
+pub mod simulated_log;
 pub mod wait;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use clock::{ManualClock, SeededRandomness};
 pub use memory_store::{CommittedTransaction, Fault, MemoryStore, StoreCall, StoreFaults};
+pub use simulated_log::{BatchLimits, MemberId, RevocationEnd, SimulatedLog};
 pub use wait::wait_until;
 
 /// Locks; a panic of another holder is a failed test already, and must not hide its message.
