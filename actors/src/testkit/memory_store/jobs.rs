@@ -1,0 +1,257 @@
+//! What the store keeps for the orchestrator and the operators' commands.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::faults::StoreCall;
+use super::outbox::ends_after;
+use super::{MemoryStore, State};
+use crate::command::{Command, Order, OrderKind, ParkedKeyId};
+use crate::event::JobStatus;
+use crate::ids::{Attempt, EventId, JobId, Offset, Sequence, Topic, TopicPartition, UserId};
+use crate::ports::Reply;
+use crate::ports::store::{
+    AppendedAt, Idempotency, JobExpectation, JobRow, JobStore, JobWrite, JobWritten, OrderAnswer, ParkedWish,
+    StoreError,
+};
+use crate::record::{Digest32, OutgoingRecord};
+
+/// An order with its place in line and its answer.
+#[derive(Debug)]
+struct KeptOrder {
+    number: u64,
+    order: Order,
+    answer: Option<OrderAnswer>,
+}
+
+/// The tables of the orchestrator.
+#[derive(Debug, Default)]
+pub(super) struct JobTables {
+    pub(super) rows: BTreeMap<JobId, JobRow>,
+    events: HashMap<(JobId, Sequence), EventId>,
+    orders: BTreeMap<(JobId, Attempt, OrderKind), KeptOrder>,
+    orders_inserted: u64,
+    keys: HashMap<(UserId, String), (Digest32, JobId)>,
+    pub(super) commands: Vec<Command>,
+}
+
+impl JobTables {
+    /// Gives the event of a lifecycle sequence; none at all when the job is unknown.
+    pub(super) fn lifecycle_owner(&self, job_id: &JobId, sequence: Sequence) -> Option<Option<EventId>> {
+        self.rows.get(job_id)?;
+        Some(self.events.get(&(job_id.clone(), sequence)).copied())
+    }
+
+    /// Inserts orders; one that exists stays as it is.
+    pub(super) fn insert_orders(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            let number = self.orders_inserted;
+            self.orders.entry(key_of(&order)).or_insert_with(|| {
+                self.orders_inserted += 1;
+                KeptOrder { number, order, answer: None }
+            });
+        }
+    }
+
+    /// Lists every order, oldest first.
+    pub(super) fn all_orders(&self) -> Vec<(Order, Option<OrderAnswer>)> {
+        let mut kept: Vec<&KeptOrder> = self.orders.values().collect();
+        kept.sort_by_key(|kept| (kept.order.ordered_at, kept.number));
+        kept.into_iter().map(|kept| (kept.order.clone(), kept.answer.clone())).collect()
+    }
+
+    /// Answers an order; the first answer stays.
+    fn answer(&mut self, order: &Order, answer: OrderAnswer) -> Result<(), StoreError> {
+        let kept = self.orders.get_mut(&key_of(order)).ok_or_else(|| unknown_order(order))?;
+        kept.answer.get_or_insert(answer);
+        Ok(())
+    }
+
+    /// Tells why a write is not carried out, if so.
+    fn objection(&self, write: &JobWrite) -> Option<JobWritten> {
+        if let Some(Idempotency { user_id, key, request_digest }) = &write.idempotency
+            && let Some((digest, job_id)) = self.keys.get(&(user_id.clone(), key.clone()))
+        {
+            let is_same = digest == request_digest;
+            let job_id = job_id.clone();
+            return Some(if is_same { JobWritten::Repeated(job_id) } else { JobWritten::KeyReused(job_id) });
+        }
+        let found = self.rows.get(&write.row.job_id);
+        let holds = match write.expectation {
+            JobExpectation::New => found.is_none(),
+            JobExpectation::Sequences { lifecycle, metrics } => found
+                .is_some_and(|row| row.lifecycle_sequence == lifecycle && row.metrics_sequence == metrics),
+        };
+        (!holds).then_some(JobWritten::Conflict)
+    }
+
+    /// Checks what a database would refuse.
+    fn check(&self, write: &JobWrite) -> Result<(), StoreError> {
+        for (job_id, sequence, _) in remembered(write) {
+            if self.events.contains_key(&(job_id.clone(), sequence)) {
+                return Err(StoreError::Broken(format!("event {sequence} of job `{job_id}` exists already")));
+            }
+        }
+        for (order, _) in &write.answered {
+            if !self.orders.contains_key(&key_of(order)) && !write.orders.contains(order) {
+                return Err(unknown_order(order));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key_of(order: &Order) -> (JobId, Attempt, OrderKind) {
+    (order.job_id.clone(), order.attempt, order.kind)
+}
+
+fn unknown_order(order: &Order) -> StoreError {
+    let Order { job_id, attempt, kind, .. } = order;
+    StoreError::Conflict(format!("no order `{}` for `{job_id}#{attempt}`", kind.name()))
+}
+
+/// Lists the lifecycle events of a write with their sequences.
+fn remembered(write: &JobWrite) -> impl Iterator<Item = (JobId, Sequence, EventId)> {
+    write.events.iter().map(|outgoing| &outgoing.event).filter_map(|event| {
+        let job_id = event.job_id.clone().filter(|_| event.topic() == Topic::JobLifecycle)?;
+        Some((job_id, event.sequence?, event.event_id))
+    })
+}
+
+impl State {
+    fn check_disk(&self) -> Result<(), StoreError> {
+        let used_bytes = self.outbox.weight_bytes();
+        match self.limit_bytes {
+            Some(limit_bytes) if used_bytes >= limit_bytes => {
+                Err(StoreError::DiskLimit { used_bytes, limit_bytes })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn append_all(&mut self, records: &[OutgoingRecord]) -> Vec<AppendedAt> {
+        let append = |record: &OutgoingRecord| AppendedAt {
+            topic: record.topic,
+            partition: record.partition,
+            offset: self.outbox.append(record),
+        };
+        records.iter().map(append).collect()
+    }
+
+    fn write_job(
+        &mut self,
+        write: JobWrite,
+    ) -> Result<(JobWritten, Vec<(TopicPartition, Offset)>), StoreError> {
+        if let Some(objection) = self.jobs.objection(&write) {
+            return Ok((objection, Vec::new()));
+        }
+        if write.expectation == JobExpectation::New {
+            self.check_disk()?;
+        }
+        self.jobs.check(&write)?;
+        let records: Vec<OutgoingRecord> =
+            write.events.iter().map(|outgoing| outgoing.record.clone()).collect();
+        self.outbox.check(&records)?;
+
+        let remembered: Vec<_> = remembered(&write).collect();
+        for (job_id, sequence, event_id) in remembered {
+            self.jobs.events.insert((job_id, sequence), event_id);
+        }
+        if let Some(Idempotency { user_id, key, request_digest }) = write.idempotency {
+            self.jobs.keys.insert((user_id, key), (request_digest, write.row.job_id.clone()));
+        }
+        self.jobs.rows.insert(write.row.job_id.clone(), write.row);
+        self.jobs.insert_orders(write.orders);
+        for (order, answer) in write.answered {
+            self.jobs.answer(&order, answer)?;
+        }
+        self.append_all(&records);
+        Ok((JobWritten::Written, ends_after(&records, &self.outbox)))
+    }
+}
+
+impl JobStore for MemoryStore {
+    fn write_job(&self, write: JobWrite) -> Reply<JobWritten, StoreError> {
+        if let Some(full) = self.queue_full() {
+            return full;
+        }
+        self.write(StoreCall::WriteJob, None, move |state| state.write_job(write))
+    }
+
+    fn read_job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
+        self.read(StoreCall::ReadJob, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
+    }
+
+    fn live_jobs(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobRow>, StoreError> {
+        self.read(StoreCall::ReadJob, move |state| {
+            let is_live = |row: &&JobRow| !row.status.is_attempt_end() || is_between_attempts(row);
+            let rows =
+                state.jobs.rows.values().filter(|row| after.as_ref().is_none_or(|id| row.job_id > *id));
+            Ok(rows.filter(is_live).take(limit).cloned().collect())
+        })
+    }
+
+    fn open_orders(&self, limit: usize) -> Reply<Vec<Order>, StoreError> {
+        self.read(StoreCall::OpenOrders, move |state| {
+            let orders = state.jobs.all_orders().into_iter();
+            let open = orders.filter(|(_, answer)| answer.is_none()).map(|(order, _)| order);
+            Ok(open.take(limit).collect())
+        })
+    }
+
+    fn answer_order(&self, order: Order, answer: OrderAnswer) -> Reply<(), StoreError> {
+        self.write(StoreCall::AnswerOrder, None, move |state| {
+            state.jobs.answer(&order, answer).map(|()| ((), Vec::new()))
+        })
+    }
+
+    fn append_records(
+        &self,
+        records: Vec<OutgoingRecord>,
+        audit: Vec<OutgoingRecord>,
+    ) -> Reply<Vec<AppendedAt>, StoreError> {
+        if let Some(full) = self.queue_full() {
+            return full;
+        }
+        self.write(StoreCall::AppendRecords, None, move |state| {
+            state.check_disk()?;
+            let all = [records.as_slice(), audit.as_slice()].concat();
+            state.outbox.check(&all)?;
+            let appended = state.append_all(&records);
+            state.append_all(&audit);
+            Ok((appended, ends_after(&all, &state.outbox)))
+        })
+    }
+
+    fn set_parked_wish(
+        &self,
+        command: Command,
+        key: ParkedKeyId,
+        wish: ParkedWish,
+        audit: OutgoingRecord,
+    ) -> Reply<bool, StoreError> {
+        self.write(StoreCall::SetParkedWish, None, move |state| {
+            state.outbox.check(std::slice::from_ref(&audit))?;
+            let tables = state.lanes.get_mut(&key.lane);
+            let Some(kept) = tables.and_then(|tables| tables.parked_keys.get_mut(&key.key)) else {
+                return Ok((false, Vec::new()));
+            };
+            kept.wish = wish;
+            state.jobs.commands.push(command);
+            state.outbox.append(&audit);
+            Ok((true, ends_after(std::slice::from_ref(&audit), &state.outbox)))
+        })
+    }
+}
+
+/// Tells whether another attempt of a failed job follows.
+fn is_between_attempts(row: &JobRow) -> bool {
+    row.status == JobStatus::Failed && row.will_retry
+}
+
+impl MemoryStore {
+    /// Answers a submit while too many writes wait.
+    fn queue_full<T: Send + 'static>(&self) -> Option<Reply<T, StoreError>> {
+        let is_full = self.faults().is_queue_full(self.waiting_writes());
+        is_full.then(|| Box::pin(std::future::ready(Err(StoreError::QueueFull))) as Reply<T, StoreError>)
+    }
+}

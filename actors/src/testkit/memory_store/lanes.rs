@@ -1,0 +1,338 @@
+//! What the store keeps per lane, and the lane's transactions.
+//!
+//! Promises that a transaction is checked whole before anything of it is written.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::faults::StoreCall;
+use super::outbox::ends_after;
+use super::{CommittedTransaction, MemoryStore, State};
+use crate::clock::Timestamp;
+use crate::command::ParkedKeyId;
+use crate::effect::{
+    AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
+    Refusal, TimelineEntry, Timer, TimerId,
+};
+use crate::ids::{Epoch, JobId, LaneKey, Offset, Revision, TopicPartition};
+use crate::ports::Reply;
+use crate::ports::store::{
+    CommitError, DesiredState, Fence, LaneCommitted, LaneOpened, LaneOrders, LaneStore, LaneTransaction,
+    ParkedKeyState, ParkedWish, Progress, StoreError,
+};
+use crate::record::Digest32;
+use crate::state::{AuditSegment, LifecycleOwner, StateKey, StateValue};
+
+/// A dead letter with what became of it.
+#[derive(Debug, Clone)]
+pub(super) struct KeptDeadLetter {
+    pub(super) letter: DeadLetter,
+    pub(super) outcome: Option<DeadLetterOutcome>,
+    pub(super) attempts: u32,
+    pub(super) updated_at: Timestamp,
+}
+
+/// A parked key with what operators want of it.
+#[derive(Debug, Clone)]
+pub(super) struct KeptParkedKey {
+    pub(super) parked: ParkedKey,
+    pub(super) wish: ParkedWish,
+}
+
+/// The tables of one lane.
+#[derive(Debug, Default)]
+pub(super) struct LaneTables {
+    epoch: Epoch,
+    revision: Revision,
+    next: Option<Offset>,
+    last_fingerprint: Option<Digest32>,
+    starts_at_next: u32,
+    pub(super) desired: DesiredState,
+    pub(super) states: HashMap<StateKey, StateValue>,
+    timers: BTreeMap<TimerId, Timestamp>,
+    pub(super) parked_keys: BTreeMap<Bytes, KeptParkedKey>,
+    parked_records: BTreeMap<Offset, ParkedRecord>,
+    pub(super) dead_letters: BTreeMap<Offset, KeptDeadLetter>,
+    pub(super) audit_entries: BTreeMap<u64, AuditEntry>,
+    audit_segments: BTreeMap<u64, AuditSegment>,
+    pub(super) timeline: BTreeMap<(JobId, Offset), TimelineEntry>,
+    pub(super) refusals: BTreeMap<Offset, Refusal>,
+}
+
+impl LaneTables {
+    /// Gives the progress as it stands.
+    pub(super) const fn progress(&self) -> Progress {
+        Progress { fence: self.fence(), next: self.next }
+    }
+
+    /// Lists the timers in order of name.
+    pub(super) fn all_timers(&self) -> Vec<Timer> {
+        self.timers.iter().map(|(id, due_at)| Timer { id: id.clone(), due_at: *due_at }).collect()
+    }
+
+    /// Lists records that wait behind a key, in order of offset.
+    pub(super) fn parked_behind(&self, key: &Bytes, limit: usize) -> Vec<ParkedRecord> {
+        self.parked_records.values().filter(|parked| parked.key == key).take(limit).cloned().collect()
+    }
+
+    /// Counts the records that wait behind a key.
+    pub(super) fn parked_count(&self, key: &Bytes) -> u64 {
+        self.parked_records.values().filter(|parked| parked.key == key).count() as u64
+    }
+
+    const fn fence(&self) -> Fence {
+        Fence { epoch: self.epoch, revision: self.revision }
+    }
+
+    fn open(&mut self) -> LaneOpened {
+        self.epoch = self.epoch.following();
+        self.starts_at_next += 1;
+        LaneOpened {
+            fence: self.fence(),
+            next: self.next,
+            last_fingerprint: self.last_fingerprint,
+            starts_at_next: self.starts_at_next,
+            parked: self.parked_states(),
+            desired: self.desired,
+            next_timer: self.timers.values().min().copied(),
+        }
+    }
+
+    fn parked_states(&self) -> Vec<ParkedKeyState> {
+        self.parked_keys
+            .iter()
+            .map(|(key, kept)| ParkedKeyState {
+                key: key.clone(),
+                wish: kept.wish,
+                records: self.parked_count(key),
+            })
+            .collect()
+    }
+
+    /// Checks everything that a database would refuse.
+    fn check(&self, effects: &Effects) -> Result<(), String> {
+        if let Some((key, _)) = effects.states.iter().find(|(key, _)| !key.is_lane_owned()) {
+            return Err(format!("state row `{key:?}` is not the lane's to write"));
+        }
+        let indexes = effects.audit_entries.iter().map(|entry| entry.index);
+        all_new("audit entry", indexes, |index| self.audit_entries.contains_key(index))?;
+        let numbers = effects.audit_segments.iter().map(|segment| segment.number);
+        all_new("audit segment", numbers, |number| self.audit_segments.contains_key(number))?;
+        let steps = effects.timeline.iter().map(|entry| (entry.job_id.clone(), entry.offset));
+        all_new("timeline entry", steps, |step| self.timeline.contains_key(step))?;
+        let refused = effects.refusals.iter().map(|refusal| refusal.offset);
+        all_new("refusal", refused, |offset| self.refusals.contains_key(offset))?;
+        for letter in &effects.dead_letters {
+            let kept = self.dead_letters.get(&letter.record.offset);
+            if kept.is_some_and(|kept| kept.letter.record != letter.record) {
+                return Err(format!("dead letter at {} holds other bytes", letter.record.offset));
+            }
+        }
+        for settled in &effects.dead_letters_settled {
+            let is_new = effects.dead_letters.iter().any(|letter| letter.record.offset == settled.offset);
+            if !is_new && !self.dead_letters.contains_key(&settled.offset) {
+                return Err(format!("no dead letter at {} to settle", settled.offset));
+            }
+        }
+        self.check_parked(effects)
+    }
+
+    fn check_parked(&self, effects: &Effects) -> Result<(), String> {
+        let removed: HashSet<Offset> = effects.records_unparked.iter().map(|id| id.offset).collect();
+        let is_key_parked_after = |key: &Bytes| {
+            effects.keys_parked.iter().any(|parked| parked.key == key)
+                || (self.parked_keys.contains_key(key) && !effects.keys_unparked.contains(key))
+        };
+        for parked in &effects.records_parked {
+            let offset = parked.record.offset;
+            let kept = self.parked_records.get(&offset).filter(|_| !removed.contains(&offset));
+            if kept.is_some_and(|kept| kept.record != parked.record || kept.key != parked.key) {
+                return Err(format!("parked record at {offset} holds other bytes"));
+            }
+            if !is_key_parked_after(&parked.key) {
+                return Err(format!("record at {offset} is parked behind a key that is not parked"));
+            }
+        }
+        for (offset, kept) in &self.parked_records {
+            if !removed.contains(offset) && !is_key_parked_after(&kept.key) {
+                return Err(format!("key of the parked record at {offset} is unparked before it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes effects that were checked; the outbox is not the lane's table.
+    fn write(&mut self, effects: Effects) {
+        self.states.extend(effects.states);
+        self.audit_entries.extend(effects.audit_entries.into_iter().map(|entry| (entry.index, entry)));
+        self.audit_segments
+            .extend(effects.audit_segments.into_iter().map(|segment| (segment.number, segment)));
+        self.timeline
+            .extend(effects.timeline.into_iter().map(|entry| ((entry.job_id.clone(), entry.offset), entry)));
+        self.refusals.extend(effects.refusals.into_iter().map(|refusal| (refusal.offset, refusal)));
+        for id in effects.timers_cleared {
+            self.timers.remove(&id);
+        }
+        self.timers.extend(effects.timers_set.into_iter().map(|timer| (timer.id, timer.due_at)));
+        for letter in effects.dead_letters {
+            self.dead_letters.entry(letter.record.offset).or_insert_with(|| KeptDeadLetter {
+                outcome: None,
+                attempts: 1,
+                updated_at: letter.rejected_at,
+                letter,
+            });
+        }
+        for settled in effects.dead_letters_settled {
+            self.settle(settled);
+        }
+        for id in effects.records_unparked {
+            self.parked_records.remove(&id.offset);
+        }
+        for key in effects.keys_unparked {
+            self.parked_keys.remove(&key);
+        }
+        for parked in effects.keys_parked {
+            let kept = KeptParkedKey { parked, wish: ParkedWish::Wait };
+            self.parked_keys.insert(kept.parked.key.clone(), kept);
+        }
+        for parked in effects.records_parked {
+            self.parked_records.entry(parked.record.offset).or_insert(parked);
+        }
+    }
+
+    fn settle(&mut self, settled: DeadLetterSettlement) {
+        let Some(kept) = self.dead_letters.get_mut(&settled.offset) else { return };
+        kept.updated_at = settled.settled_at;
+        match settled.outcome {
+            DeadLetterOutcome::RejectedAgain(rejection) => {
+                kept.attempts += 1;
+                kept.letter.rejection = rejection;
+                kept.outcome = None;
+            }
+            outcome => kept.outcome = Some(outcome),
+        }
+    }
+}
+
+/// Checks that keys of rows to insert are new, among themselves too.
+fn all_new<K: std::hash::Hash + Eq + std::fmt::Debug>(
+    row: &str,
+    keys: impl Iterator<Item = K>,
+    is_stored: impl Fn(&K) -> bool,
+) -> Result<(), String> {
+    let mut seen = HashSet::new();
+    for key in keys {
+        if is_stored(&key) || seen.contains(&key) {
+            return Err(format!("{row} `{key:?}` exists already"));
+        }
+        seen.insert(key);
+    }
+    Ok(())
+}
+
+/// The partitions that grew, with their new ends.
+type Ends = Vec<(TopicPartition, Offset)>;
+
+/// Carries out one transaction of a lane: progress first, then the effects, then the outbox.
+fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommitted, Ends), CommitError> {
+    let LaneTransaction { lane, fence, from, next, last_fingerprint, now, mut effects } = transaction;
+    let State { lanes, jobs, outbox, journal, .. } = state;
+    let tables = lanes.get_mut(&lane).ok_or(CommitError::Fenced)?;
+    if tables.fence() != fence || tables.next != from {
+        return Err(CommitError::Fenced);
+    }
+    if from.is_some_and(|from| next < from) {
+        let detail = format!("lane `{lane}` wanted to go back to {next}");
+        return Err(StoreError::Broken(detail).into());
+    }
+    tables.check(&effects).map_err(|detail| StoreError::Broken(format!("lane `{lane}`: {detail}")))?;
+    outbox.check(&effects.outbox)?;
+
+    let rows = effects.row_count();
+    let outgoing = std::mem::take(&mut effects.outbox);
+    jobs.insert_orders(std::mem::take(&mut effects.orders));
+    tables.write(effects);
+    tables.revision = tables.revision.following();
+    if tables.next != Some(next) {
+        tables.starts_at_next = 0;
+    }
+    tables.next = Some(next);
+    tables.last_fingerprint = last_fingerprint.or(tables.last_fingerprint);
+    for record in &outgoing {
+        outbox.append(record);
+    }
+    let committed =
+        LaneCommitted { fence: tables.fence(), next_timer: tables.timers.values().min().copied() };
+    journal.push(CommittedTransaction { lane, fence, from, next, now, rows });
+    Ok((committed, ends_after(&outgoing, outbox)))
+}
+
+impl LaneStore for MemoryStore {
+    fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError> {
+        self.write(StoreCall::OpenLane, None, move |state| {
+            Ok((state.lanes.entry(lane).or_default().open(), Vec::new()))
+        })
+    }
+
+    fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError> {
+        self.write(StoreCall::ReadProgress, None, move |state| {
+            Ok((state.lanes.get(&lane).map(LaneTables::progress), Vec::new()))
+        })
+    }
+
+    fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError> {
+        self.read(StoreCall::ReadOrders, move |state| {
+            let tables = state.lanes.get(&lane);
+            Ok(LaneOrders {
+                parked: tables.map(LaneTables::parked_states).unwrap_or_default(),
+                desired: tables.map(|tables| tables.desired).unwrap_or_default(),
+            })
+        })
+    }
+
+    fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
+        self.read(StoreCall::Load, move |state| {
+            let tables = state.lanes.get(&lane);
+            let find = |key: &StateKey| match key {
+                StateKey::LifecycleOwner(job_id, sequence) => state
+                    .jobs
+                    .lifecycle_owner(job_id, *sequence)
+                    .map(|event_id| StateValue::LifecycleOwner(LifecycleOwner { event_id })),
+                _ => tables.and_then(|tables| tables.states.get(key)).cloned(),
+            };
+            Ok(keys.into_iter().filter_map(|key| find(&key).map(|value| (key, value))).collect())
+        })
+    }
+
+    fn load_due_timers(
+        &self,
+        lane: LaneKey,
+        until: Timestamp,
+        limit: usize,
+    ) -> Reply<Vec<Timer>, StoreError> {
+        self.read(StoreCall::LoadDueTimers, move |state| {
+            let mut due = state.lanes.get(&lane).map(LaneTables::all_timers).unwrap_or_default();
+            due.retain(|timer| timer.due_at <= until);
+            due.sort_by_key(|timer| timer.due_at);
+            due.truncate(limit);
+            Ok(due)
+        })
+    }
+
+    fn load_parked(&self, key: ParkedKeyId, limit: usize) -> Reply<Vec<ParkedRecord>, StoreError> {
+        self.read(StoreCall::LoadParked, move |state| {
+            let tables = state.lanes.get(&key.lane);
+            Ok(tables.map(|tables| tables.parked_behind(&key.key, limit)).unwrap_or_default())
+        })
+    }
+
+    fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
+        let faults = self.faults().clone();
+        let lane = transaction.lane.clone();
+        self.write(StoreCall::Commit, Some(&lane), move |state| {
+            faults.check_records(&transaction)?;
+            commit(state, transaction)
+        })
+    }
+}

@@ -1,0 +1,289 @@
+//! A store in memory that keeps the promises of the real ones.
+//!
+//! Promises what the store port promises: epochs and revisions fence, a transaction is written whole or not
+//! at all, one writer carries writes out in the order they were asked for, offsets are commit order without
+//! holes, and whoever waits for records is told after the commit. Does not survive the process: a crash is
+//! played by dropping the actors and opening their lanes again on the same store.
+//!
+//! A write is carried out when it is asked for, even if nobody awaits the answer. Only when a fault delays
+//! it, or an earlier write is delayed, does it wait for its turn in a task of the current tokio runtime.
+//!
+//! ```
+//! use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+//! use horizons_actors::ports::store::LaneStore;
+//! use horizons_actors::testkit::MemoryStore;
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+//! # runtime.block_on(async {
+//! let store = MemoryStore::new();
+//! let partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(0) };
+//! let lane = LaneKey { group: Group::jobs(), topic_partition: partition };
+//!
+//! let first = store.open_lane(lane.clone()).await.unwrap();
+//! let second = store.open_lane(lane).await.unwrap();
+//!
+//! assert!(second.fence.epoch > first.fence.epoch);
+//! assert_eq!(second.next, None);
+//! # });
+//! ```
+
+mod faults;
+mod jobs;
+mod lanes;
+mod outbox;
+mod queries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use super::locked;
+use crate::clock::Timestamp;
+use crate::command::{Command, Order};
+use crate::effect::{ParkedRecord, Timer};
+use crate::ids::{LaneKey, LogTopic, Offset, Partition, TopicPartition};
+use crate::ports::Reply;
+use crate::ports::log::LogHeads;
+use crate::ports::store::{DesiredState, Fence, OrderAnswer, Progress, StoreError};
+use crate::record::{LogRecord, OutgoingRecord};
+use crate::state::{StateKey, StateValue};
+
+pub use faults::{Fault, StoreCall, StoreFaults};
+use faults::{LostAnswer, Wait, carry_out};
+use jobs::JobTables;
+use lanes::LaneTables;
+use outbox::Outbox;
+
+/// Everything that is stored.
+#[derive(Debug, Default)]
+struct State {
+    lanes: BTreeMap<LaneKey, LaneTables>,
+    jobs: JobTables,
+    outbox: Outbox,
+    journal: Vec<CommittedTransaction>,
+    /// What the store may weigh before new work is refused, in bytes.
+    limit_bytes: Option<u64>,
+}
+
+/// What the journal says about a committed transaction of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedTransaction {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The fence that it passed.
+    pub fence: Fence,
+    /// The position before.
+    pub from: Option<Offset>,
+    /// The position after.
+    pub next: Offset,
+    /// Its stamp.
+    pub now: Timestamp,
+    /// Rows it wrote beside progress, as [`crate::effect::Effects::row_count`] counts.
+    pub rows: usize,
+}
+
+/// A write that waits for its turn.
+struct QueuedWrite {
+    wait: Wait,
+    act: Box<dyn FnOnce() + Send>,
+}
+
+/// The one writer.
+#[derive(Default)]
+struct Writer {
+    waiting: VecDeque<QueuedWrite>,
+    is_running: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    writer: Mutex<Writer>,
+    heads: Arc<LogHeads>,
+    faults: StoreFaults,
+}
+
+/// A store in memory; clones share it.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// Makes an empty store.
+    pub fn new() -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            writer: Mutex::default(),
+            heads: Arc::default(),
+            faults: StoreFaults::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Gives the script of what goes wrong.
+    pub fn faults(&self) -> &StoreFaults {
+        &self.shared.faults
+    }
+
+    /// Appends a record to the log at once, as another producer would.
+    ///
+    /// *Errors*: [`StoreError::Broken`] when the topic has no such partition.
+    pub fn append(&self, record: OutgoingRecord) -> Result<Offset, StoreError> {
+        let (offset, ends) = {
+            let mut state = locked(&self.shared.state);
+            state.outbox.check(std::slice::from_ref(&record))?;
+            let offset = state.outbox.append(&record);
+            (offset, outbox::ends_after(std::slice::from_ref(&record), &state.outbox))
+        };
+        self.shared.heads.advance(ends);
+        Ok(offset)
+    }
+
+    /// Gives every record of a partition, of dead-letter topics too.
+    pub fn records(&self, topic: LogTopic, partition: Partition) -> Vec<LogRecord> {
+        locked(&self.shared.state).outbox.all(topic, partition)
+    }
+
+    /// Gives a lane's progress, if the lane was ever opened.
+    pub fn progress_of(&self, lane: &LaneKey) -> Option<Progress> {
+        locked(&self.shared.state).lanes.get(lane).map(LaneTables::progress)
+    }
+
+    /// Gives a row of a lane's state.
+    pub fn state_of(&self, lane: &LaneKey, key: &StateKey) -> Option<StateValue> {
+        locked(&self.shared.state).lanes.get(lane).and_then(|tables| tables.states.get(key).cloned())
+    }
+
+    /// Gives a lane's timers, in order of their names.
+    pub fn timers_of(&self, lane: &LaneKey) -> Vec<Timer> {
+        locked(&self.shared.state).lanes.get(lane).map(LaneTables::all_timers).unwrap_or_default()
+    }
+
+    /// Gives the records that are parked behind a key of a lane, in order of offset.
+    pub fn parked_of(&self, lane: &LaneKey, key: &Bytes) -> Vec<ParkedRecord> {
+        let state = locked(&self.shared.state);
+        state.lanes.get(lane).map(|tables| tables.parked_behind(key, usize::MAX)).unwrap_or_default()
+    }
+
+    /// Gives every order, oldest first, with its answer.
+    pub fn orders(&self) -> Vec<(Order, Option<OrderAnswer>)> {
+        locked(&self.shared.state).jobs.all_orders()
+    }
+
+    /// Gives the operators' commands that were stored, oldest first.
+    pub fn commands(&self) -> Vec<Command> {
+        locked(&self.shared.state).jobs.commands.clone()
+    }
+
+    /// Gives every committed transaction of every lane, in commit order.
+    pub fn journal(&self) -> Vec<CommittedTransaction> {
+        locked(&self.shared.state).journal.clone()
+    }
+
+    /// Sets what operators want of a lane.
+    pub fn set_desired(&self, lane: &LaneKey, desired: DesiredState) {
+        locked(&self.shared.state).lanes.entry(lane.clone()).or_default().desired = desired;
+    }
+
+    /// Sets how many bytes of records may be stored before submits and external records are refused.
+    pub fn set_disk_limit(&self, limit_bytes: u64) {
+        locked(&self.shared.state).limit_bytes = Some(limit_bytes);
+    }
+
+    /// Counts the writes that wait for their turn.
+    pub fn waiting_writes(&self) -> usize {
+        locked(&self.shared.writer).waiting.len()
+    }
+
+    /// Carries out a write: at once, or in its turn when something is slow.
+    fn write<T, E>(
+        &self,
+        call: StoreCall,
+        lane: Option<&LaneKey>,
+        act: impl FnOnce(&mut State) -> Result<(T, Vec<(TopicPartition, Offset)>), E> + Send + 'static,
+    ) -> Reply<T, E>
+    where
+        T: Send + 'static,
+        E: LostAnswer + Send + 'static,
+    {
+        let (wait, fault) = self.shared.faults.meet(call, lane);
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            // The store may have gone while the write waited.
+            let fault = if shared.faults.is_away() { Fault::Unavailable } else { fault };
+            carry_out(fault, || {
+                let (answer, ends) = act(&mut locked(&shared.state))?;
+                shared.heads.advance(ends);
+                Ok(answer)
+            })
+        };
+
+        let mut writer = locked(&self.shared.writer);
+        if wait == Wait::None && !writer.is_running {
+            drop(writer);
+            return std::future::ready(run()).boxed();
+        }
+        let (answer, answered) = oneshot::channel();
+        // Nobody may be waiting any more; the write is carried out all the same.
+        let act = Box::new(move || drop(answer.send(run())));
+        writer.waiting.push_back(QueuedWrite { wait, act });
+        if !writer.is_running {
+            writer.is_running = true;
+            tokio::spawn(run_writer(Arc::clone(&self.shared)));
+        }
+        async move { answered.await.unwrap_or_else(|_| Err(E::lost_answer())) }.boxed()
+    }
+
+    /// Answers a read: at once, or later when a fault says so.
+    fn read<T>(
+        &self,
+        call: StoreCall,
+        act: impl FnOnce(&State) -> Result<T, StoreError> + Send + 'static,
+    ) -> Reply<T, StoreError>
+    where
+        T: Send + 'static,
+    {
+        let (wait, fault) = self.shared.faults.meet(call, None);
+        let shared = Arc::clone(&self.shared);
+        if wait == Wait::None {
+            return std::future::ready(carry_out(fault, || act(&locked(&shared.state)))).boxed();
+        }
+        async move {
+            shared.faults.wait(wait).await;
+            carry_out(fault, || act(&locked(&shared.state)))
+        }
+        .boxed()
+    }
+}
+
+/// Carries waiting writes out, one after the other, until none waits.
+async fn run_writer(shared: Arc<Shared>) {
+    loop {
+        let write = {
+            let mut writer = locked(&shared.writer);
+            let write = writer.waiting.pop_front();
+            writer.is_running = write.is_some();
+            write
+        };
+        let Some(QueuedWrite { wait, act }) = write else { return };
+        shared.faults.wait(wait).await;
+        act();
+    }
+}

@@ -1,0 +1,286 @@
+//! Reading for people.
+
+use super::faults::StoreCall;
+use super::lanes::{KeptDeadLetter, KeptParkedKey, LaneTables};
+use super::{MemoryStore, State};
+use crate::effect::{AuditEntry, DeadLetterOutcome, TimelineEntry};
+use crate::event::JobStatus;
+use crate::ids::{Group, JobId, LaneKey, Offset, Topic, TopicPartition};
+use crate::ports::Reply;
+use crate::ports::query::{
+    AuditFilter, AuditPage, AuditPosition, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage,
+    StoredAuditEntry, StoredDeadLetter, StoredParkedKey, StoredRefusal,
+};
+use crate::ports::store::{JobRow, StoreError};
+use crate::state::{AuditLogState, JobAggregate, JobView, StateKey, StateValue};
+
+impl QueryStore for MemoryStore {
+    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let is_wanted = |row: &&JobRow| {
+                filter.user_id.as_ref().is_none_or(|user_id| row.user_id == *user_id)
+                    && filter.status.is_none_or(|status| row.status == status)
+                    && filter
+                        .before
+                        .as_ref()
+                        .is_none_or(|(at, job_id)| (row.submitted_at, &row.job_id) < (*at, job_id))
+            };
+            let mut rows: Vec<JobRow> = state.jobs.rows.values().filter(is_wanted).cloned().collect();
+            rows.sort_by(|left, right| {
+                (right.submitted_at, &right.job_id).cmp(&(left.submitted_at, &left.job_id))
+            });
+            rows.truncate(filter.limit);
+            Ok(rows)
+        })
+    }
+
+    fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
+        self.read(StoreCall::Query, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
+    }
+
+    fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let key = StateKey::JobView(job_id);
+            let find = |tables: &LaneTables| match tables.states.get(&key) {
+                Some(StateValue::JobView(view)) => Some(view.clone()),
+                _ => None,
+            };
+            Ok(state.lanes.values().find_map(find))
+        })
+    }
+
+    fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let mut views: Vec<JobView> = all_states(state)
+                .filter_map(|(_, value)| match value {
+                    StateValue::JobView(view) if !view.is_terminal() => Some(view),
+                    _ => None,
+                })
+                .filter(|view| after.as_ref().is_none_or(|after| view.job_id > *after))
+                .cloned()
+                .collect();
+            views.sort_by(|left, right| left.job_id.cmp(&right.job_id));
+            views.truncate(limit);
+            Ok(views)
+        })
+    }
+
+    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let of_job = |tables: &LaneTables| {
+                let entries = tables.timeline.values().filter(|entry| entry.job_id == job_id);
+                entries.cloned().collect::<Vec<_>>()
+            };
+            let mut entries: Vec<TimelineEntry> = state.lanes.values().flat_map(of_job).collect();
+            entries.sort_by_key(|entry| entry.offset);
+            entries.truncate(limit);
+            Ok(entries)
+        })
+    }
+
+    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let mut found = Vec::new();
+            for (lane, tables) in &state.lanes {
+                let about_job = tables.refusals.values().filter(|row| row.job_id.as_ref() == Some(&job_id));
+                found.extend(about_job.map(|refusal| StoredRefusal {
+                    lane: lane.clone(),
+                    offset: refusal.offset,
+                    reason: refusal.reason.to_owned(),
+                    detail: refusal.detail.clone(),
+                    refused_at: refusal.refused_at,
+                }));
+            }
+            found.sort_by_key(|refusal| refusal.offset);
+            found.truncate(limit);
+            Ok(found)
+        })
+    }
+
+    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let mut found: Vec<JobAggregate> = all_states(state)
+                .filter_map(|(_, value)| match value {
+                    StateValue::JobAggregate(aggregate) if aggregate.job_id == job_id => Some(aggregate),
+                    _ => None,
+                })
+                .cloned()
+                .collect();
+            found.sort_by_key(|aggregate| aggregate.attempt);
+            Ok(found)
+        })
+    }
+
+    fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let count = |wanted: JobStatus| {
+                let counted = all_states(state).filter_map(|(key, value)| match (key, value) {
+                    (StateKey::StatusCount(status), StateValue::StatusCount(count)) if *status == wanted => {
+                        Some(*count)
+                    }
+                    _ => None,
+                });
+                counted.reduce(|left, right| left + right)
+            };
+            let counts = JobStatus::ALL.into_iter();
+            Ok(counts.filter_map(|status| count(status).map(|sum| (status, sum))).collect())
+        })
+    }
+
+    fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError> {
+        self.read(StoreCall::Query, move |state| Ok(audit_page(state, &filter)))
+    }
+
+    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let mut logs: Vec<_> = state
+                .lanes
+                .iter()
+                .filter_map(|(lane, tables)| match tables.states.get(&StateKey::AuditLog) {
+                    Some(StateValue::AuditLog(log)) => Some((lane.topic_partition, log.clone())),
+                    _ => None,
+                })
+                .collect();
+            logs.sort_by_key(|(partition, _)| *partition);
+            Ok(logs)
+        })
+    }
+
+    fn dead_letters(
+        &self,
+        group: Option<Group>,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let of_group = state
+                .lanes
+                .iter()
+                .filter(|(lane, _)| group.as_ref().is_none_or(|group| lane.group == *group));
+            let letters = of_group
+                .flat_map(|(lane, tables)| tables.dead_letters.values().map(move |kept| (lane, kept)))
+                .filter(|(lane, kept)| {
+                    after
+                        .as_ref()
+                        .is_none_or(|after| (*lane, kept.letter.record.offset) > (&after.lane, after.offset))
+                });
+            Ok(letters.take(limit).map(|(lane, kept)| stored_dead_letter(lane, kept)).collect())
+        })
+    }
+
+    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let keys = state
+                .lanes
+                .iter()
+                .flat_map(|(lane, tables)| tables.parked_keys.values().map(move |kept| (lane, tables, kept)));
+            Ok(keys.take(limit).map(|(lane, tables, kept)| stored_parked_key(lane, tables, kept)).collect())
+        })
+    }
+
+    fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            let lanes = state.lanes.iter().map(|(lane, tables)| {
+                let progress = tables.progress();
+                LaneProgress {
+                    lane: lane.clone(),
+                    next: progress.next,
+                    epoch: progress.fence.epoch.0,
+                    revision: progress.fence.revision.0,
+                }
+            });
+            Ok(lanes.collect())
+        })
+    }
+
+    fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
+        self.read(StoreCall::Query, move |state| Ok(state.outbox.record_ends()))
+    }
+
+    fn usage(&self) -> Reply<StoreUsage, StoreError> {
+        self.read(StoreCall::Query, move |state| {
+            Ok(StoreUsage {
+                used_bytes: state.outbox.weight_bytes(),
+                limit_bytes: state.limit_bytes.unwrap_or(u64::MAX),
+            })
+        })
+    }
+}
+
+/// Walks the behaviours' rows of every lane.
+fn all_states(state: &State) -> impl Iterator<Item = (&StateKey, &StateValue)> {
+    state.lanes.values().flat_map(|tables| tables.states.iter())
+}
+
+fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
+    let is_wanted = |position: &AuditPosition, entry: &AuditEntry| {
+        let TopicPartition { topic, partition } = position.topic_partition;
+        let is_about_job = filter.job_id.as_ref().is_none_or(|job_id| {
+            matches!(topic, Topic::JobLifecycle | Topic::JobMetrics)
+                && entry.record.key.as_deref() == Some(job_id.as_str().as_bytes())
+        });
+        filter.topic.is_none_or(|wanted| topic == wanted)
+            && filter.partition.is_none_or(|wanted| partition.0 == wanted)
+            && filter.after.is_none_or(|after| *position > after)
+            && is_about_job
+    };
+    let mut found: Vec<(AuditPosition, &AuditEntry)> = Vec::new();
+    for (lane, tables) in &state.lanes {
+        let topic_partition = lane.topic_partition;
+        let entries = tables.audit_entries.values();
+        let placed = entries.map(|entry| (AuditPosition { topic_partition, index: entry.index }, entry));
+        found.extend(placed.filter(|(position, entry)| is_wanted(position, entry)));
+    }
+    found.sort_by_key(|(position, _)| *position);
+
+    let may_follow = found.len() > filter.limit;
+    found.truncate(filter.limit);
+    AuditPage {
+        next: found.last().map(|(position, _)| *position).filter(|_| may_follow),
+        entries: found.into_iter().map(|(position, entry)| stored_audit_entry(position, entry)).collect(),
+    }
+}
+
+fn stored_audit_entry(position: AuditPosition, entry: &AuditEntry) -> StoredAuditEntry {
+    StoredAuditEntry {
+        position,
+        leaf_hash: entry.leaf_hash,
+        chain_hash: entry.chain_hash,
+        mark: entry.mark.to_stored(),
+        appended_at: entry.appended_at,
+        record: Some(entry.record.clone()),
+    }
+}
+
+fn stored_dead_letter(lane: &LaneKey, kept: &KeptDeadLetter) -> StoredDeadLetter {
+    let state = match kept.outcome {
+        Some(DeadLetterOutcome::Released) => "released",
+        Some(DeadLetterOutcome::Discarded) => "discarded",
+        Some(DeadLetterOutcome::RejectedAgain(_)) | None if kept.letter.is_parked => "parked",
+        Some(DeadLetterOutcome::RejectedAgain(_)) | None => "dead",
+    };
+    StoredDeadLetter {
+        lane: lane.clone(),
+        record: kept.letter.record.clone(),
+        reason: kept.letter.rejection.name().to_owned(),
+        detail: kept.letter.rejection.to_string(),
+        state: state.to_owned(),
+        attempts: kept.attempts,
+        rejected_at: kept.letter.rejected_at,
+        updated_at: kept.updated_at,
+    }
+}
+
+fn stored_parked_key(lane: &LaneKey, tables: &LaneTables, kept: &KeptParkedKey) -> StoredParkedKey {
+    let parked = &kept.parked;
+    StoredParkedKey {
+        lane: lane.clone(),
+        key: parked.key.clone(),
+        head: parked.head,
+        reason: parked.rejection.name().to_owned(),
+        detail: parked.rejection.to_string(),
+        records: tables.parked_count(&parked.key),
+        wish: kept.wish,
+        parked_at: parked.parked_at,
+    }
+}
