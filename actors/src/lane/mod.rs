@@ -18,6 +18,8 @@ pub mod message;
 pub mod notice;
 pub mod start;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod window;
 
 use std::cell::{Cell, RefCell};

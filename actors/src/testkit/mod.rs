@@ -1,8 +1,3 @@
-//! Tools for tests of Horizons and of services that speak to it (feature `testkit`).
-
-pub mod event;
-
-pub use event::EventBuilder;
 //! The test kit: everything a test needs to run Horizons' actors without a broker, a database or a cluster.
 //!
 //! Promises that the fakes keep the promises of the ports they stand for (fencing, order, all or nothing),
@@ -16,6 +11,7 @@ pub use event::EventBuilder;
 //! | [`ManualClock`], [`SeededRandomness`] | time and randomness |
 
 pub mod clock;
+pub mod event;
 pub mod memory_store;
 pub mod simulated_log;
 pub mod wait;
@@ -23,6 +19,7 @@ pub mod wait;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use clock::{ManualClock, SeededRandomness};
+pub use event::EventBuilder;
 pub use memory_store::{CommittedTransaction, Fault, MemoryStore, StoreCall, StoreFaults};
 pub use simulated_log::{BatchLimits, MemberId, RevocationEnd, SimulatedLog};
 pub use wait::wait_until;

@@ -104,6 +104,7 @@ impl LaneTables {
             .iter()
             .map(|(key, kept)| ParkedKeyState {
                 key: key.clone(),
+                head: kept.parked.head,
                 wish: kept.wish,
                 records: self.parked_count(key),
             })

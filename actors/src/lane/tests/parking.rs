@@ -1,0 +1,204 @@
+//! Poison, parked jobs, release and discard (requirements C4, C6).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::world::{LIMIT, Options, World, event, event_id, lane_of, neighbours, run};
+use crate::clock::Clock;
+use crate::command::{Command, CommandKind, ParkedKeyId, Principal};
+use crate::ids::{CommandId, CorrelationId, LogTopic, Topic, UserId};
+use crate::lane::dead_letter::header;
+use crate::lane::environment::LaneSettings;
+use crate::ports::query::QueryStore;
+use crate::ports::store::{JobStore, ParkedWish};
+use crate::snapshot::ActorState;
+use crate::testkit::{EventBuilder, wait_until};
+
+/// Makes an operator's command about a parked key.
+pub(super) fn command(world: &World, key: ParkedKeyId) -> Command {
+    Command {
+        command_id: CommandId(uuid::Uuid::from_u128(1)),
+        correlation_id: CorrelationId(uuid::Uuid::from_u128(2)),
+        principal: Principal { user_id: UserId::parse("operator").unwrap() },
+        reason: None,
+        idempotency_key: None,
+        requested_at: world.clock.now(),
+        kind: CommandKind::ReleaseKey(key),
+    }
+}
+
+/// Stores a wish about a job's key and nudges its lane, as an operator's command does.
+async fn wish(world: &World, job: &str, wish: ParkedWish) {
+    let key = ParkedKeyId { lane: lane_of(job), key: Bytes::copy_from_slice(job.as_bytes()) };
+    let command = command(world, key.clone());
+    let audit = EventBuilder::audit_action_recorded().record();
+    assert!(world.store.set_parked_wish(command, key, wish, audit).await.unwrap(), "the key is parked");
+    world.board.lane(&lane_of(job)).nudge();
+}
+
+async fn wait_parked(world: &World, job: &str, keys: u64) {
+    let lane = lane_of(job);
+    wait_until("the parked keys", LIMIT, || world.board.lane(&lane).snapshot(&lane).parked_keys == keys)
+        .await;
+}
+
+#[test]
+fn poison_event_is_kept_with_its_bytes_and_parks_only_its_job() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let (jobs, _) = neighbours(2);
+        let _tree = world.start();
+        world.publish(&event(&jobs[0], 1));
+        let (partition, offset) = world.publish_poison(&jobs[0]);
+        world.publish(&event(&jobs[0], 2));
+        world.publish(&event(&jobs[1], 1));
+        world.settle().await;
+
+        assert_eq!(world.applied(&jobs[0]).await, [1]);
+        assert_eq!(world.applied(&jobs[1]).await, [1]);
+        let letters = world.store.dead_letters(None, None, 10).await.unwrap();
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].record.payload.as_deref(), Some(&b"\xffnot an event"[..]));
+        assert_eq!((letters[0].reason.as_str(), letters[0].state.as_str()), ("malformed_bytes", "parked"));
+        let copies = world.store.records(LogTopic::DeadLetter(Topic::JobLifecycle), partition.partition);
+        assert_eq!(copies.len(), 1);
+        assert_eq!(copies[0].headers.get(header::ORIGIN_OFFSET), Some(offset.to_string().as_bytes()));
+        assert_eq!(copies[0].payload, letters[0].record.payload);
+    });
+}
+
+#[test]
+fn poison_without_key_is_dead_lettered_and_parks_nobody() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let _tree = world.start();
+        let mut record = event("job-0", 1).record();
+        record.key = None;
+        world.append(record);
+        world.publish(&event("job-0", 1));
+        world.settle().await;
+
+        assert_eq!(world.applied("job-0").await, [1]);
+        let snapshot = world.snapshot("job-0");
+        assert_eq!((snapshot.dead_lettered_total, snapshot.parked_keys), (1, 0));
+    });
+}
+
+#[test]
+fn release_after_the_cause_is_gone_drains_in_order_before_live_events() {
+    run(|| async {
+        let settings = LaneSettings { drain_records: 4, ..LaneSettings::default() };
+        let world = World::new(Options { settings, ..Options::default() });
+        world.panics.on_event.lock().unwrap().insert(event_id("job-0", 2), u32::MAX);
+        let _tree = world.start();
+        for sequence in 1..=20 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+        assert_eq!(world.applied("job-0").await, [1]);
+
+        world.panics.on_event.lock().unwrap().clear();
+        wish(&world, "job-0", ParkedWish::Release).await;
+        for sequence in 21..=30 {
+            world.publish(&event("job-0", sequence));
+        }
+        wait_parked(&world, "job-0", 0).await;
+        world.settle().await;
+
+        assert_eq!(world.applied("job-0").await, (1..=30).collect::<Vec<_>>());
+        assert_eq!(world.counted("job-0"), 30);
+        let letters = world.store.dead_letters(None, None, 10).await.unwrap();
+        assert_eq!(letters[0].state, "released");
+    });
+}
+
+#[test]
+fn release_while_still_poison_parks_again_at_the_head() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let _tree = world.start();
+        world.publish_poison("job-0");
+        world.publish(&event("job-0", 1));
+        world.settle().await;
+
+        wish(&world, "job-0", ParkedWish::Release).await;
+        let tries = || async { world.store.dead_letters(None, None, 10).await.unwrap()[0].attempts };
+        let lane = lane_of("job-0");
+        let commits = world.notices.0.lock().unwrap().len();
+        wait_until("the drain to be tried", LIMIT, || world.notices.0.lock().unwrap().len() > commits).await;
+
+        assert_eq!(tries().await, 2);
+        assert!(world.applied("job-0").await.is_empty());
+        assert_eq!(world.board.lane(&lane).snapshot(&lane).parked_keys, 1);
+        assert_eq!(world.store.parked_keys(10).await.unwrap()[0].wish, ParkedWish::Wait);
+    });
+}
+
+#[test]
+fn discard_gives_up_the_head_alone_and_drains_the_rest() {
+    run(|| async {
+        let settings = LaneSettings { drain_records: 2, ..LaneSettings::default() };
+        let world = World::new(Options { settings, ..Options::default() });
+        let _tree = world.start();
+        world.publish_poison("job-0");
+        for sequence in 1..=7 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+
+        wish(&world, "job-0", ParkedWish::DiscardHead).await;
+        wait_parked(&world, "job-0", 0).await;
+
+        assert_eq!(world.applied("job-0").await, (1..=7).collect::<Vec<_>>());
+        let letters = world.store.dead_letters(None, None, 10).await.unwrap();
+        assert_eq!((letters.len(), letters[0].state.as_str()), (1, "discarded"));
+    });
+}
+
+#[test]
+fn release_of_a_second_poison_parks_at_the_second() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let _tree = world.start();
+        world.publish_poison("job-0");
+        world.publish(&event("job-0", 1));
+        world.publish_poison("job-0");
+        world.publish(&event("job-0", 2));
+        world.settle().await;
+
+        wish(&world, "job-0", ParkedWish::DiscardHead).await;
+        wait_until("the first to be drained", LIMIT, || world.counted("job-0") == 1).await;
+        assert_eq!(world.applied("job-0").await, [1]);
+        assert_eq!(world.store.parked_of(&lane_of("job-0"), &Bytes::from_static(b"job-0")).len(), 2);
+
+        wish(&world, "job-0", ParkedWish::DiscardHead).await;
+        wait_parked(&world, "job-0", 0).await;
+
+        assert_eq!(world.applied("job-0").await, [1, 2]);
+    });
+}
+
+#[test]
+fn parked_key_at_its_limit_holds_the_partition_until_released() {
+    run(|| async {
+        let settings = LaneSettings { parked_key_limit: 5, ..LaneSettings::default() };
+        let world = World::new(Options { settings, batch_records: 1, ..Options::default() });
+        let (jobs, _) = neighbours(2);
+        let _tree = world.start();
+        world.publish_poison(&jobs[0]);
+        for sequence in 1..=10 {
+            world.publish(&event(&jobs[0], sequence));
+        }
+        world.publish(&event(&jobs[1], 1));
+        world.wait_for_state(&jobs[0], ActorState::Waiting).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(world.applied(&jobs[1]).await.is_empty());
+
+        wish(&world, &jobs[0], ParkedWish::DiscardHead).await;
+        world.settle().await;
+
+        assert_eq!(world.applied(&jobs[0]).await, (1..=10).collect::<Vec<_>>());
+        assert_eq!(world.applied(&jobs[1]).await, [1]);
+    });
+}
