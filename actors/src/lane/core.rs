@@ -186,35 +186,46 @@ impl LaneCore {
         Ok(())
     }
 
-    /// Applies a batch. A batch of another incarnation is dropped: it was read for a lane that is gone.
+    /// Tells whether records below the position are still to come: until then the duplicate window is not
+    /// whole, and nothing that asks it may happen.
+    pub(super) fn is_rewinding(&self) -> bool {
+        self.read_position < self.position
+    }
+
+    /// Takes a batch in: what lies below the position goes into the duplicate window, the rest is given back.
+    /// A batch of another incarnation is dropped: it was read for a lane that is gone.
+    pub(super) fn absorb(&mut self, mut batch: RecordBatch) -> Result<Option<RecordBatch>, LaneExit> {
+        if batch.incarnation != self.incarnation {
+            return Ok(None);
+        }
+        if batch.from != self.read_position {
+            let (wanted, got) = (self.read_position, batch.from);
+            return Err(LaneExit::Failed(format!("reader skipped: wanted a batch from {wanted}, got {got}")));
+        }
+        self.log_end = self.log_end.max(batch.log_end);
+        let position = self.position;
+        let first_fresh = batch.records.partition_point(|record| record.offset < position);
+        for record in batch.records.drain(..first_fresh) {
+            self.remember(&record);
+        }
+        if batch.records.is_empty() {
+            // The window's records, or offsets that hold no record.
+            self.read_position = batch.next;
+            self.position = self.position.max(batch.next);
+            return Ok(None);
+        }
+        batch.from = batch.from.max(position);
+        self.read_position = batch.from;
+        Ok(Some(batch))
+    }
+
+    /// Applies a batch that was taken in.
     pub(super) async fn process(&mut self, batch: RecordBatch, queued: usize) -> Result<(), LaneExit> {
-        let RecordBatch { topic_partition: _, incarnation, from, next, records, log_end, credit } = batch;
-        if incarnation != self.incarnation {
-            return Ok(());
-        }
-        if from != self.read_position {
-            let wanted = self.read_position;
-            return Err(LaneExit::Failed(format!(
-                "reader skipped: wanted a batch from {wanted}, got {from}"
-            )));
-        }
+        let RecordBatch { next, records, credit, .. } = batch;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
-        self.log_end = self.log_end.max(log_end);
         self.status.progressed(self.position, self.log_end, queued);
-        let mut fresh = Vec::with_capacity(records.len());
-        for record in records {
-            if record.offset < self.position {
-                self.remember(&record);
-            } else {
-                fresh.push(self.understand(record));
-            }
-        }
-        if fresh.is_empty() {
-            // Nothing to answer: records of the duplicate window, or offsets that hold no record.
-            self.position = self.position.max(next);
-            return Ok(());
-        }
+        let fresh: Vec<Entry> = records.into_iter().map(|record| self.understand(record)).collect();
         let mut chunks = VecDeque::from([fresh]);
         while let Some(mut chunk) = chunks.pop_front() {
             let end = match (chunks.is_empty(), chunk.last()) {

@@ -194,24 +194,34 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
     // Wishes from before are read by `open`.
     let _read_by_open = status.take_nudge();
     let mut core = LaneCore::open(environment, lane, incarnation, behaviour, reader, status).await?;
-    core.drain_released().await?;
+    // What was released while no incarnation lived is drained first, as soon as the window is whole.
+    let mut may_be_released = true;
     while !inbox.is_stopping.get() && parent.connected() {
         if core.status.take_nudge() {
             core.refresh_orders().await?;
-            core.drain_released().await?;
+            may_be_released = true;
         }
-        core.tick().await?;
-        let batch = match core.desired {
-            DesiredState::Running => inbox.batches.borrow_mut().pop_front(),
-            DesiredState::Paused => None,
-        };
-        match batch {
-            Some(batch) => {
-                let queued = inbox.batches.borrow().len();
-                core.process(batch, queued).await?;
+        if !core.is_rewinding() {
+            if std::mem::take(&mut may_be_released) {
+                core.drain_released().await?;
             }
+            core.tick().await?;
+        }
+        let is_running = core.desired == DesiredState::Running;
+        let batch = match is_running || core.is_rewinding() {
+            true => inbox.batches.borrow_mut().pop_front(),
+            false => None,
+        };
+        let Some(batch) = batch else {
             // The time limit is for timers and wishes; a stop or a batch wakes it.
-            None => drop(tokio::time::timeout(tick_interval, inbox.changed.notified()).await),
+            let _woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
+            continue;
+        };
+        let queued = inbox.batches.borrow().len();
+        match core.absorb(batch)? {
+            Some(fresh) if is_running => core.process(fresh, queued).await?,
+            Some(fresh) => inbox.batches.borrow_mut().push_front(fresh),
+            None => {}
         }
     }
     Ok(())

@@ -160,15 +160,13 @@ fn lane_store_away_waits_and_goes_on_by_itself() {
         world.publish(&event(&jobs[1], 1));
         world.settle().await;
 
-        world.store.faults().away();
-        // What is appended while the store is away is what others committed just before.
-        world.store.faults().back();
+        world.store.faults().script_next(StoreCall::Commit, 40, &Fault::Unavailable);
         for sequence in 2..=30 {
             world.publish(&event(&jobs[0], sequence));
             world.publish(&event(&jobs[1], sequence));
         }
-        world.store.faults().away();
         world.wait_for_state(&jobs[0], ActorState::Waiting).await;
+        world.store.faults().away();
         tokio::time::advance(Duration::from_secs(60)).await;
         world.store.faults().back();
         world.settle().await;

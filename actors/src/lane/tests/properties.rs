@@ -57,7 +57,6 @@ async fn wish(world: &World, job: &str, wish: ParkedWish) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
     #[test]
     fn lane_any_history_keeps_order_and_applies_each_event_once(steps in prop::collection::vec(step(), 1..80)) {
         run(|| async move {

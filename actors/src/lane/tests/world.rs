@@ -51,9 +51,14 @@ pub(super) struct Panics {
     pub(super) at_point: Mutex<HashMap<(FaultPoint, Partition), u32>>,
 }
 
-fn panic_if_left(left: Option<&mut u32>, what: &str) {
-    if let Some(left) = left.filter(|left| **left > 0) {
-        *left -= 1;
+/// Takes one panic of those that are left.
+fn take(left: Option<&mut u32>) -> bool {
+    left.filter(|left| **left > 0).map(|left| *left -= 1).is_some()
+}
+
+/// Panics outside of any lock, which the panic would poison.
+fn panic_if(is_asked_for: bool, what: &str) {
+    if is_asked_for {
         std::panic::panic_any(format!("asked for: {what}"));
     }
 }
@@ -61,8 +66,8 @@ fn panic_if_left(left: Option<&mut u32>, what: &str) {
 impl Faults for Panics {
     fn hit(&self, point: FaultPoint, lane: &LaneKey) {
         let key = (point, lane.topic_partition.partition);
-        let mut points = self.at_point.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        panic_if_left(points.get_mut(&key), "at a point");
+        let is_asked_for = take(self.at_point.lock().unwrap().get_mut(&key));
+        panic_if(is_asked_for, "at a point");
     }
 }
 
@@ -90,11 +95,8 @@ impl Behaviour for Recorder {
 
     fn apply(&self, entry: &Entry, work: &mut Workspace<'_>) -> Applied {
         let Verdict::Event(event) = &entry.verdict else { unreachable!("the lane sets poison aside") };
-        let lock = |map: &Mutex<HashMap<EventId, u32>>, what| {
-            let mut left = map.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            panic_if_left(left.get_mut(&event.event_id), what);
-        };
-        lock(&self.panics.on_event, "apply");
+        let is_asked_for = take(self.panics.on_event.lock().unwrap().get_mut(&event.event_id));
+        panic_if(is_asked_for, "apply");
         let job_id = event.job_id.clone().expect("lifecycle events have a job");
         let sequence = event.sequence.unwrap_or_default();
         let key = StateKey::JobAggregate(job_id.clone(), Default::default());
@@ -142,17 +144,15 @@ impl Behaviour for Recorder {
     }
 
     fn finish(&self, work: &mut Workspace<'_>) {
-        let mut left = self.panics.in_finish.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for entry in &work.effects.timeline {
-            panic_if_left(left.get_mut(&entry.event_id), "finish");
+            let is_asked_for = take(self.panics.in_finish.lock().unwrap().get_mut(&entry.event_id));
+            panic_if(is_asked_for, "finish");
         }
     }
 
     fn tick(&self, timer: &Timer, work: &mut Workspace<'_>) {
-        {
-            let mut left = self.panics.in_tick.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            panic_if_left(Some(&mut left), "tick");
-        }
+        let is_asked_for = take(Some(&mut self.panics.in_tick.lock().unwrap()));
+        panic_if(is_asked_for, "tick");
         let now = work.now;
         work.effects.orders.push(Order {
             job_id: JobId::parse(&timer.id.key).expect("timers are keyed by job"),
