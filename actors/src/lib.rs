@@ -8,6 +8,7 @@ pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod lane;
+pub mod latency;
 pub mod metrics;
 pub mod ports;
 pub mod record;

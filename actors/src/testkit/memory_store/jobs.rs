@@ -174,15 +174,15 @@ impl JobStore for MemoryStore {
         if let Some(full) = self.queue_full() {
             return full;
         }
-        self.write(StoreCall::WriteJob, None, move |state| state.write_job(write))
+        self.run_write(StoreCall::WriteJob, None, move |state| state.write_job(write))
     }
 
     fn read_job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
-        self.read(StoreCall::ReadJob, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
+        self.run_read(StoreCall::ReadJob, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
     }
 
     fn live_jobs(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobRow>, StoreError> {
-        self.read(StoreCall::ReadJob, move |state| {
+        self.run_read(StoreCall::ReadJob, move |state| {
             let is_live = |row: &&JobRow| !row.status.is_attempt_end() || is_between_attempts(row);
             let rows =
                 state.jobs.rows.values().filter(|row| after.as_ref().is_none_or(|id| row.job_id > *id));
@@ -191,7 +191,7 @@ impl JobStore for MemoryStore {
     }
 
     fn open_orders(&self, limit: usize) -> Reply<Vec<Order>, StoreError> {
-        self.read(StoreCall::OpenOrders, move |state| {
+        self.run_read(StoreCall::OpenOrders, move |state| {
             let orders = state.jobs.all_orders().into_iter();
             let open = orders.filter(|(_, answer)| answer.is_none()).map(|(order, _)| order);
             Ok(open.take(limit).collect())
@@ -199,7 +199,7 @@ impl JobStore for MemoryStore {
     }
 
     fn answer_order(&self, order: Order, answer: OrderAnswer) -> Reply<(), StoreError> {
-        self.write(StoreCall::AnswerOrder, None, move |state| {
+        self.run_write(StoreCall::AnswerOrder, None, move |state| {
             state.jobs.answer(&order, answer).map(|()| ((), Vec::new()))
         })
     }
@@ -212,7 +212,7 @@ impl JobStore for MemoryStore {
         if let Some(full) = self.queue_full() {
             return full;
         }
-        self.write(StoreCall::AppendRecords, None, move |state| {
+        self.run_write(StoreCall::AppendRecords, None, move |state| {
             state.check_disk()?;
             let all = [records.as_slice(), audit.as_slice()].concat();
             state.outbox.check(&all)?;
@@ -229,7 +229,7 @@ impl JobStore for MemoryStore {
         wish: ParkedWish,
         audit: OutgoingRecord,
     ) -> Reply<bool, StoreError> {
-        self.write(StoreCall::SetParkedWish, None, move |state| {
+        self.run_write(StoreCall::SetParkedWish, None, move |state| {
             state.outbox.check(std::slice::from_ref(&audit))?;
             let tables = state.lanes.get_mut(&key.lane);
             let Some(kept) = tables.and_then(|tables| tables.parked_keys.get_mut(&key.key)) else {

@@ -271,19 +271,19 @@ fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommit
 
 impl LaneStore for MemoryStore {
     fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError> {
-        self.write(StoreCall::OpenLane, None, move |state| {
+        self.run_write(StoreCall::OpenLane, None, move |state| {
             Ok((state.lanes.entry(lane).or_default().open(), Vec::new()))
         })
     }
 
     fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError> {
-        self.write(StoreCall::ReadProgress, None, move |state| {
+        self.run_write(StoreCall::ReadProgress, None, move |state| {
             Ok((state.lanes.get(&lane).map(LaneTables::progress), Vec::new()))
         })
     }
 
     fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError> {
-        self.read(StoreCall::ReadOrders, move |state| {
+        self.run_read(StoreCall::ReadOrders, move |state| {
             let tables = state.lanes.get(&lane);
             Ok(LaneOrders {
                 parked: tables.map(LaneTables::parked_states).unwrap_or_default(),
@@ -293,7 +293,7 @@ impl LaneStore for MemoryStore {
     }
 
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
-        self.read(StoreCall::Load, move |state| {
+        self.run_read(StoreCall::Load, move |state| {
             let tables = state.lanes.get(&lane);
             let find = |key: &StateKey| match key {
                 StateKey::LifecycleOwner(job_id, sequence) => state
@@ -312,7 +312,7 @@ impl LaneStore for MemoryStore {
         until: Timestamp,
         limit: usize,
     ) -> Reply<Vec<Timer>, StoreError> {
-        self.read(StoreCall::LoadDueTimers, move |state| {
+        self.run_read(StoreCall::LoadDueTimers, move |state| {
             let mut due = state.lanes.get(&lane).map(LaneTables::all_timers).unwrap_or_default();
             due.retain(|timer| timer.due_at <= until);
             due.sort_by_key(|timer| timer.due_at);
@@ -322,7 +322,7 @@ impl LaneStore for MemoryStore {
     }
 
     fn load_parked(&self, key: ParkedKeyId, limit: usize) -> Reply<Vec<ParkedRecord>, StoreError> {
-        self.read(StoreCall::LoadParked, move |state| {
+        self.run_read(StoreCall::LoadParked, move |state| {
             let tables = state.lanes.get(&key.lane);
             Ok(tables.map(|tables| tables.parked_behind(&key.key, limit)).unwrap_or_default())
         })
@@ -331,7 +331,7 @@ impl LaneStore for MemoryStore {
     fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
         let faults = self.faults().clone();
         let lane = transaction.lane.clone();
-        self.write(StoreCall::Commit, Some(&lane), move |state| {
+        self.run_write(StoreCall::Commit, Some(&lane), move |state| {
             faults.check_records(&transaction)?;
             commit(state, transaction)
         })

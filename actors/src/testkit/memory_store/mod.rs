@@ -213,7 +213,7 @@ impl MemoryStore {
     }
 
     /// Carries out a write: at once, or in its turn when something is slow.
-    fn write<T, E>(
+    fn run_write<T, E>(
         &self,
         call: StoreCall,
         lane: Option<&LaneKey>,
@@ -252,7 +252,7 @@ impl MemoryStore {
     }
 
     /// Answers a read: at once, or later when a fault says so.
-    fn read<T>(
+    fn run_read<T>(
         &self,
         call: StoreCall,
         act: impl FnOnce(&State) -> Result<T, StoreError> + Send + 'static,

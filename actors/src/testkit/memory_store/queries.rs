@@ -16,7 +16,7 @@ use crate::state::{AuditLogState, JobAggregate, JobView, StateKey, StateValue};
 
 impl QueryStore for MemoryStore {
     fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let is_wanted = |row: &&JobRow| {
                 filter.user_id.as_ref().is_none_or(|user_id| row.user_id == *user_id)
                     && filter.status.is_none_or(|status| row.status == status)
@@ -35,11 +35,11 @@ impl QueryStore for MemoryStore {
     }
 
     fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
-        self.read(StoreCall::Query, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
+        self.run_read(StoreCall::Query, move |state| Ok(state.jobs.rows.get(&job_id).cloned()))
     }
 
     fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let key = StateKey::JobView(job_id);
             let find = |tables: &LaneTables| match tables.states.get(&key) {
                 Some(StateValue::JobView(view)) => Some(view.clone()),
@@ -50,7 +50,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let mut views: Vec<JobView> = all_states(state)
                 .filter_map(|(_, value)| match value {
                     StateValue::JobView(view) if !view.is_terminal() => Some(view),
@@ -66,7 +66,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let of_job = |tables: &LaneTables| {
                 let entries = tables.timeline.values().filter(|entry| entry.job_id == job_id);
                 entries.cloned().collect::<Vec<_>>()
@@ -79,7 +79,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let mut found = Vec::new();
             for (lane, tables) in &state.lanes {
                 let about_job = tables.refusals.values().filter(|row| row.job_id.as_ref() == Some(&job_id));
@@ -98,7 +98,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let mut found: Vec<JobAggregate> = all_states(state)
                 .filter_map(|(_, value)| match value {
                     StateValue::JobAggregate(aggregate) if aggregate.job_id == job_id => Some(aggregate),
@@ -112,7 +112,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let count = |wanted: JobStatus| {
                 let counted = all_states(state).filter_map(|(key, value)| match (key, value) {
                     (StateKey::StatusCount(status), StateValue::StatusCount(count)) if *status == wanted => {
@@ -128,11 +128,11 @@ impl QueryStore for MemoryStore {
     }
 
     fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError> {
-        self.read(StoreCall::Query, move |state| Ok(audit_page(state, &filter)))
+        self.run_read(StoreCall::Query, move |state| Ok(audit_page(state, &filter)))
     }
 
     fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let mut logs: Vec<_> = state
                 .lanes
                 .iter()
@@ -152,7 +152,7 @@ impl QueryStore for MemoryStore {
         after: Option<DeadLetterId>,
         limit: usize,
     ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let of_group = state
                 .lanes
                 .iter()
@@ -169,7 +169,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let keys = state
                 .lanes
                 .iter()
@@ -179,7 +179,7 @@ impl QueryStore for MemoryStore {
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             let lanes = state.lanes.iter().map(|(lane, tables)| {
                 let progress = tables.progress();
                 LaneProgress {
@@ -194,11 +194,11 @@ impl QueryStore for MemoryStore {
     }
 
     fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
-        self.read(StoreCall::Query, move |state| Ok(state.outbox.record_ends()))
+        self.run_read(StoreCall::Query, move |state| Ok(state.outbox.record_ends()))
     }
 
     fn usage(&self) -> Reply<StoreUsage, StoreError> {
-        self.read(StoreCall::Query, move |state| {
+        self.run_read(StoreCall::Query, move |state| {
             Ok(StoreUsage {
                 used_bytes: state.outbox.weight_bytes(),
                 limit_bytes: state.limit_bytes.unwrap_or(u64::MAX),
