@@ -3,7 +3,7 @@
 //! Promises that every record of every topic it follows has exactly one entry, whatever the record is: events,
 //! duplicates (marked) and what is no event (marked with its rejection). Entries commit to the record's bytes
 //! ([`leaf`]), to all entries before them ([`chain`]) and to a Merkle tree ([`tree`]), and belong to segments
-//! by append time ([`segment`]).
+//! by append time ([`segment`]); [`verify`] finds and names whatever was changed afterwards.
 //! Publishes nothing, decodes nothing, never parks. Signs nothing yet: who can rewrite entries *and* the stored
 //! state of the log, consistently and to the end, is not found out before heads are signed.
 
@@ -13,6 +13,7 @@ pub mod segment;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+pub mod verify;
 
 use std::fmt::Write;
 

@@ -205,3 +205,21 @@ fn stored(entry: &AuditEntry) -> StoredAuditEntry {
         record: Some(entry.record.clone()),
     }
 }
+
+/// A log of so many entries, appended in batches of five within three days; offsets have holes.
+pub(super) fn generated_log(verdicts: Vec<Verdict>) -> (Vec<StoredAuditEntry>, AuditLogState) {
+    let entries: Vec<Entry> = verdicts
+        .into_iter()
+        .zip(0u64..)
+        .map(|(verdict, number)| {
+            let payload = format!("payload {number}");
+            Entry { record: record(number * 3, Some(b"job"), Some(payload.as_bytes())), verdict }
+        })
+        .collect();
+    let mut kept = Kept::new();
+    for (batch, number) in entries.chunks(5).zip(0i64..) {
+        kept.apply(batch, Timestamp::from_micros(NOON.as_micros() + number * 17_000_000_000));
+    }
+    let log = kept.log();
+    (kept.entries, log)
+}
