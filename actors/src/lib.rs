@@ -6,6 +6,7 @@ pub mod command;
 pub mod effect;
 pub mod event;
 pub mod ids;
+pub mod jobs;
 pub mod lane;
 pub mod ports;
 pub mod record;
