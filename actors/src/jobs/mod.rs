@@ -1,11 +1,19 @@
-//! The jobs group: what state every job is in.
+//! The jobs group: what state every job is in, and one supervisor actor for each that is live.
 //!
 //! Promises a view per job that follows `job-lifecycle` and nothing else, a step in the job's timeline for
 //! every event that was applied, and work to clean up after an owned job once it has ended. Does not promise
 //! that the view is as new as the orchestrator's own row: it is as new as the log that was read.
+//!
+//! The behaviour decides; [`JobRegistry`](registry::JobRegistry) and its supervisors are told after the
+//! commit, hold nothing that is not in the store, and never delay a lane (design D18).
 
+mod guard;
+mod handle;
 pub mod judge;
+pub mod message;
+pub mod registry;
 pub mod state;
+pub mod supervisor;
 
 use std::time::Duration;
 
@@ -17,6 +25,8 @@ use crate::jobs::judge::{LifecycleEvent, Refused, judge};
 use crate::jobs::state::{FIRST_ATTEMPT, Step};
 use crate::lane::behaviour::{Applied, Behaviour, Entry, Notice, Verdict, Workspace};
 use crate::state::{JobOrigin, JobView, StateKey, StateValue};
+
+pub use handle::{JobRegistryHandle, JobRegistryParts};
 
 /// Names the timer that cleans up after a job; its key is the job id.
 pub const CLEAN_TIMER: &str = "clean";
