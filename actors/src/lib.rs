@@ -8,6 +8,7 @@ pub mod dispatcher;
 pub mod effect;
 pub mod event;
 pub mod ids;
+pub mod jobs;
 pub mod lane;
 pub mod latency;
 pub mod metrics;
