@@ -1,3 +1,7 @@
 //! Horizons: the event processor of Cosmic Horizons.
 
 pub mod embedded_log;
+//! Horizons.
+
+pub mod db;
+pub mod faults;
