@@ -1,7 +1,5 @@
 //! Horizons: the event processor of Cosmic Horizons.
 
-pub mod embedded_log;
-//! Horizons.
-
 pub mod db;
+pub mod embedded_log;
 pub mod faults;
