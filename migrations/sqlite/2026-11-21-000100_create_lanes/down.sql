@@ -1,0 +1,3 @@
+DROP TABLE progress;
+DROP TABLE lanes;
+DROP TABLE store_identity;

@@ -1,0 +1,4 @@
+DROP TABLE audit_segments;
+DROP TABLE audit_bodies;
+DROP TABLE audit_entries;
+DROP TABLE audit_logs;

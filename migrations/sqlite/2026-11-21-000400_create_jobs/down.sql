@@ -1,0 +1,4 @@
+DROP TABLE idempotency_keys;
+DROP TABLE orders;
+DROP TABLE job_events;
+DROP TABLE jobs;

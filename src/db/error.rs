@@ -1,0 +1,184 @@
+//! What can go wrong when a store is opened or asked.
+//!
+//! Promises that each failure of the engine lands in exactly one kind of [`StoreError`]: away (try again),
+//! data (the caller's rows are at fault, from a closed list), or broken.
+
+use std::path::PathBuf;
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use horizons_actors::ports::store::StoreError;
+
+/// Tells why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data folder cannot be made, read or written.
+    #[error("failed to use data folder `{}`: {source}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Another process has the folder.
+    #[error("failed to lock data folder `{}`: process {pid} has it", folder.display())]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that holds the lock, as it wrote itself down; `unknown` if it did not.
+        pid: String,
+    },
+    /// There is no store to read.
+    #[error("failed to open `{}`: there is no store in this folder", file.display())]
+    Missing {
+        /// The file that was expected.
+        file: PathBuf,
+    },
+    /// The file may not be written.
+    #[error("failed to open `{}`: the file or its folder is read-only", file.display())]
+    ReadOnly {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file is no database, or a damaged one.
+    #[error("failed to open `{}`: {detail}; restore it from a backup or move it away", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What the engine says.
+        detail: String,
+    },
+    /// The file was written by a newer version of the program.
+    #[error(
+        "failed to open `{}`: it has migration `{migration}`, which this version does not know; use a newer version",
+        file.display()
+    )]
+    NewerSchema {
+        /// The file.
+        file: PathBuf,
+        /// The first unknown migration.
+        migration: String,
+    },
+    /// The file lacks migrations, and reading alone may not apply them.
+    #[error("failed to open `{}` for reading: it is older than this version; start the server once", file.display())]
+    OlderSchema {
+        /// The file.
+        file: PathBuf,
+    },
+    /// There is no room.
+    #[error("failed to open `{}`: the disk is full", file.display())]
+    DiskFull {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A setting has a value outside its range.
+    #[error("invalid `{setting}`: wanted {wanted}, got {got}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// Its range.
+        wanted: &'static str,
+        /// Its value.
+        got: u64,
+    },
+    /// Anything else.
+    #[error("failed to open `{}`: {detail}", file.display())]
+    Other {
+        /// The file.
+        file: PathBuf,
+        /// What the engine says.
+        detail: String,
+    },
+}
+
+/// What a message of SQLite's says about who is at fault.
+///
+/// *Source*: diesel gives the message of `sqlite3_errmsg` and no code. The primary messages are constants of
+/// SQLite's (`sqlite3ErrStr`); a test provokes those that can be provoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Locked, busy or out of memory: it may work later.
+    Away,
+    /// The disk or the file's limit is full: it may work later.
+    Full,
+    /// The operating system failed to read, write or sync.
+    Disk,
+    /// The file may not be written.
+    ReadOnly,
+    /// The file is no database, or damaged.
+    Damaged,
+    /// The caller's data.
+    Data,
+    /// A promise of our own.
+    Ours,
+}
+
+/// Messages that begin like this, and what they mean.
+const MESSAGES: [(&str, Fault); 16] = [
+    ("database is locked", Fault::Away),
+    ("database table is locked", Fault::Away),
+    ("database schema is locked", Fault::Away),
+    ("locking protocol", Fault::Away),
+    ("interrupted", Fault::Away),
+    ("out of memory", Fault::Away),
+    ("database or disk is full", Fault::Full),
+    ("disk I/O error", Fault::Disk),
+    ("unable to open database file", Fault::Disk),
+    ("attempt to write a readonly database", Fault::ReadOnly),
+    ("database disk image is malformed", Fault::Damaged),
+    ("malformed database schema", Fault::Damaged),
+    ("file is not a database", Fault::Damaged),
+    ("string or blob too big", Fault::Data),
+    ("datatype mismatch", Fault::Data),
+    ("integer overflow", Fault::Data),
+];
+
+/// Finds who is at fault by the engine's message.
+pub(super) fn fault_of(message: &str) -> Fault {
+    MESSAGES.iter().find(|(start, _)| message.starts_with(start)).map_or(Fault::Ours, |(_, fault)| *fault)
+}
+
+/// Turns a failure of the engine into the port's error.
+pub(super) fn store_error(error: &DieselError) -> StoreError {
+    let text = error.to_string();
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, _) => match fault_of(&text) {
+            Fault::Away | Fault::Full | Fault::Disk | Fault::ReadOnly => StoreError::Unavailable(text),
+            Fault::Data => StoreError::Data(text),
+            Fault::Damaged | Fault::Ours => StoreError::Broken(text),
+        },
+        DieselError::DatabaseError(DatabaseErrorKind::UnableToSendCommand, _) => StoreError::Data(text),
+        _ => StoreError::Broken(text),
+    }
+}
+
+/// Turns a failure into the port's error, for `map_err`.
+pub(super) fn engine(error: DieselError) -> StoreError {
+    store_error(&error)
+}
+
+/// Says that a stored value is none that this program writes.
+pub(super) fn unreadable(what: &str, got: impl std::fmt::Display) -> StoreError {
+    StoreError::Broken(format!("stored {what} is not readable: `{got}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_of_known_messages_is_told_apart() {
+        let found: Vec<Fault> = [
+            "database is locked",
+            "database or disk is full",
+            "disk I/O error",
+            "file is not a database",
+            "string or blob too big",
+            "horizons: an audit entry is never changed",
+        ]
+        .into_iter()
+        .map(fault_of)
+        .collect();
+
+        assert_eq!(found, [Fault::Away, Fault::Full, Fault::Disk, Fault::Damaged, Fault::Data, Fault::Ours]);
+    }
+}

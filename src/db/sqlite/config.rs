@@ -1,0 +1,121 @@
+//! The settings of the SQLite store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::db::error::OpenError;
+
+/// The database's file in its folder.
+pub(super) const FILE_NAME: &str = "horizons.db";
+
+/// The lock's file in the folder.
+pub(super) const LOCK_NAME: &str = "lock";
+
+/// The page: fewer pages per commit than the default of 4 KiB for rows of some hundred bytes.
+pub(super) const PAGE_BYTES: u64 = 8192;
+
+/// Exit code when the disk refused to make a commit durable: what is on it cannot be known any more.
+pub const EXIT_DISK_FAILED: i32 = 74;
+
+/// Smallest disk limit: an empty store with its indexes, and some room.
+const DISK_LIMIT_MIN_BYTES: u64 = 1024 * 1024;
+
+/// Why the store demands that the process ends.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FatalError {
+    /// A write or sync to disk failed while a commit was made durable, or while the log was moved into the
+    /// file. A second try may succeed without the data being there.
+    #[error("disk failed to make data durable: {0}")]
+    Disk(String),
+    /// The writing thread panicked.
+    #[error("the store's writer panicked: {0}")]
+    Panicked(String),
+}
+
+/// Called once when the process must end; it should not come back outside tests.
+pub type FatalHook = Arc<dyn Fn(&FatalError) + Send + Sync>;
+
+/// The settings of a store.
+#[derive(Clone)]
+pub struct SqliteConfig {
+    /// The data folder; made if absent.
+    pub folder: PathBuf,
+    /// What the database may take before new work is refused. The write-ahead log comes on top, see
+    /// `wal_limit_bytes`.
+    pub disk_limit_bytes: u64,
+    /// What lanes may take above the limit.
+    pub reserve_bytes: u64,
+    /// Commands that may wait for the writer.
+    pub command_queue: usize,
+    /// Transactions of lanes that may wait for the writer.
+    pub batch_queue: usize,
+    /// Commands in one commit, so that they never starve the lanes.
+    pub commands_per_commit: usize,
+    /// Threads that read for lanes, and as many for people.
+    pub readers: usize,
+    /// Reads that may wait for those threads, of each kind.
+    pub read_queue: usize,
+    /// The writer's page cache.
+    pub cache_bytes: u64,
+    /// A write-ahead log of this size makes the writer wait until it was moved into the file.
+    pub wal_limit_bytes: u64,
+    /// How often the write-ahead log is moved into the file beside the writer's work.
+    pub checkpoint_interval: Duration,
+    /// A wait before each commit, set by tests that need a slow store.
+    pub commit_delay: Option<Duration>,
+    /// What to do when the process must end.
+    pub on_fatal: FatalHook,
+}
+
+impl std::fmt::Debug for SqliteConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteConfig").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl SqliteConfig {
+    /// Gives the defaults for a folder.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            disk_limit_bytes: 16 * 1024 * 1024 * 1024,
+            reserve_bytes: 512 * 1024 * 1024,
+            command_queue: 1024,
+            batch_queue: 256,
+            commands_per_commit: 64,
+            readers: 2,
+            read_queue: 1024,
+            cache_bytes: 64 * 1024 * 1024,
+            wal_limit_bytes: 256 * 1024 * 1024,
+            checkpoint_interval: Duration::from_millis(50),
+            commit_delay: None,
+            on_fatal: Arc::new(|error| {
+                tracing::error!(%error, "store cannot go on: the process ends");
+                std::process::exit(EXIT_DISK_FAILED)
+            }),
+        }
+    }
+
+    /// Checks the ranges.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let at_least_one = [
+            ("command_queue", self.command_queue),
+            ("batch_queue", self.batch_queue),
+            ("commands_per_commit", self.commands_per_commit),
+            ("readers", self.readers),
+            ("read_queue", self.read_queue),
+        ];
+        if let Some((setting, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
+            return Err(OpenError::Setting { setting, wanted: "at least 1", got: 0 });
+        }
+        if self.disk_limit_bytes < DISK_LIMIT_MIN_BYTES {
+            return Err(OpenError::Setting {
+                setting: "disk_limit_bytes",
+                wanted: "at least 1 MiB",
+                got: self.disk_limit_bytes,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! What a lane's transaction writes beside its progress, table by table.
+//!
+//! Promises that rows which grow with every event are written in key order through cached statements. Poison
+//! and parking stand in [`super::parking`].
+
+use std::borrow::Cow;
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::command::Order;
+use horizons_actors::effect::{AuditEntry, AuditMark, Effects, Refusal, TimelineEntry, Timer, TimerId};
+use horizons_actors::ports::store::StoreError;
+use horizons_actors::state::AuditSegment;
+
+use super::records::{Blob, Digest, blob, insert_rows};
+use super::schema::{audit_bodies, audit_entries, audit_segments, job_timeline, orders, refusals, timers};
+use super::{key, parking, state};
+use crate::db::error::engine;
+
+/// Writes the effects of one transaction; the outbox comes later, with that of all others.
+pub(super) fn write(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    effects: &Effects,
+) -> Result<(), StoreError> {
+    write_audit(connection, lane, &effects.audit_entries)?;
+    for segment in &effects.audit_segments {
+        write_segment(connection, lane, segment)?;
+    }
+    for (key, value) in &effects.states {
+        state::store(connection, lane, key, value)?;
+    }
+    write_timeline(connection, lane, &effects.timeline)?;
+    write_refusals(connection, lane, &effects.refusals)?;
+    write_orders(connection, &effects.orders)?;
+    // Cleared first: a timer that fired may be set anew in the same transaction.
+    clear_timers(connection, lane, &effects.timers_cleared)?;
+    set_timers(connection, lane, &effects.timers_set)?;
+    parking::write(connection, lane, effects)
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = audit_entries, treat_none_as_default_value = false)]
+struct NewEntryRow {
+    entry: i64,
+    record_offset: i64,
+    leaf_hash: Digest,
+    chain_hash: Digest,
+    mark: Cow<'static, str>,
+    appended_at: i64,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = audit_bodies, treat_none_as_default_value = false)]
+struct NewBodyRow {
+    entry: i64,
+    recorded_at: i64,
+    time_type: i32,
+    key: Option<Blob>,
+    headers: Blob,
+    payload: Option<Blob>,
+}
+
+/// Gives the stored text of a mark, without making one for the frequent marks.
+fn mark_text(mark: &AuditMark) -> Cow<'static, str> {
+    match mark {
+        AuditMark::Event => Cow::Borrowed("event"),
+        AuditMark::Duplicate => Cow::Borrowed("duplicate"),
+        AuditMark::Malformed(_) => Cow::Owned(mark.to_stored()),
+    }
+}
+
+/// Appends entries and bodies.
+pub(super) fn write_audit(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    entries: &[AuditEntry],
+) -> Result<(), StoreError> {
+    let mut heads = Vec::with_capacity(entries.len());
+    let mut bodies = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let row = key::in_lane(lane, entry.index)?;
+        heads.push(NewEntryRow {
+            entry: row,
+            record_offset: entry.record.offset.0.cast_signed(),
+            leaf_hash: Digest(entry.leaf_hash),
+            chain_hash: Digest(entry.chain_hash),
+            mark: mark_text(&entry.mark),
+            appended_at: entry.appended_at.as_micros(),
+        });
+        bodies.push(NewBodyRow {
+            entry: row,
+            recorded_at: entry.record.timestamp.as_micros(),
+            time_type: i32::from(entry.record.timestamp_type.code()),
+            key: blob(entry.record.key.as_ref()),
+            headers: Blob(entry.record.headers.as_block().clone()),
+            payload: blob(entry.record.payload.as_ref()),
+        });
+    }
+    insert_rows!(connection, audit_entries::table, heads);
+    insert_rows!(connection, audit_bodies::table, bodies);
+    Ok(())
+}
+
+/// Writes a closed segment.
+fn write_segment(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    segment: &AuditSegment,
+) -> Result<(), StoreError> {
+    let Some((end_index, closed_at)) = segment.closed else {
+        return Err(StoreError::Broken(format!("segment {} is not closed", segment.number)));
+    };
+    diesel::insert_into(audit_segments::table)
+        .values((
+            audit_segments::lane.eq(lane),
+            audit_segments::number.eq(segment.number.cast_signed()),
+            audit_segments::first_index.eq(segment.first_index.cast_signed()),
+            audit_segments::end_index.eq(end_index.cast_signed()),
+            audit_segments::opened_at.eq(segment.opened_at.as_micros()),
+            audit_segments::closed_at.eq(closed_at.as_micros()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = job_timeline, treat_none_as_default_value = false)]
+struct NewTimelineRow<'a> {
+    job_id: &'a str,
+    lane: i64,
+    record_offset: i64,
+    event_id: &'a [u8],
+    event_type: &'a str,
+    sequence: i64,
+    status: &'a str,
+    attempt: i64,
+    happened_at: i64,
+    applied_at: i64,
+    payload: &'a str,
+}
+
+fn write_timeline(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    entries: &[TimelineEntry],
+) -> Result<(), StoreError> {
+    for entry in entries {
+        let row = NewTimelineRow {
+            job_id: entry.job_id.as_str(),
+            lane,
+            record_offset: entry.offset.0.cast_signed(),
+            event_id: entry.event_id.0.as_bytes(),
+            event_type: entry.event_type.name(),
+            sequence: entry.sequence.0.cast_signed(),
+            status: entry.status.name(),
+            attempt: i64::from(entry.attempt.0),
+            happened_at: entry.happened_at.as_micros(),
+            applied_at: entry.applied_at.as_micros(),
+            payload: &entry.payload,
+        };
+        diesel::insert_into(job_timeline::table).values(&row).execute(connection).map_err(engine)?;
+    }
+    Ok(())
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = refusals, treat_none_as_default_value = false)]
+struct NewRefusalRow<'a> {
+    refusal: i64,
+    event_id: &'a [u8],
+    job_id: Option<&'a str>,
+    event_type: &'a str,
+    reason: &'a str,
+    detail: &'a str,
+    refused_at: i64,
+}
+
+fn write_refusals(connection: &mut SqliteConnection, lane: i64, all: &[Refusal]) -> Result<(), StoreError> {
+    for refusal in all {
+        let row = NewRefusalRow {
+            refusal: key::in_lane(lane, refusal.offset.0)?,
+            event_id: refusal.event_id.0.as_bytes(),
+            job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
+            event_type: refusal.event_type.name(),
+            reason: refusal.reason,
+            detail: &refusal.detail,
+            refused_at: refusal.refused_at.as_micros(),
+        };
+        diesel::insert_into(refusals::table).values(&row).execute(connection).map_err(engine)?;
+    }
+    Ok(())
+}
+
+/// Writes orders; one that exists stays as it is.
+pub(super) fn write_orders(connection: &mut SqliteConnection, all: &[Order]) -> Result<(), StoreError> {
+    for order in all {
+        diesel::insert_or_ignore_into(orders::table)
+            .values((
+                orders::job_id.eq(order.job_id.as_str()),
+                orders::attempt.eq(i64::from(order.attempt.0)),
+                orders::kind.eq(order.kind.name()),
+                orders::ordered_at.eq(order.ordered_at.as_micros()),
+                orders::is_answered.eq(false),
+            ))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(())
+}
+
+fn clear_timers(connection: &mut SqliteConnection, lane: i64, all: &[TimerId]) -> Result<(), StoreError> {
+    for id in all {
+        diesel::delete(
+            timers::table
+                .filter(timers::lane.eq(lane))
+                .filter(timers::kind.eq(&id.kind))
+                .filter(timers::key.eq(&id.key)),
+        )
+        .execute(connection)
+        .map_err(engine)?;
+    }
+    Ok(())
+}
+
+fn set_timers(connection: &mut SqliteConnection, lane: i64, all: &[Timer]) -> Result<(), StoreError> {
+    for timer in all {
+        diesel::replace_into(timers::table)
+            .values((
+                timers::lane.eq(lane),
+                timers::kind.eq(&timer.id.kind),
+                timers::key.eq(&timer.id.key),
+                timers::due_at.eq(timer.due_at.as_micros()),
+            ))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(())
+}

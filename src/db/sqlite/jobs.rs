@@ -1,0 +1,312 @@
+//! The orchestrator's rows: jobs, which event carries a sequence, orders and idempotency keys (design D18).
+//!
+//! Promises that a refusal (conflict, repeated key, disk limit) is found before anything is written.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::{Order, OrderKind};
+use horizons_actors::event::{JobStatus, TaccSystem};
+use horizons_actors::ids::{
+    AgentName, CorrelationId, DatasetId, JobId, SchedulerJobId, Sequence, Topic, UserId,
+};
+use horizons_actors::ports::store::{
+    CancelRequest, Idempotency, JobExpectation, JobFailure, JobRow, JobWrite, JobWritten, OrderAnswer,
+    OutgoingEvent, StoreError,
+};
+
+use super::effects::write_orders;
+use super::schema::{idempotency_keys, job_events, jobs, orders};
+use super::state::{attempt, named, parsed, uuid};
+use crate::db::error::{engine, unreadable};
+
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = jobs, treat_none_as_default_value = false, treat_none_as_null = true)]
+pub(super) struct JobColumns {
+    job_id: String,
+    user_id: String,
+    agent: String,
+    dataset_id: String,
+    parameters: String,
+    tacc_system: String,
+    correlation_id: Vec<u8>,
+    status: String,
+    attempt: i64,
+    will_retry: bool,
+    is_live: bool,
+    lifecycle_sequence: i64,
+    metrics_sequence: i64,
+    scheduler_job_id: Option<String>,
+    samples_published: i64,
+    cancelled_by: Option<String>,
+    cancel_reason: Option<String>,
+    cancel_requested_at: Option<i64>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    execution_time_seconds: Option<f64>,
+    submitted_at: i64,
+    updated_at: i64,
+}
+
+impl JobColumns {
+    fn new(row: &JobRow) -> Result<Self, StoreError> {
+        if row.execution_time_seconds.is_some_and(f64::is_nan) {
+            return Err(StoreError::Data("wanted a number of seconds, got NaN".to_owned()));
+        }
+        Ok(Self {
+            job_id: row.job_id.as_str().to_owned(),
+            user_id: row.user_id.as_str().to_owned(),
+            agent: row.agent.as_str().to_owned(),
+            dataset_id: row.dataset_id.as_str().to_owned(),
+            parameters: row.parameters.clone(),
+            tacc_system: row.tacc_system.name().to_owned(),
+            correlation_id: row.correlation_id.0.as_bytes().to_vec(),
+            status: row.status.name().to_owned(),
+            attempt: i64::from(row.attempt.0),
+            will_retry: row.will_retry,
+            is_live: !row.status.is_attempt_end() || row.will_retry,
+            lifecycle_sequence: row.lifecycle_sequence.0.cast_signed(),
+            metrics_sequence: row.metrics_sequence.0.cast_signed(),
+            scheduler_job_id: row.scheduler_job_id.as_ref().map(|id| id.as_str().to_owned()),
+            samples_published: row.samples_published.cast_signed(),
+            cancelled_by: row.cancel.as_ref().map(|cancel| cancel.cancelled_by.as_str().to_owned()),
+            cancel_reason: row.cancel.as_ref().map(|cancel| cancel.reason.clone()),
+            cancel_requested_at: row.cancel.as_ref().map(|cancel| cancel.requested_at.as_micros()),
+            error_code: row.failure.as_ref().map(|failure| failure.error_code.clone()),
+            error_message: row.failure.as_ref().map(|failure| failure.error_message.clone()),
+            execution_time_seconds: row.execution_time_seconds,
+            submitted_at: row.submitted_at.as_micros(),
+            updated_at: row.updated_at.as_micros(),
+        })
+    }
+
+    /// Gives the job.
+    pub(super) fn into_row(self) -> Result<JobRow, StoreError> {
+        let cancel = match (self.cancelled_by, self.cancel_reason, self.cancel_requested_at) {
+            (Some(by), Some(reason), Some(at)) => Some(CancelRequest {
+                cancelled_by: parsed("user id", &by, UserId::parse)?,
+                reason,
+                requested_at: Timestamp::from_micros(at),
+            }),
+            _ => None,
+        };
+        let failure = match (self.error_code, self.error_message) {
+            (Some(error_code), Some(error_message)) => Some(JobFailure { error_code, error_message }),
+            _ => None,
+        };
+        Ok(JobRow {
+            job_id: parsed("job id", &self.job_id, JobId::parse)?,
+            user_id: parsed("user id", &self.user_id, UserId::parse)?,
+            agent: parsed("agent", &self.agent, AgentName::parse)?,
+            dataset_id: parsed("data set", &self.dataset_id, DatasetId::parse)?,
+            parameters: self.parameters,
+            tacc_system: named("system", &self.tacc_system, TaccSystem::from_name)?,
+            correlation_id: CorrelationId(uuid(&self.correlation_id)?),
+            status: named("status", &self.status, JobStatus::from_name)?,
+            attempt: attempt(self.attempt)?,
+            will_retry: self.will_retry,
+            lifecycle_sequence: Sequence(self.lifecycle_sequence.cast_unsigned()),
+            metrics_sequence: Sequence(self.metrics_sequence.cast_unsigned()),
+            scheduler_job_id: self
+                .scheduler_job_id
+                .map(|id| parsed("scheduler job id", &id, SchedulerJobId::parse))
+                .transpose()?,
+            samples_published: self.samples_published.cast_unsigned(),
+            cancel,
+            failure,
+            execution_time_seconds: self.execution_time_seconds,
+            submitted_at: Timestamp::from_micros(self.submitted_at),
+            updated_at: Timestamp::from_micros(self.updated_at),
+        })
+    }
+}
+
+/// Gives jobs of rows.
+pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError> {
+    rows.into_iter().map(JobColumns::into_row).collect()
+}
+
+/// Looks whether an idempotency key was used before.
+pub(super) fn repeated(
+    connection: &mut SqliteConnection,
+    idempotency: &Idempotency,
+) -> Result<Option<JobWritten>, StoreError> {
+    let used: Option<(Vec<u8>, String)> = idempotency_keys::table
+        .filter(idempotency_keys::user_id.eq(idempotency.user_id.as_str()))
+        .filter(idempotency_keys::key.eq(&idempotency.key))
+        .select((idempotency_keys::request_digest, idempotency_keys::job_id))
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    let Some((request_digest, job_id)) = used else { return Ok(None) };
+    let job_id = parsed("job id", &job_id, JobId::parse)?;
+    Ok(Some(if request_digest == idempotency.request_digest {
+        JobWritten::Repeated(job_id)
+    } else {
+        JobWritten::KeyReused(job_id)
+    }))
+}
+
+/// Writes one transaction of the orchestrator's, without its records.
+///
+/// *Errors*: [`StoreError::Conflict`] when an order to answer does not exist; then nothing was written.
+pub(super) fn write(connection: &mut SqliteConnection, write: &JobWrite) -> Result<JobWritten, StoreError> {
+    for (order, _) in &write.answered {
+        find_order(connection, order)?;
+    }
+    let columns = JobColumns::new(&write.row)?;
+    let job = jobs::table.filter(jobs::job_id.eq(write.row.job_id.as_str()));
+    match write.expectation {
+        JobExpectation::New => {
+            let known: Option<String> =
+                job.select(jobs::job_id).first(connection).optional().map_err(engine)?;
+            if known.is_some() {
+                return Ok(JobWritten::Conflict);
+            }
+            diesel::insert_into(jobs::table).values(&columns).execute(connection).map_err(engine)?;
+        }
+        JobExpectation::Sequences { lifecycle, metrics } => {
+            let changed = diesel::update(
+                job.filter(jobs::lifecycle_sequence.eq(lifecycle.0.cast_signed()))
+                    .filter(jobs::metrics_sequence.eq(metrics.0.cast_signed())),
+            )
+            .set(&columns)
+            .execute(connection)
+            .map_err(engine)?;
+            if changed == 0 {
+                return Ok(JobWritten::Conflict);
+            }
+        }
+    }
+    for event in &write.events {
+        remember(connection, event)?;
+    }
+    write_orders(connection, &write.orders)?;
+    for (order, answer) in &write.answered {
+        answer_order(connection, order, answer)?;
+    }
+    if let Some(idempotency) = &write.idempotency {
+        diesel::insert_into(idempotency_keys::table)
+            .values((
+                idempotency_keys::user_id.eq(idempotency.user_id.as_str()),
+                idempotency_keys::key.eq(&idempotency.key),
+                idempotency_keys::request_digest.eq(idempotency.request_digest.as_slice()),
+                idempotency_keys::job_id.eq(write.row.job_id.as_str()),
+                idempotency_keys::created_at.eq(write.row.updated_at.as_micros()),
+            ))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(JobWritten::Written)
+}
+
+/// Remembers which event carries a lifecycle sequence.
+fn remember(connection: &mut SqliteConnection, outgoing: &OutgoingEvent) -> Result<(), StoreError> {
+    let event = &outgoing.event;
+    let (Topic::JobLifecycle, Some(job_id), Some(sequence)) =
+        (event.topic(), event.job_id.as_ref(), event.sequence)
+    else {
+        return Ok(());
+    };
+    diesel::insert_into(job_events::table)
+        .values((
+            job_events::job_id.eq(job_id.as_str()),
+            job_events::sequence.eq(sequence.0.cast_signed()),
+            job_events::event_id.eq(event.event_id.0.as_bytes().as_slice()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+/// Checks that an order exists.
+fn find_order(connection: &mut SqliteConnection, order: &Order) -> Result<(), StoreError> {
+    let number: Option<i64> = orders::table
+        .filter(orders::job_id.eq(order.job_id.as_str()))
+        .filter(orders::attempt.eq(i64::from(order.attempt.0)))
+        .filter(orders::kind.eq(order.kind.name()))
+        .select(orders::number)
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    match number {
+        Some(_) => Ok(()),
+        None => Err(StoreError::Conflict(format!(
+            "no order to {} attempt {} of job `{}`",
+            order.kind.name(),
+            order.attempt,
+            order.job_id
+        ))),
+    }
+}
+
+/// Answers an order; the first answer stays.
+///
+/// *Errors*: [`StoreError::Conflict`] when there is no such order; nothing was written.
+pub(super) fn answer_order(
+    connection: &mut SqliteConnection,
+    order: &Order,
+    answer: &OrderAnswer,
+) -> Result<(), StoreError> {
+    let refusal = match answer {
+        OrderAnswer::Done => None,
+        OrderAnswer::Refused(reason) => Some(reason.as_str()),
+    };
+    let answered = diesel::update(
+        orders::table
+            .filter(orders::job_id.eq(order.job_id.as_str()))
+            .filter(orders::attempt.eq(i64::from(order.attempt.0)))
+            .filter(orders::kind.eq(order.kind.name()))
+            .filter(orders::is_answered.eq(false)),
+    )
+    .set((orders::is_answered.eq(true), orders::refusal.eq(refusal)))
+    .execute(connection)
+    .map_err(engine)?;
+    if answered == 1 { Ok(()) } else { find_order(connection, order) }
+}
+
+/// Reads one job.
+pub(super) fn read(connection: &mut SqliteConnection, job_id: &JobId) -> Result<Option<JobRow>, StoreError> {
+    let row: Option<JobColumns> =
+        jobs::table.filter(jobs::job_id.eq(job_id.as_str())).first(connection).optional().map_err(engine)?;
+    row.map(JobColumns::into_row).transpose()
+}
+
+/// Lists jobs that live, in order of job id.
+pub(super) fn live(
+    connection: &mut SqliteConnection,
+    after: Option<&JobId>,
+    limit: i64,
+) -> Result<Vec<JobRow>, StoreError> {
+    // Identifiers are never empty, so the empty text is before all of them.
+    let after = after.map_or("", JobId::as_str);
+    let rows: Vec<JobColumns> = jobs::table
+        .filter(jobs::is_live.eq(true))
+        .filter(jobs::job_id.gt(after))
+        .order(jobs::job_id)
+        .limit(limit)
+        .load(connection)
+        .map_err(engine)?;
+    into_rows(rows)
+}
+
+/// Lists orders without an answer, oldest first.
+pub(super) fn open_orders(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<Order>, StoreError> {
+    let rows: Vec<(String, i64, String, i64)> = orders::table
+        .filter(orders::is_answered.eq(false))
+        .order(orders::number)
+        .limit(limit)
+        .select((orders::job_id, orders::attempt, orders::kind, orders::ordered_at))
+        .load(connection)
+        .map_err(engine)?;
+    rows.into_iter()
+        .map(|(job_id, number, kind, ordered_at)| {
+            Ok(Order {
+                job_id: parsed("job id", &job_id, JobId::parse)?,
+                attempt: attempt(number)?,
+                kind: OrderKind::from_name(&kind).ok_or_else(|| unreadable("order", &kind))?,
+                ordered_at: Timestamp::from_micros(ordered_at),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,335 @@
+//! Poison, and what waits behind it (design D6).
+//!
+//! Promises that a key is unparked only when nothing waits behind it, that a record parked twice is the same
+//! record, and that the stored count of waiting records is the count of rows.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::ParkedKeyId;
+use horizons_actors::effect::{
+    DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord, ParkedRecordId,
+};
+use horizons_actors::ports::store::{ParkedWish, StoreError};
+use horizons_actors::record::LogRecord;
+
+use super::key;
+use super::records::{RecordColumns, slice};
+use super::schema::{dead_letters, parked_keys, parked_records};
+use crate::db::error::engine;
+
+/// States of a dead letter.
+const STATE_PARKED: &str = "parked";
+const STATE_DEAD: &str = "dead";
+const STATE_RELEASED: &str = "released";
+const STATE_DISCARDED: &str = "discarded";
+
+/// Writes everything about poison.
+pub(super) fn write(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    effects: &Effects,
+) -> Result<(), StoreError> {
+    for letter in &effects.dead_letters {
+        write_letter(connection, lane, letter)?;
+    }
+    for parked in &effects.keys_parked {
+        park_key(connection, lane, parked)?;
+    }
+    for parked in &effects.records_parked {
+        park_record(connection, lane, parked)?;
+    }
+    for settlement in &effects.dead_letters_settled {
+        settle(connection, lane, settlement)?;
+    }
+    for id in &effects.records_unparked {
+        unpark_record(connection, lane, id)?;
+    }
+    for key in &effects.keys_unparked {
+        unpark_key(connection, lane, key)?;
+    }
+    Ok(())
+}
+
+fn write_letter(connection: &mut SqliteConnection, lane: i64, letter: &DeadLetter) -> Result<(), StoreError> {
+    let row = key::in_lane(lane, letter.record.offset.0)?;
+    let record = &letter.record;
+    let at = letter.rejected_at.as_micros();
+    let written = diesel::insert_or_ignore_into(dead_letters::table)
+        .values((
+            dead_letters::letter.eq(row),
+            dead_letters::recorded_at.eq(record.timestamp.as_micros()),
+            dead_letters::time_type.eq(i32::from(record.timestamp_type.code())),
+            dead_letters::key.eq(slice(record.key.as_ref())),
+            dead_letters::headers.eq(record.headers.as_block().as_ref()),
+            dead_letters::payload.eq(slice(record.payload.as_ref())),
+            dead_letters::reason.eq(letter.rejection.name()),
+            dead_letters::detail.eq(letter.rejection.to_string()),
+            dead_letters::state.eq(if letter.is_parked { STATE_PARKED } else { STATE_DEAD }),
+            dead_letters::attempts.eq(1),
+            dead_letters::rejected_at.eq(at),
+            dead_letters::updated_at.eq(at),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    if written == 1 {
+        return Ok(());
+    }
+    let stored: Option<RecordColumns> = dead_letters::table
+        .filter(dead_letters::letter.eq(row))
+        .select((
+            dead_letters::recorded_at,
+            dead_letters::time_type,
+            dead_letters::key,
+            dead_letters::headers,
+            dead_letters::payload,
+        ))
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    same_record("dead letter", stored, record)
+}
+
+/// Refuses another record at an offset that is taken.
+fn same_record(what: &str, stored: Option<RecordColumns>, record: &LogRecord) -> Result<(), StoreError> {
+    let stored = stored
+        .ok_or_else(|| StoreError::Broken(format!("{what} at offset {} was not taken", record.offset)))?
+        .into_record(record.offset.0)?;
+    if stored == *record {
+        Ok(())
+    } else {
+        Err(StoreError::Broken(format!("{what} at offset {} exists with other bytes", record.offset)))
+    }
+}
+
+fn settle(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    settlement: &DeadLetterSettlement,
+) -> Result<(), StoreError> {
+    let row = dead_letters::table.filter(dead_letters::letter.eq(key::in_lane(lane, settlement.offset.0)?));
+    let at = dead_letters::updated_at.eq(settlement.settled_at.as_micros());
+    let changed = match &settlement.outcome {
+        DeadLetterOutcome::RejectedAgain(rejection) => diesel::update(row)
+            .set((
+                at,
+                dead_letters::attempts.eq(dead_letters::attempts + 1),
+                dead_letters::reason.eq(rejection.name()),
+                dead_letters::detail.eq(rejection.to_string()),
+            ))
+            .execute(connection),
+        DeadLetterOutcome::Released => {
+            diesel::update(row).set((at, dead_letters::state.eq(STATE_RELEASED))).execute(connection)
+        }
+        DeadLetterOutcome::Discarded => {
+            diesel::update(row).set((at, dead_letters::state.eq(STATE_DISCARDED))).execute(connection)
+        }
+    }
+    .map_err(engine)?;
+    if changed == 0 {
+        return Err(StoreError::Broken(format!("no dead letter at offset {}", settlement.offset)));
+    }
+    if settlement.outcome == DeadLetterOutcome::Discarded {
+        wish_carried_out(connection, lane, settlement)?;
+    }
+    Ok(())
+}
+
+/// Turns the wish to discard a head into the wish to drain the rest, in the transaction that discards it: a
+/// crash before the queue is empty must not discard a second record.
+fn wish_carried_out(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    settlement: &DeadLetterSettlement,
+) -> Result<(), StoreError> {
+    diesel::update(
+        parked_keys::table
+            .filter(parked_keys::lane.eq(lane))
+            .filter(parked_keys::head_offset.eq(settlement.offset.0.cast_signed()))
+            .filter(parked_keys::wish.eq(ParkedWish::DiscardHead.name())),
+    )
+    .set(parked_keys::wish.eq(ParkedWish::Release.name()))
+    .execute(connection)
+    .map_err(engine)?;
+    Ok(())
+}
+
+/// Parks a key; one that is parked already gets the new head and waits for a new wish.
+fn park_key(connection: &mut SqliteConnection, lane: i64, parked: &ParkedKey) -> Result<(), StoreError> {
+    let head = parked.head.0.cast_signed();
+    let detail = parked.rejection.to_string();
+    diesel::insert_into(parked_keys::table)
+        .values((
+            parked_keys::lane.eq(lane),
+            parked_keys::key.eq(parked.key.as_ref()),
+            parked_keys::head_offset.eq(head),
+            parked_keys::reason.eq(parked.rejection.name()),
+            parked_keys::detail.eq(&detail),
+            parked_keys::records.eq(0),
+            parked_keys::wish.eq(ParkedWish::Wait.name()),
+            parked_keys::parked_at.eq(parked.parked_at.as_micros()),
+        ))
+        .on_conflict((parked_keys::lane, parked_keys::key))
+        .do_update()
+        .set((
+            parked_keys::head_offset.eq(head),
+            parked_keys::reason.eq(parked.rejection.name()),
+            parked_keys::detail.eq(&detail),
+            parked_keys::wish.eq(ParkedWish::Wait.name()),
+            parked_keys::wished_by.eq(None::<Vec<u8>>),
+            parked_keys::parked_at.eq(parked.parked_at.as_micros()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+fn park_record(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    parked: &ParkedRecord,
+) -> Result<(), StoreError> {
+    let record = &parked.record;
+    let key = parked.key.as_ref();
+    let offset = record.offset.0.cast_signed();
+    let written = diesel::insert_or_ignore_into(parked_records::table)
+        .values((
+            parked_records::lane.eq(lane),
+            parked_records::key.eq(key),
+            parked_records::record_offset.eq(offset),
+            parked_records::recorded_at.eq(record.timestamp.as_micros()),
+            parked_records::time_type.eq(i32::from(record.timestamp_type.code())),
+            parked_records::record_key.eq(slice(record.key.as_ref())),
+            parked_records::headers.eq(record.headers.as_block().as_ref()),
+            parked_records::payload.eq(slice(record.payload.as_ref())),
+            parked_records::parked_at.eq(parked.parked_at.as_micros()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    if written == 1 {
+        return count_records(connection, lane, key, 1);
+    }
+    let stored: Option<RecordColumns> = parked_records::table
+        .filter(parked_records::lane.eq(lane))
+        .filter(parked_records::key.eq(key))
+        .filter(parked_records::record_offset.eq(offset))
+        .select((
+            parked_records::recorded_at,
+            parked_records::time_type,
+            parked_records::record_key,
+            parked_records::headers,
+            parked_records::payload,
+        ))
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    same_record("parked record", stored, record)
+}
+
+/// Moves the count of records behind a key.
+fn count_records(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    key: &[u8],
+    change: i64,
+) -> Result<(), StoreError> {
+    let counted = diesel::update(
+        parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key)),
+    )
+    .set(parked_keys::records.eq(parked_keys::records + change))
+    .execute(connection)
+    .map_err(engine)?;
+    if counted == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::Broken("a record waits behind a key that is not parked".to_owned()))
+    }
+}
+
+fn unpark_record(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    id: &ParkedRecordId,
+) -> Result<(), StoreError> {
+    let removed = diesel::delete(
+        parked_records::table
+            .filter(parked_records::lane.eq(lane))
+            .filter(parked_records::key.eq(id.key.as_ref()))
+            .filter(parked_records::record_offset.eq(id.offset.0.cast_signed())),
+    )
+    .execute(connection)
+    .map_err(engine)?;
+    if removed == 0 {
+        return Err(StoreError::Broken(format!("no record is parked at offset {}", id.offset)));
+    }
+    count_records(connection, lane, &id.key, -1)
+}
+
+fn unpark_key(connection: &mut SqliteConnection, lane: i64, key: &[u8]) -> Result<(), StoreError> {
+    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key));
+    let removed =
+        diesel::delete(row.filter(parked_keys::records.eq(0))).execute(connection).map_err(engine)?;
+    if removed == 1 {
+        return Ok(());
+    }
+    let waiting: Option<i64> =
+        row.select(parked_keys::records).first(connection).optional().map_err(engine)?;
+    match waiting {
+        // Unparking a key that is not parked leaves what was wanted.
+        None => Ok(()),
+        Some(count) => Err(StoreError::Broken(format!("{count} records still wait behind the key"))),
+    }
+}
+
+/// Stores what an operator wants of a parked key; tells whether it is parked.
+pub(super) fn set_wish(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    key: &[u8],
+    wish: ParkedWish,
+    command: &[u8],
+) -> Result<bool, StoreError> {
+    let changed = diesel::update(
+        parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key)),
+    )
+    .set((parked_keys::wish.eq(wish.name()), parked_keys::wished_by.eq(command)))
+    .execute(connection)
+    .map_err(engine)?;
+    Ok(changed == 1)
+}
+
+/// Loads records behind a key, in offset order.
+pub(super) fn load(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    id: &ParkedKeyId,
+    limit: usize,
+) -> Result<Vec<ParkedRecord>, StoreError> {
+    let rows: Vec<(i64, i64, RecordColumns)> = parked_records::table
+        .filter(parked_records::lane.eq(lane))
+        .filter(parked_records::key.eq(id.key.as_ref()))
+        .order(parked_records::record_offset)
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        .select((
+            parked_records::record_offset,
+            parked_records::parked_at,
+            (
+                parked_records::recorded_at,
+                parked_records::time_type,
+                parked_records::record_key,
+                parked_records::headers,
+                parked_records::payload,
+            ),
+        ))
+        .load(connection)
+        .map_err(engine)?;
+    rows.into_iter()
+        .map(|(offset, parked_at, record)| {
+            Ok(ParkedRecord {
+                key: id.key.clone(),
+                record: record.into_record(offset.cast_unsigned())?,
+                parked_at: Timestamp::from_micros(parked_at),
+            })
+        })
+        .collect()
+}

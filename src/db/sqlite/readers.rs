@@ -1,0 +1,121 @@
+//! Threads that read.
+//!
+//! Promises that a read sees everything that was committed before it was asked for, and that a full queue
+//! answers at once. What one read looks at is bounded by its query.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::store::StoreError;
+use tokio::sync::oneshot;
+
+use super::connection::ReadPool;
+
+/// A read on its way to a thread: given a connection, or why there is none.
+type Job = Box<dyn FnOnce(Result<&mut SqliteConnection, StoreError>) + Send>;
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    is_closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// A few threads with one bounded queue.
+pub(super) struct Readers {
+    shared: Arc<Shared>,
+    limit: usize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    /// Starts the threads.
+    pub(super) fn start(name: &str, pool: &ReadPool, threads: usize, limit: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::new(State::default()), wake: Condvar::new() });
+        let mut readers = Self { shared, limit, threads: Vec::with_capacity(threads) };
+        for number in 0..threads {
+            let (shared, pool) = (Arc::clone(&readers.shared), pool.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-{number}"))
+                .spawn(move || work(&shared, &pool))?;
+            readers.threads.push(thread);
+        }
+        Ok(readers)
+    }
+
+    /// Queues a read.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Reply<T, StoreError> {
+        let (answer, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // Whoever does not listen any more needs no answer.
+            let _ = answer.send(connection.and_then(read));
+        });
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.jobs.len() >= self.limit {
+            return Box::pin(std::future::ready(Err(StoreError::QueueFull)));
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.shared.wake.notify_one();
+        Box::pin(async move {
+            receiver
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Broken("a read ended without an answer".to_owned())))
+        })
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Takes a connection of the pool.
+pub(super) fn take(
+    pool: &ReadPool,
+) -> Result<diesel::r2d2::PooledConnection<diesel::r2d2::ConnectionManager<SqliteConnection>>, StoreError> {
+    pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+fn work(shared: &Shared, pool: &ReadPool) {
+    while let Some(job) = next(shared) {
+        let caught = catch_unwind(AssertUnwindSafe(|| match take(pool) {
+            Ok(mut connection) => job(Ok(&mut connection)),
+            Err(error) => job(Err(error)),
+        }));
+        if caught.is_err() {
+            tracing::error!("a read panicked");
+        }
+    }
+}
+
+/// Waits for a read; none when the store is closed and none is left.
+fn next(shared: &Shared) -> Option<Job> {
+    let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(job) = state.jobs.pop_front() {
+            return Some(job);
+        }
+        if state.is_closed {
+            return None;
+        }
+        state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+}

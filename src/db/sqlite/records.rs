@@ -1,0 +1,213 @@
+//! Records as columns, and the outbox that is the embedded log.
+//!
+//! Promises that offsets are taken from `log_head` by the last statements of a transaction, so that the order
+//! of offsets is the order of commits, without holes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use diesel::expression::AsExpression;
+use diesel::prelude::*;
+use diesel::serialize::{self, Output, ToSql};
+use diesel::sql_types::Binary;
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use horizons_actors::clock::Timestamp;
+use horizons_actors::ids::{LogTopic, Offset, Partition};
+use horizons_actors::ports::store::{AppendedAt, StoreError};
+use horizons_actors::record::{Digest32, Headers, LogRecord, OutgoingRecord, TimestampType};
+
+use super::key;
+use super::schema::{log, log_head};
+use crate::db::error::{engine, unreadable};
+
+/// Rows of one large statement. Each size is its own prepared statement, kept for the connection's life:
+/// enough rows to make a statement's fixed cost small, few enough to stay far below SQLite's limit of
+/// variables.
+pub(super) const ROWS_LARGE: usize = 64;
+
+/// Rows of one medium statement, for what is left of the large ones.
+pub(super) const ROWS_MEDIUM: usize = 8;
+
+/// Inserts a slice of rows through cached statements of fixed sizes.
+///
+/// *Source*: measured in `research/performance-reliability.md`, rule P7: a statement over a vector is prepared
+/// anew each time, one over an array is cached by its type. A function cannot be written without repeating
+/// diesel's bounds for each of the three sizes.
+macro_rules! insert_rows {
+    ($connection:expr, $table:expr, $rows:expr) => {{
+        let (large, rest) = $rows.as_chunks::<{ $crate::db::sqlite::records::ROWS_LARGE }>();
+        for chunk in large {
+            diesel::insert_into($table)
+                .values(chunk)
+                .execute($connection)
+                .map_err($crate::db::error::engine)?;
+        }
+        let (medium, rest) = rest.as_chunks::<{ $crate::db::sqlite::records::ROWS_MEDIUM }>();
+        for chunk in medium {
+            diesel::insert_into($table)
+                .values(chunk)
+                .execute($connection)
+                .map_err($crate::db::error::engine)?;
+        }
+        for row in rest {
+            diesel::insert_into($table)
+                .values(row)
+                .execute($connection)
+                .map_err($crate::db::error::engine)?;
+        }
+    }};
+}
+pub(super) use insert_rows;
+
+/// The columns of a record as they are read.
+#[derive(Debug, Queryable)]
+pub(super) struct RecordColumns {
+    pub(super) recorded_at: i64,
+    pub(super) time_type: i32,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) headers: Vec<u8>,
+    pub(super) payload: Option<Vec<u8>>,
+}
+
+impl RecordColumns {
+    /// Gives the record.
+    pub(super) fn into_record(self, offset: u64) -> Result<LogRecord, StoreError> {
+        let timestamp_type = u8::try_from(self.time_type)
+            .ok()
+            .and_then(TimestampType::from_code)
+            .ok_or_else(|| unreadable("timestamp type", self.time_type))?;
+        Ok(LogRecord {
+            offset: Offset(offset),
+            timestamp: Timestamp::from_micros(self.recorded_at),
+            timestamp_type,
+            key: self.key.map(Bytes::from),
+            headers: Headers::from_block(Bytes::from(self.headers))
+                .map_err(|error| unreadable("header block", error))?,
+            payload: self.payload.map(Bytes::from),
+        })
+    }
+}
+
+/// Bytes of a record on their way into a statement, shared and not copied.
+///
+/// diesel caches a statement over an array only when its rows hold no borrowed values.
+#[derive(Debug, Clone, AsExpression)]
+#[diesel(sql_type = Binary)]
+pub(super) struct Blob(pub(super) Bytes);
+
+impl ToSql<Binary, Sqlite> for Blob {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
+        <[u8] as ToSql<Binary, Sqlite>>::to_sql(&self.0, out)
+    }
+}
+
+/// A digest on its way into a statement.
+#[derive(Debug, Clone, Copy, AsExpression)]
+#[diesel(sql_type = Binary)]
+pub(super) struct Digest(pub(super) Digest32);
+
+impl ToSql<Binary, Sqlite> for Digest {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
+        <[u8] as ToSql<Binary, Sqlite>>::to_sql(&self.0, out)
+    }
+}
+
+/// Gives optional bytes for a statement.
+pub(super) fn blob(bytes: Option<&Bytes>) -> Option<Blob> {
+    bytes.cloned().map(Blob)
+}
+
+/// Gives optional bytes as a slice.
+pub(super) fn slice(bytes: Option<&Bytes>) -> Option<&[u8]> {
+    bytes.map(Bytes::as_ref)
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = log, treat_none_as_default_value = false)]
+struct NewLogRow {
+    position: i64,
+    recorded_at: i64,
+    time_type: i32,
+    key: Option<Blob>,
+    headers: Blob,
+    payload: Option<Blob>,
+}
+
+/// What an append did: where each record went, in the order given, and the new ends.
+#[derive(Debug, Default)]
+pub(super) struct Appended {
+    pub(super) places: Vec<AppendedAt>,
+    pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
+}
+
+/// Appends records; to be called last in a transaction.
+pub(super) fn append(
+    connection: &mut SqliteConnection,
+    records: &[&OutgoingRecord],
+) -> Result<Appended, StoreError> {
+    let mut partitions: BTreeMap<(u8, Partition), Vec<usize>> = BTreeMap::new();
+    for (index, record) in records.iter().enumerate() {
+        partitions.entry((record.topic.code(), record.partition)).or_default().push(index);
+    }
+    let mut appended = Appended {
+        places: records
+            .iter()
+            .map(|record| AppendedAt { topic: record.topic, partition: record.partition, offset: Offset(0) })
+            .collect(),
+        ends: Vec::with_capacity(partitions.len()),
+    };
+    let mut rows = Vec::with_capacity(records.len());
+    for ((code, partition), indexes) in partitions {
+        let end = take_offsets(connection, code, partition, indexes.len() as u64)?;
+        let first = end - indexes.len() as u64;
+        for (offset, index) in (first..).zip(indexes) {
+            let (Some(record), Some(place)) = (records.get(index), appended.places.get_mut(index)) else {
+                continue;
+            };
+            place.offset = Offset(offset);
+            rows.push(NewLogRow {
+                position: key::in_log(record.topic, partition, Offset(offset))?,
+                recorded_at: record.timestamp.as_micros(),
+                time_type: i32::from(TimestampType::CreateTime.code()),
+                key: blob(record.key.as_ref()),
+                headers: Blob(record.headers.as_block().clone()),
+                payload: blob(record.payload.as_ref()),
+            });
+            if offset + 1 == end {
+                appended.ends.push((record.topic, partition, Offset(end)));
+            }
+        }
+    }
+    insert_rows!(connection, log::table, rows);
+    Ok(appended)
+}
+
+/// Moves the end of a partition and gives it.
+fn take_offsets(
+    connection: &mut SqliteConnection,
+    code: u8,
+    partition: Partition,
+    count: u64,
+) -> Result<u64, StoreError> {
+    let head = log_head::table
+        .filter(log_head::topic.eq(i64::from(code)))
+        .filter(log_head::partition.eq(i64::from(partition.0)));
+    let moved: Option<i64> = diesel::update(head)
+        .set(log_head::next_offset.eq(log_head::next_offset + count.cast_signed()))
+        .returning(log_head::next_offset)
+        .get_result(connection)
+        .optional()
+        .map_err(engine)?;
+    if let Some(end) = moved {
+        return Ok(end.cast_unsigned());
+    }
+    diesel::insert_into(log_head::table)
+        .values((
+            log_head::topic.eq(i64::from(code)),
+            log_head::partition.eq(i64::from(partition.0)),
+            log_head::next_offset.eq(count.cast_signed()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(count)
+}

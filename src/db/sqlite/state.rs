@@ -1,0 +1,404 @@
+//! The behaviours' state rows: loading by key, and writing on commit.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::event::{JobStatus, TaccSystem};
+use horizons_actors::ids::{AgentName, Attempt, EventId, JobId, Offset, Sequence, UserId};
+use horizons_actors::ports::store::StoreError;
+use horizons_actors::state::{
+    Aggregate, AttemptSummary, AuditLogState, AuditSegment, JobAggregate, JobOrigin, JobView, LifecycleOwner,
+    StateKey, StateValue,
+};
+use uuid::Uuid;
+
+use super::lanes::digest;
+use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, live_job_views, status_counts};
+use crate::db::error::{engine, unreadable};
+
+/// The bytes of a digest in a row of digests.
+const DIGEST_BYTES: usize = 32;
+
+/// Loads one row of state.
+pub(super) fn load(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    key: &StateKey,
+) -> Result<Option<StateValue>, StoreError> {
+    match key {
+        StateKey::AuditLog => Ok(load_audit_log(connection, lane)?.map(StateValue::AuditLog)),
+        StateKey::JobView(job_id) => {
+            let row: Option<JobViewRow> = job_views::table
+                .filter(job_views::job_id.eq(job_id.as_str()))
+                .filter(job_views::lane.eq(lane))
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            row.map(|row| row.into_view().map(StateValue::JobView)).transpose()
+        }
+        StateKey::LifecycleOwner(job_id, sequence) => {
+            Ok(load_owner(connection, job_id, *sequence)?.map(StateValue::LifecycleOwner))
+        }
+        StateKey::JobAggregate(job_id, attempt) => {
+            let row: Option<JobAggregateRow> = job_aggregates::table
+                .filter(job_aggregates::job_id.eq(job_id.as_str()))
+                .filter(job_aggregates::attempt.eq(i64::from(attempt.0)))
+                .filter(job_aggregates::lane.eq(lane))
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            row.map(|row| row.into_aggregate().map(StateValue::JobAggregate)).transpose()
+        }
+        StateKey::StatusCount(status) => {
+            let entered: Option<i64> = status_counts::table
+                .filter(status_counts::lane.eq(lane))
+                .filter(status_counts::status.eq(status.name()))
+                .select(status_counts::entered)
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            Ok(entered.map(|entered| StateValue::StatusCount(entered.cast_unsigned())))
+        }
+    }
+}
+
+/// Writes one row of state.
+pub(super) fn store(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    key: &StateKey,
+    value: &StateValue,
+) -> Result<(), StoreError> {
+    match (key, value) {
+        (StateKey::AuditLog, StateValue::AuditLog(state)) => store_audit_log(connection, lane, state),
+        (StateKey::JobView(job_id), StateValue::JobView(view)) if *job_id == view.job_id => {
+            store_view(connection, lane, view)
+        }
+        (StateKey::JobAggregate(job_id, attempt), StateValue::JobAggregate(aggregate))
+            if *job_id == aggregate.job_id && *attempt == aggregate.attempt =>
+        {
+            let row = JobAggregateRow::new(lane, aggregate)?;
+            diesel::replace_into(job_aggregates::table).values(&row).execute(connection).map_err(engine)?;
+            Ok(())
+        }
+        (StateKey::StatusCount(status), StateValue::StatusCount(entered)) => {
+            diesel::replace_into(status_counts::table)
+                .values((
+                    status_counts::lane.eq(lane),
+                    status_counts::status.eq(status.name()),
+                    status_counts::entered.eq(entered.cast_signed()),
+                ))
+                .execute(connection)
+                .map_err(engine)?;
+            Ok(())
+        }
+        (key, _) => Err(StoreError::Broken(format!("a lane may not write this value under `{key:?}`"))),
+    }
+}
+
+fn load_owner(
+    connection: &mut SqliteConnection,
+    job_id: &JobId,
+    sequence: Sequence,
+) -> Result<Option<LifecycleOwner>, StoreError> {
+    let event_id: Option<Vec<u8>> = job_events::table
+        .filter(job_events::job_id.eq(job_id.as_str()))
+        .filter(job_events::sequence.eq(sequence.0.cast_signed()))
+        .select(job_events::event_id)
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    if let Some(bytes) = event_id {
+        return Ok(Some(LifecycleOwner { event_id: Some(EventId(uuid(&bytes)?)) }));
+    }
+    let known: Option<String> = jobs::table
+        .filter(jobs::job_id.eq(job_id.as_str()))
+        .select(jobs::job_id)
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    Ok(known.map(|_| LifecycleOwner { event_id: None }))
+}
+
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = audit_logs, treat_none_as_default_value = false, treat_none_as_null = true)]
+struct AuditLogRow {
+    lane: i64,
+    size: i64,
+    chain_head: Vec<u8>,
+    frontier: Vec<u8>,
+    last_offset: Option<i64>,
+    segment_number: i64,
+    segment_first: i64,
+    segment_opened_at: i64,
+}
+
+/// Reads where an audit log stands.
+pub(super) fn load_audit_log(
+    connection: &mut SqliteConnection,
+    lane: i64,
+) -> Result<Option<AuditLogState>, StoreError> {
+    let row: Option<AuditLogRow> =
+        audit_logs::table.filter(audit_logs::lane.eq(lane)).first(connection).optional().map_err(engine)?;
+    let Some(row) = row else { return Ok(None) };
+    let (digests, []) = row.frontier.as_chunks::<DIGEST_BYTES>() else {
+        return Err(unreadable("frontier", format_args!("{} bytes", row.frontier.len())));
+    };
+    Ok(Some(AuditLogState {
+        size: row.size.cast_unsigned(),
+        chain_head: digest("chain head", &row.chain_head)?,
+        frontier: digests.to_vec(),
+        last_offset: row.last_offset.map(|offset| Offset(offset.cast_unsigned())),
+        segment: AuditSegment {
+            number: row.segment_number.cast_unsigned(),
+            first_index: row.segment_first.cast_unsigned(),
+            opened_at: Timestamp::from_micros(row.segment_opened_at),
+            closed: None,
+        },
+    }))
+}
+
+fn store_audit_log(
+    connection: &mut SqliteConnection,
+    lane: i64,
+    state: &AuditLogState,
+) -> Result<(), StoreError> {
+    let row = AuditLogRow {
+        lane,
+        size: state.size.cast_signed(),
+        chain_head: state.chain_head.to_vec(),
+        frontier: state.frontier.concat(),
+        last_offset: state.last_offset.map(|offset| offset.0.cast_signed()),
+        segment_number: state.segment.number.cast_signed(),
+        segment_first: state.segment.first_index.cast_signed(),
+        segment_opened_at: state.segment.opened_at.as_micros(),
+    };
+    let changed = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane)))
+        .set(&row)
+        .execute(connection)
+        .map_err(engine)?;
+    if changed == 0 {
+        diesel::insert_into(audit_logs::table).values(&row).execute(connection).map_err(engine)?;
+    }
+    Ok(())
+}
+
+fn store_view(connection: &mut SqliteConnection, lane: i64, view: &JobView) -> Result<(), StoreError> {
+    let row = JobViewRow::new(lane, view);
+    diesel::replace_into(job_views::table).values(&row).execute(connection).map_err(engine)?;
+    if view.is_terminal() {
+        diesel::delete(
+            live_job_views::table
+                .filter(live_job_views::job_id.eq(view.job_id.as_str()))
+                .filter(live_job_views::lane.eq(lane)),
+        )
+        .execute(connection)
+        .map_err(engine)?;
+    } else {
+        diesel::insert_or_ignore_into(live_job_views::table)
+            .values((live_job_views::job_id.eq(view.job_id.as_str()), live_job_views::lane.eq(lane)))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(())
+}
+
+/// Reads 16 bytes as a UUID.
+pub(super) fn uuid(bytes: &[u8]) -> Result<Uuid, StoreError> {
+    Uuid::from_slice(bytes).map_err(|_| unreadable("uuid", format_args!("{} bytes", bytes.len())))
+}
+
+/// Reads a stored identifier.
+pub(super) fn parsed<T, E: std::fmt::Display>(
+    what: &str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, StoreError> {
+    parse(text).map_err(|error| unreadable(what, format_args!("{text}: {error}")))
+}
+
+/// Reads a stored name of a closed set.
+pub(super) fn named<T>(
+    what: &str,
+    name: &str,
+    find: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, StoreError> {
+    find(name).ok_or_else(|| unreadable(what, name))
+}
+
+/// Reads a stored attempt.
+pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
+    u32::try_from(number).map(Attempt).map_err(|_| unreadable("attempt", number))
+}
+
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = job_views, treat_none_as_default_value = false)]
+pub(super) struct JobViewRow {
+    job_id: String,
+    lane: i64,
+    is_owned: bool,
+    user_id: String,
+    agent: Option<String>,
+    tacc_system: Option<String>,
+    status: String,
+    attempt: i64,
+    will_retry: bool,
+    is_confirmed: bool,
+    last_sequence: i64,
+    last_event_id: Vec<u8>,
+    submitted_at: i64,
+    status_since: i64,
+    updated_at: i64,
+}
+
+impl JobViewRow {
+    fn new(lane: i64, view: &JobView) -> Self {
+        Self {
+            job_id: view.job_id.as_str().to_owned(),
+            lane,
+            is_owned: view.origin == JobOrigin::Owned,
+            user_id: view.user_id.as_str().to_owned(),
+            agent: view.agent.as_ref().map(|agent| agent.as_str().to_owned()),
+            tacc_system: view.tacc_system.map(|system| system.name().to_owned()),
+            status: view.status.name().to_owned(),
+            attempt: i64::from(view.attempt.0),
+            will_retry: view.will_retry,
+            is_confirmed: view.is_confirmed,
+            last_sequence: view.last_sequence.0.cast_signed(),
+            last_event_id: view.last_event_id.0.as_bytes().to_vec(),
+            submitted_at: view.submitted_at.as_micros(),
+            status_since: view.status_since.as_micros(),
+            updated_at: view.updated_at.as_micros(),
+        }
+    }
+
+    /// Gives the view.
+    pub(super) fn into_view(self) -> Result<JobView, StoreError> {
+        Ok(JobView {
+            job_id: parsed("job id", &self.job_id, JobId::parse)?,
+            origin: if self.is_owned { JobOrigin::Owned } else { JobOrigin::External },
+            user_id: parsed("user id", &self.user_id, UserId::parse)?,
+            agent: self.agent.map(|agent| parsed("agent", &agent, AgentName::parse)).transpose()?,
+            tacc_system: self
+                .tacc_system
+                .map(|system| named("system", &system, TaccSystem::from_name))
+                .transpose()?,
+            status: named("status", &self.status, JobStatus::from_name)?,
+            attempt: attempt(self.attempt)?,
+            will_retry: self.will_retry,
+            is_confirmed: self.is_confirmed,
+            last_sequence: Sequence(self.last_sequence.cast_unsigned()),
+            last_event_id: EventId(uuid(&self.last_event_id)?),
+            submitted_at: Timestamp::from_micros(self.submitted_at),
+            status_since: Timestamp::from_micros(self.status_since),
+            updated_at: Timestamp::from_micros(self.updated_at),
+        })
+    }
+}
+
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = job_aggregates, treat_none_as_default_value = false)]
+pub(super) struct JobAggregateRow {
+    job_id: String,
+    attempt: i64,
+    lane: i64,
+    cpu_count: i64,
+    cpu_sum: f64,
+    cpu_min: f64,
+    cpu_max: f64,
+    memory_count: i64,
+    memory_sum: f64,
+    memory_min: f64,
+    memory_max: f64,
+    io_count: i64,
+    io_sum: f64,
+    io_min: f64,
+    io_max: f64,
+    time_count: i64,
+    time_sum: f64,
+    time_min: f64,
+    time_max: f64,
+    last_sequence: Option<i64>,
+    summary_cpu: Option<f64>,
+    summary_memory: Option<f64>,
+    summary_io: Option<i64>,
+    summary_time: Option<f64>,
+    updated_at: i64,
+}
+
+/// Refuses what SQLite would silently store as null.
+fn real(number: f64) -> Result<f64, StoreError> {
+    if number.is_nan() { Err(StoreError::Data("wanted a number, got NaN".to_owned())) } else { Ok(number) }
+}
+
+/// Refuses an aggregate that cannot be stored.
+fn reals(aggregate: Aggregate) -> Result<Aggregate, StoreError> {
+    for number in [aggregate.sum, aggregate.min, aggregate.max] {
+        real(number)?;
+    }
+    Ok(aggregate)
+}
+
+impl JobAggregateRow {
+    fn new(lane: i64, aggregate: &JobAggregate) -> Result<Self, StoreError> {
+        let cpu = reals(aggregate.cpu_usage_percent)?;
+        let memory = reals(aggregate.memory_usage_mb)?;
+        let io = reals(aggregate.io_operations)?;
+        let time = reals(aggregate.execution_time_seconds)?;
+        let summary = aggregate.summary;
+        Ok(Self {
+            job_id: aggregate.job_id.as_str().to_owned(),
+            attempt: i64::from(aggregate.attempt.0),
+            lane,
+            cpu_count: cpu.count.cast_signed(),
+            cpu_sum: cpu.sum,
+            cpu_min: cpu.min,
+            cpu_max: cpu.max,
+            memory_count: memory.count.cast_signed(),
+            memory_sum: memory.sum,
+            memory_min: memory.min,
+            memory_max: memory.max,
+            io_count: io.count.cast_signed(),
+            io_sum: io.sum,
+            io_min: io.min,
+            io_max: io.max,
+            time_count: time.count.cast_signed(),
+            time_sum: time.sum,
+            time_min: time.min,
+            time_max: time.max,
+            last_sequence: aggregate.last_sequence.map(|sequence| sequence.0.cast_signed()),
+            summary_cpu: summary.map(|summary| real(summary.cpu_usage_percent)).transpose()?,
+            summary_memory: summary.map(|summary| real(summary.memory_usage_mb)).transpose()?,
+            summary_io: summary.map(|summary| summary.io_operations.cast_signed()),
+            summary_time: summary.map(|summary| real(summary.execution_time_seconds)).transpose()?,
+            updated_at: aggregate.updated_at.as_micros(),
+        })
+    }
+
+    /// Gives the aggregate.
+    pub(super) fn into_aggregate(self) -> Result<JobAggregate, StoreError> {
+        let part = |count: i64, sum, min, max| Aggregate { count: count.cast_unsigned(), sum, min, max };
+        let summary = match (self.summary_cpu, self.summary_memory, self.summary_io, self.summary_time) {
+            (Some(cpu_usage_percent), Some(memory_usage_mb), Some(io), Some(execution_time_seconds)) => {
+                Some(AttemptSummary {
+                    cpu_usage_percent,
+                    memory_usage_mb,
+                    io_operations: io.cast_unsigned(),
+                    execution_time_seconds,
+                })
+            }
+            _ => None,
+        };
+        Ok(JobAggregate {
+            job_id: parsed("job id", &self.job_id, JobId::parse)?,
+            attempt: attempt(self.attempt)?,
+            cpu_usage_percent: part(self.cpu_count, self.cpu_sum, self.cpu_min, self.cpu_max),
+            memory_usage_mb: part(self.memory_count, self.memory_sum, self.memory_min, self.memory_max),
+            io_operations: part(self.io_count, self.io_sum, self.io_min, self.io_max),
+            execution_time_seconds: part(self.time_count, self.time_sum, self.time_min, self.time_max),
+            last_sequence: self.last_sequence.map(|sequence| Sequence(sequence.cast_unsigned())),
+            summary,
+            updated_at: Timestamp::from_micros(self.updated_at),
+        })
+    }
+}

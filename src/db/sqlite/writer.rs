@@ -1,0 +1,217 @@
+//! The one thread that writes.
+//!
+//! Promises that whatever it answers as written is durable, that log ends are told before the answers, and
+//! that it ends the process rather than go on after the disk failed under a commit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
+use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
+use horizons_actors::ports::log::LogHeads;
+use horizons_actors::ports::store::{CommitError, StoreError};
+
+use super::checkpoint::WriteAheadLog;
+use super::config::{FatalError, FatalHook};
+use super::lanes::Lanes;
+use super::queue::{CommandWork, LaneWork, Queue, Round};
+use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
+use crate::db::error::{Fault, fault_of};
+
+/// What the writer works with.
+pub(super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    pub(super) queue: Arc<Queue>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) heads: Arc<LogHeads>,
+    pub(super) log_id: LogId,
+    pub(super) disk_limit_bytes: u64,
+    pub(super) wal: Arc<WriteAheadLog>,
+    pub(super) commit_delay: Option<Duration>,
+    pub(super) on_fatal: FatalHook,
+}
+
+/// Starts the thread.
+pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.work())
+}
+
+impl Writer {
+    fn work(mut self) {
+        let queue = Arc::clone(&self.queue);
+        let on_fatal = Arc::clone(&self.on_fatal);
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(round) = self.queue.take() {
+                if let Err(fatal) = self.carry_out(round) {
+                    return Err(fatal);
+                }
+            }
+            Ok(())
+        }));
+        let fatal = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(fatal)) => fatal,
+            Err(panic) => FatalError::Panicked(panic_text(panic.as_ref())),
+        };
+        queue.abandon();
+        on_fatal(&fatal);
+    }
+
+    /// Writes a round; if a member fails for a reason of its own, all of them one by one.
+    fn carry_out(&mut self, round: Round) -> Result<(), FatalError> {
+        wait(self.commit_delay);
+        let outcome = self.run(&round);
+        match outcome {
+            Err(error) if error.may_be_a_member() && round.commands.len() + round.lanes.len() > 1 => {
+                tracing::debug!(error = ?error, "a member of a commit failed: each is tried alone");
+                for member in alone(round) {
+                    let outcome = self.run(&member);
+                    self.answer(member, outcome)?;
+                }
+            }
+            outcome => self.answer(round, outcome)?,
+        }
+        self.keep_log_small()
+    }
+
+    fn run(&mut self, round: &Round) -> Result<Done, RoundError> {
+        let context =
+            Context { log_id: &self.log_id, lanes: &self.lanes, disk_limit_bytes: self.disk_limit_bytes };
+        round::run(&mut self.connection, &context, round)
+    }
+
+    /// Publishes what is committed, then answers.
+    fn answer(&mut self, round: Round, outcome: Result<Done, RoundError>) -> Result<(), FatalError> {
+        match outcome {
+            Ok(done) => {
+                self.wal.written();
+                self.lanes.publish(done.made.iter().cloned());
+                self.heads.advance(done.ends.iter().filter_map(|(topic, partition, end)| match topic {
+                    LogTopic::Record(topic) => {
+                        Some((TopicPartition { topic: *topic, partition: *partition }, *end))
+                    }
+                    LogTopic::DeadLetter(_) => None,
+                }));
+                answer_done(round, done);
+                Ok(())
+            }
+            Err(error) => {
+                if let RoundError::Disk(text) = &error {
+                    // Nobody is answered before the process has ended: what is on the disk is not known.
+                    return Err(FatalError::Disk(text.clone()));
+                }
+                answer_failed(round, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the write-ahead log is in the file, when it has become too large.
+    fn keep_log_small(&mut self) -> Result<(), FatalError> {
+        if !self.wal.is_too_large() {
+            return Ok(());
+        }
+        tracing::warn!("write-ahead log is at its limit: writing waits for the file");
+        match self.connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {
+            Ok(()) => Ok(()),
+            Err(error) if fault_of(&error.to_string()) == Fault::Disk => {
+                Err(FatalError::Disk(error.to_string()))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to empty the write-ahead log");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Gives the text of a panic.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a text".to_owned())
+}
+
+/// Waits, when a test wants a slow store.
+fn wait(delay: Option<Duration>) {
+    let Some(delay) = delay else { return };
+    let end = Instant::now() + delay;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Takes a round apart, in its order.
+fn alone(round: Round) -> impl Iterator<Item = Round> {
+    let commands =
+        round.commands.into_iter().map(|command| Round { commands: vec![command], lanes: Vec::new() });
+    let lanes = round.lanes.into_iter().map(|lane| Round { commands: Vec::new(), lanes: vec![lane] });
+    commands.chain(lanes)
+}
+
+/// Answers a committed round. Whoever does not listen any more finds the result in the store.
+fn answer_done(round: Round, done: Done) {
+    let Done { commands, lanes, places, .. } = done;
+    for (work, result) in round.commands.into_iter().zip(commands) {
+        match (work, result) {
+            (CommandWork::WriteJob { answer, .. }, CommandResult::Written(result)) => {
+                let _ = answer.send(result);
+            }
+            (CommandWork::AnswerOrder { answer, .. }, CommandResult::Answered(result)) => {
+                let _ = answer.send(result);
+            }
+            (CommandWork::AppendRecords { answer, .. }, CommandResult::Appended(result)) => {
+                let _ = answer.send(result.map(|(first, count)| {
+                    places.get(first..first + count).map(<[_]>::to_vec).unwrap_or_default()
+                }));
+            }
+            (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(result)) => {
+                let _ = answer.send(result);
+            }
+            // Dropping the work answers that the store is away; results are made from the same list.
+            (_, result) => tracing::error!(?result, "answer does not belong to its command"),
+        }
+    }
+    for (work, result) in round.lanes.into_iter().zip(lanes) {
+        match (work, result) {
+            (LaneWork::Open { answer, .. }, LaneResult::Opened(opened)) => {
+                let _ = answer.send(Ok(opened));
+            }
+            (LaneWork::ReadProgress { answer, .. }, LaneResult::Progress(progress)) => {
+                let _ = answer.send(Ok(progress));
+            }
+            (LaneWork::Commit { answer, .. }, LaneResult::Committed(committed)) => {
+                let _ = answer.send(Ok(committed));
+            }
+            (LaneWork::Commit { answer, .. }, LaneResult::Fenced) => {
+                let _ = answer.send(Err(CommitError::Fenced));
+            }
+            (_, result) => tracing::error!(?result, "answer does not belong to its lane"),
+        }
+    }
+}
+
+/// Answers a round that failed as a whole.
+fn answer_failed(round: Round, error: &RoundError) {
+    let store_error: StoreError = error.as_store_error();
+    for work in round.commands {
+        match work {
+            CommandWork::WriteJob { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::AnswerOrder { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+        }
+    }
+    for work in round.lanes {
+        match work {
+            LaneWork::Open { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            LaneWork::ReadProgress { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            LaneWork::Commit { answer, .. } => drop(answer.send(Err(error.as_commit_error()))),
+        }
+    }
+}
