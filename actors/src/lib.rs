@@ -9,6 +9,7 @@ pub mod event;
 pub mod ids;
 pub mod lane;
 pub mod metrics;
+pub mod orchestrator;
 pub mod ports;
 pub mod record;
 pub mod rejection;
