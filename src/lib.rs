@@ -1,3 +1,5 @@
 //! Horizons: the event processor of Cosmic Horizons.
 
 pub mod embedded_log;
+pub mod faults;
+pub mod orchestrator;
