@@ -3,3 +3,4 @@
 pub mod db;
 pub mod embedded_log;
 pub mod faults;
+pub mod orchestrator;

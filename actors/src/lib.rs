@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod lane;
 pub mod latency;
 pub mod metrics;
+pub mod orchestrator;
 pub mod ports;
 pub mod record;
 pub mod rejection;

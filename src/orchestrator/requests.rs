@@ -1,0 +1,303 @@
+//! What users and operators ask, carried to the store.
+//!
+//! Promises that a request is answered after its commit, that nothing is stored for one that is refused, and
+//! that every act is stored with its audit entry.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
+use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
+use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
+use horizons_actors::orchestrator::{Decision, Input, audit_event};
+use horizons_actors::ports::scheduler::AttemptSpec;
+use horizons_actors::ports::store::{AppendedAt, JobRow, JobWrite, JobWritten, ParkedWish, StoreError};
+use horizons_actors::record::{Headers, OutgoingRecord};
+use serde_json::{Map, Value, json};
+
+use super::apply::Applied;
+use super::{Orchestrator, OrchestratorError, Shared, Verdict};
+
+/// How many records one request may append: what fits a transaction that does not hold up others.
+pub const APPEND_RECORDS_MAX: usize = 1000;
+
+/// The header that names an event.
+const EVENT_ID_HEADER: &str = "event-id";
+
+/// A job that was submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submitted {
+    /// The job as it stands.
+    pub job: JobRow,
+    /// Whether the request was made before, with the same idempotency key.
+    pub is_repeat: bool,
+    /// What the scheduler said so far.
+    pub verdict: Verdict,
+}
+
+/// A job that is being cancelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cancelling {
+    /// The job as it stands; it is CANCELLED once the scheduler has ended it.
+    pub job: JobRow,
+    /// Whether it was asked for before.
+    pub is_repeat: bool,
+}
+
+/// A record that somebody else made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalRecord {
+    /// The key, null apart from empty.
+    pub key: Option<Bytes>,
+    /// All headers.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Option<Bytes>,
+}
+
+impl ExternalRecord {
+    fn weight_bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len)
+            + self.headers.as_block().len()
+            + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Gives the id that chooses the partition of a record without a key.
+    fn event_id(&self) -> Option<EventId> {
+        let text = std::str::from_utf8(self.headers.get(EVENT_ID_HEADER)?).ok()?;
+        EventId::parse(text).ok()
+    }
+}
+
+impl Orchestrator {
+    /// Submits a job: stores it, then waits a moment for the scheduler's verdict.
+    ///
+    /// *Errors*: `Invalid` with the field, `KeyReused`, `Busy`, `DiskLimit`; nothing is stored then. Only after
+    /// `Busy` may the job exist all the same, if the store's answer was lost; the same idempotency key finds
+    /// it.
+    pub async fn submit(&self, command: Command) -> Result<Submitted, OrchestratorError> {
+        let shared = &self.shared;
+        let write = match shared.decide(None, &Input::Submit(command))? {
+            Decision::Write(write) => *write,
+            Decision::Nothing => return Err(OrchestratorError::Broken("a submit without effect".to_owned())),
+        };
+        let spec = spec_of(&write.row).map_err(|error| shared.store_error(error))?;
+        shared.scheduler.check(&spec).map_err(|error| shared.scheduler_error(error))?;
+
+        let job = write.row.clone();
+        let mut waiting = shared.verdicts.wait_for(&job.job_id);
+        match shared.write_submit(write).await.map_err(|error| shared.store_error(error))? {
+            JobWritten::Written => {
+                shared.orders_written.notify_one();
+                let told = shared.wait(waiting.told()).await;
+                let (job, verdict) = told.unwrap_or((job, Verdict::Pending));
+                Ok(Submitted { job, is_repeat: false, verdict })
+            }
+            JobWritten::Repeated(job_id) => {
+                drop(waiting);
+                self.repeated(job_id).await
+            }
+            JobWritten::KeyReused(job_id) => Err(OrchestratorError::KeyReused { job_id }),
+            JobWritten::Conflict => {
+                Err(OrchestratorError::Broken(format!("a new job id `{}` exists already", job.job_id)))
+            }
+        }
+    }
+
+    /// Answers a repeated submit.
+    async fn repeated(&self, job_id: JobId) -> Result<Submitted, OrchestratorError> {
+        // The place is taken before the row is read: a verdict in between is not missed.
+        let mut waiting = self.shared.verdicts.wait_for(&job_id);
+        let job = self.job(&job_id).await?;
+        let verdict = Verdict::of(&job);
+        if verdict != Verdict::Pending {
+            return Ok(Submitted { job, is_repeat: true, verdict });
+        }
+        let told = self.shared.wait(waiting.told()).await;
+        let (job, verdict) = told.unwrap_or((job, Verdict::Pending));
+        Ok(Submitted { job, is_repeat: true, verdict })
+    }
+
+    /// Asks for a job's end. Asking again gives the same answer.
+    ///
+    /// *Errors*: `NotFound`, `Conflict` with the state when the job has ended, `Invalid`, `Busy`.
+    pub async fn cancel(&self, command: Command) -> Result<Cancelling, OrchestratorError> {
+        let CommandKind::CancelJob { job_id } = &command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let (job_id, input) = (job_id.clone(), Input::CancelRequested(command));
+        // In a task of its own, because a caller who goes away must not cut a turn short between read and write.
+        let applied = self.detached(|shared| async move { shared.apply(&job_id, &input).await }).await?;
+        match applied.map_err(|error| self.shared.store_error(error))? {
+            Applied::Written(job) => {
+                self.shared.orders_written.notify_one();
+                Ok(Cancelling { job: *job, is_repeat: false })
+            }
+            Applied::Unchanged(job) => Ok(Cancelling { job: *job, is_repeat: true }),
+            Applied::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Reads a job.
+    ///
+    /// *Errors*: `NotFound`, `Busy`.
+    pub async fn job(&self, job_id: &JobId) -> Result<JobRow, OrchestratorError> {
+        let row = self.shared.store.read_job(job_id.clone()).await;
+        row.map_err(|error| self.shared.store_error(error))?
+            .ok_or_else(|| OrchestratorError::NotFound { what: format!("job `{job_id}`") })
+    }
+
+    /// Appends records that somebody else made, byte for byte, with one audit entry. The command says the
+    /// topic; key or event id choose the partition.
+    ///
+    /// *Errors*: `Invalid` with the record's number, `Busy`, `DiskLimit`; nothing is stored then.
+    pub async fn append_records(
+        &self,
+        command: Command,
+        records: Vec<ExternalRecord>,
+    ) -> Result<Vec<AppendedAt>, OrchestratorError> {
+        let CommandKind::AppendRecord { topic, record_id } = &command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        check_records(&records)?;
+        let mut changes = Map::new();
+        changes.insert("records".to_owned(), json!(records.len()));
+        changes.insert("record_id".to_owned(), json!(record_id));
+        let bytes: usize = records.iter().map(ExternalRecord::weight_bytes).sum();
+        changes.insert("record_bytes".to_owned(), json!(bytes));
+        let audit = self.shared.audit(&command, changes)?;
+        let records = records.into_iter().map(|record| self.shared.outgoing(*topic, record)).collect();
+
+        let appended = self.shared.store.append_records(records, vec![audit]).await;
+        appended.map_err(|error| self.shared.store_error(error))
+    }
+
+    /// Stores what an operator wants of a parked key: to release it, or to give its head up.
+    ///
+    /// *Errors*: `NotFound` when the key is not parked, `Invalid`, `Busy`.
+    pub async fn set_parked_wish(&self, command: Command) -> Result<(), OrchestratorError> {
+        let (key, wish) = match &command.kind {
+            CommandKind::ReleaseKey(key) => (key.clone(), ParkedWish::Release),
+            CommandKind::DiscardHead(key) => (key.clone(), ParkedWish::DiscardHead),
+            CommandKind::SubmitJob(_) | CommandKind::CancelJob { .. } | CommandKind::AppendRecord { .. } => {
+                return Err(wrong_kind(&command));
+            }
+        };
+        let shown = shown_key(&key);
+        let mut changes = Map::new();
+        changes.insert("key".to_owned(), json!(shown));
+        changes.insert("wish".to_owned(), json!(wish.name()));
+        let audit = self.shared.audit(&command, changes)?;
+        let lane = key.lane.to_string();
+        match self.shared.store.set_parked_wish(command, key, wish, audit).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(OrchestratorError::NotFound { what: format!("parked key `{shown}` of `{lane}`") })
+            }
+            Err(error) => Err(self.shared.store_error(error)),
+        }
+    }
+
+    /// Runs work to its end even when the caller goes away.
+    async fn detached<F, T>(&self, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, OrchestratorError>
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let task = tokio::spawn(work(Arc::clone(&self.shared)));
+        task.await.map_err(|error| OrchestratorError::Broken(format!("request handler ended: {error}")))
+    }
+}
+
+impl Shared {
+    /// Writes a new job. When the answer is lost the store is asked whether the job is there.
+    async fn write_submit(&self, write: JobWrite) -> Result<JobWritten, StoreError> {
+        let job_id = write.row.job_id.clone();
+        match self.store.write_job(write).await {
+            Err(StoreError::Unavailable(reason)) => match self.store.read_job(job_id).await {
+                Ok(Some(_)) => Ok(JobWritten::Written),
+                Ok(None) | Err(_) => Err(StoreError::Unavailable(reason)),
+            },
+            answer => answer,
+        }
+    }
+
+    /// Waits as long as a submit may.
+    async fn wait<T>(&self, told: impl Future<Output = Option<T>>) -> Option<T> {
+        tokio::time::timeout(self.config.verdict_wait, told).await.ok().flatten()
+    }
+
+    fn audit(
+        &self,
+        command: &Command,
+        changes: Map<String, Value>,
+    ) -> Result<OutgoingRecord, OrchestratorError> {
+        let event = audit_event(command, None, changes, &self.context());
+        (self.encoder)(&event)
+            .map_err(|error| OrchestratorError::Invalid { field: error.field, reason: error.reason })
+    }
+
+    fn outgoing(&self, topic: Topic, record: ExternalRecord) -> OutgoingRecord {
+        let event_id = record.event_id().unwrap_or_else(|| EventId(self.randomness.next_uuid()));
+        OutgoingRecord {
+            topic: LogTopic::Record(topic),
+            partition: partition_for(topic, record.key.as_deref(), event_id),
+            timestamp: self.clock.now(),
+            key: record.key,
+            headers: record.headers,
+            payload: record.payload,
+        }
+    }
+
+    pub(super) fn store_error(&self, error: StoreError) -> OrchestratorError {
+        OrchestratorError::from_store(error, self.config.retry_after)
+    }
+
+    fn scheduler_error(&self, error: horizons_actors::ports::scheduler::SchedulerError) -> OrchestratorError {
+        OrchestratorError::from_scheduler(error, self.config.retry_after)
+    }
+}
+
+/// Gives what the scheduler is to run.
+pub(super) fn spec_of(row: &JobRow) -> Result<AttemptSpec, StoreError> {
+    let parameters = serde_json::from_str(&row.parameters)
+        .map_err(|error| StoreError::Broken(format!("parameters of job `{}`: {error}", row.job_id)))?;
+    Ok(AttemptSpec {
+        id: AttemptId { job_id: row.job_id.clone(), attempt: row.attempt },
+        agent: row.agent.clone(),
+        dataset_id: row.dataset_id.clone(),
+        parameters,
+        tacc_system: row.tacc_system,
+        user_id: row.user_id.clone(),
+        correlation_id: row.correlation_id,
+    })
+}
+
+fn check_records(records: &[ExternalRecord]) -> Result<(), OrchestratorError> {
+    let count = records.len();
+    if count == 0 || count > APPEND_RECORDS_MAX {
+        let reason = format!("wanted 1..={APPEND_RECORDS_MAX} records, got {count}");
+        return Err(OrchestratorError::Invalid { field: "records".to_owned(), reason });
+    }
+    for (index, record) in records.iter().enumerate() {
+        let got = record.weight_bytes();
+        if got > RECORD_MAX_BYTES {
+            let reason = format!("wanted at most {RECORD_MAX_BYTES} bytes, got {got}");
+            return Err(OrchestratorError::Invalid { field: format!("records[{index}]"), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Gives a key as text, as base64 where it is none.
+fn shown_key(key: &ParkedKeyId) -> String {
+    std::str::from_utf8(&key.key).map_or_else(|_| BASE64.encode(&key.key), str::to_owned)
+}
+
+fn wrong_kind(command: &Command) -> OrchestratorError {
+    let reason = format!("`{}` is not asked for here", command.kind.action());
+    OrchestratorError::Invalid { field: "kind".to_owned(), reason }
+}
