@@ -1,1 +1,6 @@
 //! Horizons.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod telemetry;
