@@ -4,3 +4,9 @@ pub mod db;
 pub mod embedded_log;
 pub mod faults;
 pub mod orchestrator;
+//! Horizons.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod telemetry;

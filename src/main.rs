@@ -1,2 +1,31 @@
 //! Arguments, configuration, start, exit code.
-fn main() {}
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use horizons::cli::{self, Hooks};
+use horizons::exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    // A value that is not UTF-8 is no value of ours; the check names it with its odd bytes replaced.
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    cli::run(std::env::args_os(), &environment, &HOOKS).into()
+}
+
+/// The functions behind the commands.
+const HOOKS: Hooks = Hooks {
+    serve: |_| Err(not_built_in("serve")),
+    demo: |_, _| Err(not_built_in("demo")),
+    bench: |_, _| Err(not_built_in("bench")),
+    run_agent: |_| Err(not_built_in("run-agent")),
+    open_store: |_| Err(not_built_in("--data")),
+    verifier: |_, _| Box::new(cli::NoVerifier),
+    check_agent: |_| Vec::new(),
+};
+
+/// Says that a part of the program is not wired yet.
+fn not_built_in(part: &str) -> Failure {
+    Failure::text(Exit::Failed, format!("failed to start `{part}`: this build does not contain it"))
+}

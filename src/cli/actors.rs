@@ -1,0 +1,66 @@
+//! `horizons actors`: the actor tree.
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+
+use super::client::{Call, ClientOptions};
+use super::output::{Form, Output, cell};
+use super::{Context, ask, with_output};
+
+/// Look at the actors
+#[derive(Debug, Subcommand)]
+pub(super) enum ActorsCommand {
+    /// Show groups and lanes with state, position, lag and restarts
+    #[command(after_help = "Examples:\n  horizons actors tree\n  horizons actors tree --json")]
+    Tree {
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+}
+
+/// Columns of a group's lanes.
+const LANE_COLUMNS: [(&str, &str); 9] = [
+    ("TOPIC", "topic"),
+    ("PARTITION", "partition"),
+    ("STATE", "state"),
+    ("NEXT", "next_offset"),
+    ("END", "log_end_offset"),
+    ("LAG", "lag_records"),
+    ("PARKED", "parked_keys"),
+    ("RESTARTS", "restarts"),
+    ("LAST ERROR", "last_error"),
+];
+
+/// Asks for the tree and prints it.
+pub(super) fn run(command: &ActorsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
+    let ActorsCommand::Tree { client } = command;
+    let answer = ask(client, context, Call::get("/actors"))?;
+    with_output(Form::from_flag(client.json), context, |output| {
+        match output.form() {
+            Form::Json => output.json(&answer.body)?,
+            Form::Text => print_tree(output, &answer.body)?,
+        }
+        Ok(Exit::Done)
+    })
+}
+
+fn print_tree(output: &mut Output<'_>, tree: &Value) -> Result<(), Failure> {
+    output.line(&format!("job supervisors: {}", cell(tree, "job_supervisors")))?;
+    for group in tree.get("groups").and_then(Value::as_array).into_iter().flatten() {
+        let error = match cell(group, "last_error") {
+            error if error == "-" => String::new(),
+            error => format!(", last error: {error}"),
+        };
+        output.line(&format!(
+            "\n{}: {}, {} restarts{error}",
+            cell(group, "group"),
+            cell(group, "state"),
+            cell(group, "restarts")
+        ))?;
+        let lanes = group.get("lanes").and_then(Value::as_array).cloned().unwrap_or_default();
+        output.rows(&LANE_COLUMNS, &lanes)?;
+    }
+    Ok(())
+}

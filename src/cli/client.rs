@@ -1,0 +1,390 @@
+//! Talks to a running server over HTTP.
+//!
+//! Promises one request and its whole answer within a time limit, and an error that says what to change: no
+//! server, a refusal with its field, or an answer that is none of ours. Speaks plain HTTP only: the server
+//! listens on loopback.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::config::{DefaultValue, KEYS};
+use crate::exit::{Exit, Failure};
+
+use super::Context;
+use super::output::shown;
+
+/// How a client command reaches the server.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClientOptions {
+    /// Address of the server [default: $HORIZONS_URL, else http://127.0.0.1:8650]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Act as this user [default: $HORIZONS_USER, else the server's `local`]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// No answer takes longer: submits wait a minute at most, everything else is a read of one page.
+const ANSWER_TIME_LIMIT: Duration = Duration::from_secs(90);
+
+/// Largest answer that is read; a page of the largest records stays far below.
+const ANSWER_LIMIT_BYTES: usize = 256 << 20;
+
+/// Names the user a request acts as.
+const USER_HEADER: &str = "x-horizons-user";
+
+/// Why a request brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address cannot be used.
+    #[error("failed to read the server's address `{url}`: wanted `http://HOST:PORT`")]
+    Url {
+        /// The address.
+        url: String,
+    },
+    /// A header cannot be sent.
+    #[error("failed to build the request: {0}")]
+    Request(#[from] hyper::http::Error),
+    /// Nobody listens there.
+    #[error("failed to reach the server at `{url}`: {source}; is `horizons serve` running?")]
+    Connect {
+        /// The address.
+        url: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The connection broke.
+    #[error("failed to get an answer from `{url}`: {reason}")]
+    Broken {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server refused the request.
+    #[error("{}", refusal_text(.status, .problem, .retry_after.as_deref()))]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What the server says.
+        problem: ProblemDocument,
+        /// Seconds to wait, where the server names them.
+        retry_after: Option<String>,
+    },
+    /// The answer is not what a Horizons server sends.
+    #[error("failed to read the answer of `{url}` to `{path}`: {reason}")]
+    Foreign {
+        /// The address.
+        url: String,
+        /// The path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// Tells whether the same request may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ClientError::Connect { .. } | ClientError::Broken { .. } => true,
+            ClientError::Refused { status, .. } => status.is_server_error(),
+            ClientError::Url { .. } | ClientError::Request(_) | ClientError::Foreign { .. } => false,
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Url { .. } | ClientError::Request(_) => Exit::Usage,
+            ClientError::Connect { .. } | ClientError::Broken { .. } => Exit::Unreachable,
+            ClientError::Refused { .. } => Exit::Refused,
+            ClientError::Foreign { .. } => Exit::Failed,
+        };
+        Failure::text(exit, error.to_string())
+    }
+}
+
+/// The server's words about a refusal.
+///
+/// *Source*: RFC 9457, with `field` beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ProblemDocument {
+    /// The kind in a few words.
+    #[serde(default)]
+    pub title: String,
+    /// What was wanted and what was got.
+    #[serde(default)]
+    pub detail: Option<String>,
+    /// The field at fault.
+    #[serde(default)]
+    pub field: Option<String>,
+}
+
+/// Words a refusal: the field, what is wrong with it, and when to try again.
+fn refusal_text(status: &StatusCode, problem: &ProblemDocument, retry_after: Option<&str>) -> String {
+    let field = problem.field.as_ref().map_or_else(String::new, |field| format!("`{field}`: "));
+    let reason = problem.detail.as_deref().filter(|detail| !detail.is_empty());
+    let reason = reason.or(Some(problem.title.as_str())).filter(|text| !text.is_empty());
+    let reason = reason.map_or_else(|| status.to_string(), |text| format!("{text} ({})", status.as_u16()));
+    let later = retry_after.map_or_else(String::new, |seconds| format!("; try again in {seconds} s"));
+    shown(&format!("{field}{reason}{later}"))
+}
+
+/// A request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: Vec<(&'a str, Option<String>)>,
+    pub(super) body: Option<Value>,
+    pub(super) headers: Vec<(&'static str, String)>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), ..Self::default() }
+    }
+
+    pub(super) fn post(path: impl Into<String>, body: Value) -> Self {
+        Self { method: Method::POST, path: path.into(), body: Some(body), ..Self::default() }
+    }
+
+    pub(super) fn query(mut self, name: &'a str, value: Option<impl ToString>) -> Self {
+        self.query.push((name, value.map(|value| value.to_string())));
+        self
+    }
+
+    /// Writes path and query.
+    fn target(&self) -> String {
+        let mut target = self.path.clone();
+        let given = self.query.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        for (index, (name, value)) in given.enumerate() {
+            target.push(if index == 0 { '?' } else { '&' });
+            target.push_str(&format!("{name}={}", percent_encoded(value)));
+        }
+        target
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Answer {
+    /// Gives the rows of a page: the one list in the answer, or the answer itself where it is a list.
+    pub(super) fn rows(&self) -> Vec<Value> {
+        let list = match &self.body {
+            Value::Object(fields) => fields.values().find_map(Value::as_array),
+            other => other.as_array(),
+        };
+        list.cloned().unwrap_or_default()
+    }
+
+    /// Gives the cursor of the next page.
+    pub(super) fn next(&self) -> Option<String> {
+        self.body.get("next").and_then(Value::as_str).map(str::to_owned)
+    }
+}
+
+/// A server.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    url: String,
+    authority: String,
+    prefix: String,
+    user: Option<String>,
+}
+
+impl Client {
+    /// Chooses server and user: option, else environment, else default.
+    ///
+    /// *Errors*: [`ClientError::Url`].
+    pub(super) fn new(options: &ClientOptions, context: &Context<'_>) -> Result<Self, ClientError> {
+        let variable = |name: &str| context.environment.get(name).filter(|text| !text.is_empty()).cloned();
+        let url = options.url.clone().or_else(|| variable("HORIZONS_URL")).unwrap_or_else(default_url);
+        let user = options.user.clone().or_else(|| variable("HORIZONS_USER"));
+        let uri: Uri = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+        let Some(authority) = authority.map(|authority| authority.as_str().to_owned()) else {
+            return Err(ClientError::Url { url });
+        };
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { url, authority, prefix, user })
+    }
+
+    /// Sends a request and reads its whole answer.
+    ///
+    /// *Errors*: every variant of [`ClientError`] but `Url`.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, ClientError> {
+        tokio::time::timeout(ANSWER_TIME_LIMIT, self.exchange(&call))
+            .await
+            .unwrap_or_else(|_| Err(self.broken(format!("none within {} s", ANSWER_TIME_LIMIT.as_secs()))))
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<Answer, ClientError> {
+        let stream = TcpStream::connect(self.address())
+            .await
+            .map_err(|source| ClientError::Connect { url: self.url.clone(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error.to_string()))?;
+        let connection = tokio::spawn(connection);
+        let request = self.request(call)?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error.to_string()))?;
+        let (head, body) = response.into_parts();
+        let bytes = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
+        let bytes = bytes.map_err(|error| self.broken(error.to_string()))?.to_bytes();
+        connection.abort();
+        if head.status.is_client_error() || head.status.is_server_error() {
+            // A refusal without our document still has its status to show.
+            let problem = serde_json::from_slice(&bytes).unwrap_or_default();
+            let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let retry_after = retry_after.map(str::to_owned);
+            return Err(ClientError::Refused { status: head.status, problem, retry_after });
+        }
+        let body = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
+        let body = body.map_err(|error| self.foreign(&call.path, error.to_string()))?;
+        Ok(Answer { status: head.status, body })
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(format!("{}{}", self.prefix, call.target()))
+            .header(HOST, &self.authority)
+            .header(ACCEPT, "application/json, application/problem+json");
+        if let Some(user) = &self.user {
+            request = request.header(USER_HEADER, user);
+        }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        let body = match &call.body {
+            Some(body) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        Ok(request.body(Full::new(body))?)
+    }
+
+    /// Gives host and port; HTTP's own port where none is named.
+    fn address(&self) -> String {
+        let has_port = self.authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
+        if has_port { self.authority.clone() } else { format!("{}:80", self.authority) }
+    }
+
+    fn broken(&self, reason: String) -> ClientError {
+        ClientError::Broken { url: self.url.clone(), reason }
+    }
+
+    /// Tells that an answer is not what a Horizons server sends.
+    pub(super) fn foreign(&self, path: &str, reason: String) -> ClientError {
+        ClientError::Foreign { url: self.url.clone(), path: path.to_owned(), reason }
+    }
+}
+
+/// Gives the address that a server listens on by default.
+fn default_url() -> String {
+    let listen = KEYS.iter().find(|key| key.path() == "http.listen").map(|key| key.default);
+    match listen {
+        Some(DefaultValue::Text(address)) => format!("http://{address}"),
+        _ => "http://127.0.0.1".to_owned(),
+    }
+}
+
+/// Encodes bytes as the API takes them.
+pub(super) fn base64_text(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// Decodes what the API gives; absent and null stay absent.
+///
+/// *Errors*: the decoder's, in words.
+pub(super) fn base64_bytes(value: Option<&Value>) -> Result<Option<Bytes>, String> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            STANDARD.decode(text).map(|bytes| Some(Bytes::from(bytes))).map_err(|error| error.to_string())
+        }
+        Some(other) => Err(format!("wanted base64 text, got `{other}`")),
+    }
+}
+
+/// Writes a text as part of a path or query: everything but unreserved characters in percent form.
+pub(super) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn target_odd_values_are_encoded() {
+        let call = Call::get(format!("/jobs/{}", percent_encoded("a/b ü")))
+            .query("user", Some("x&y=z"))
+            .query("status", None::<String>)
+            .query("limit", Some(5));
+
+        assert_eq!(call.target(), "/jobs/a%2Fb%20%C3%BC?user=x%26y%3Dz&limit=5");
+    }
+
+    #[test]
+    fn refusal_every_part_is_named() {
+        let problem = ProblemDocument {
+            title: "bad request".to_owned(),
+            detail: Some("wanted a declared agent, got `x`".to_owned()),
+            field: Some("agent".to_owned()),
+        };
+
+        let text = refusal_text(&StatusCode::UNPROCESSABLE_ENTITY, &problem, Some("2"));
+
+        assert_eq!(text, "`agent`: wanted a declared agent, got `x` (422); try again in 2 s");
+    }
+
+    #[test]
+    fn refusal_without_document_shows_status() {
+        let text = refusal_text(&StatusCode::BAD_GATEWAY, &ProblemDocument::default(), None);
+
+        assert_eq!(text, "502 Bad Gateway");
+    }
+
+    #[test]
+    fn rows_list_or_object_are_found() {
+        let page = Answer { status: StatusCode::OK, body: json!({"jobs": [1, 2], "next": "c"}) };
+        let list = Answer { status: StatusCode::OK, body: json!([3]) };
+
+        assert_eq!((page.rows(), page.next()), (vec![json!(1), json!(2)], Some("c".to_owned())));
+        assert_eq!((list.rows(), list.next()), (vec![json!(3)], None));
+    }
+}

@@ -1,0 +1,94 @@
+//! `horizons parked`: keys whose events wait behind a poison event.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::exit::{Exit, Failure};
+
+use super::client::{Call, ClientOptions, base64_text};
+use super::{Context, ask, print_done, print_page};
+
+/// Look at parked keys, release them or give their poison event up
+#[derive(Debug, Subcommand)]
+pub(super) enum ParkedCommand {
+    /// List parked keys
+    #[command(after_help = "Examples:\n  horizons parked list\n  horizons parked list --json")]
+    List {
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Try the poison event again and let the rest flow in order
+    #[command(
+        after_help = "Example:\n  horizons parked release --group jobs --topic job-lifecycle --partition 3 \
+                            --key j-1 --reason 'producer is fixed'"
+    )]
+    Release(KeyArguments),
+    /// Give the poison event up, then let the rest flow in order; its dead letter stays
+    #[command(
+        after_help = "Example:\n  horizons parked discard --group jobs --topic job-lifecycle --partition 3 \
+                            --key j-1 --reason 'not ours'"
+    )]
+    Discard(KeyArguments),
+}
+
+/// Names a parked key.
+#[derive(Debug, Args)]
+pub(super) struct KeyArguments {
+    /// Consumer group
+    #[arg(long)]
+    group: String,
+    /// Topic
+    #[arg(long)]
+    topic: String,
+    /// Partition
+    #[arg(long)]
+    partition: u16,
+    /// Key as text
+    #[arg(long, required_unless_present = "key_base64", conflicts_with = "key_base64")]
+    key: Option<String>,
+    /// Key as base64, for bytes that are no text
+    #[arg(long, value_name = "BASE64")]
+    key_base64: Option<String>,
+    /// Why; stands in the audit trail
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+const COLUMNS: [(&str, &str); 8] = [
+    ("GROUP", "group"),
+    ("TOPIC", "topic"),
+    ("PARTITION", "partition"),
+    ("KEY", "key_base64"),
+    ("HEAD", "head"),
+    ("RECORDS", "records"),
+    ("WISH", "wish"),
+    ("REASON", "reason"),
+];
+
+/// Runs one of the commands.
+pub(super) fn run(command: ParkedCommand, context: &Context<'_>) -> Result<Exit, Failure> {
+    match command {
+        ParkedCommand::List { client } => {
+            let answer = ask(&client, context, Call::get("/parked"))?;
+            print_page(&client, context, &COLUMNS, &answer)
+        }
+        ParkedCommand::Release(key) => act(&key, "/parked/release", "release asked for", context),
+        ParkedCommand::Discard(key) => act(&key, "/parked/discard", "discard asked for", context),
+    }
+}
+
+fn act(key: &KeyArguments, path: &str, done: &str, context: &Context<'_>) -> Result<Exit, Failure> {
+    let from_text = key.key.as_ref().map(|text| base64_text(text.as_bytes()));
+    let body = json!({
+        "group": key.group,
+        "topic": key.topic,
+        "partition": key.partition,
+        "key_base64": from_text.or_else(|| key.key_base64.clone()),
+        "reason": key.reason,
+    });
+    let answer = ask(&key.client, context, Call::post(path, body))?;
+    let lane = format!("{}/{}-{}", key.group, key.topic, key.partition);
+    print_done(&key.client, context, &format!("{done}: a key of {lane}"), &answer)
+}

@@ -1,0 +1,272 @@
+//! The configuration: raw → check → immutable [`Config`].
+//!
+//! Promises that environment beats file beats default, that unknown keys are refused, and that all problems
+//! are reported at once, each with its key and origin. Reads no environment by itself: it is passed in. Does
+//! not know what an agent's placeholders mean: the scheduler's [`AgentCheck`] does.
+
+mod agents;
+mod check;
+mod error;
+mod keys;
+mod raw;
+mod reference;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use horizons_actors::backoff::{BackoffPolicy, RestartPolicy};
+use horizons_actors::ids::{AgentName, Topic};
+
+pub use agents::{Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, TIME_LIMIT_DEFAULT};
+pub use error::{ConfigError, Fault, Origin, Problem};
+pub use keys::{DefaultValue, ENVIRONMENT_PREFIX, KEYS, Key, Kind, OTHER_VARIABLES};
+pub use reference::{example_file, markdown_tables};
+
+/// Everything that can be configured, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The HTTP server.
+    pub http: Http,
+    /// The store.
+    pub store: Store,
+    /// Dispatchers, lanes and their supervision.
+    pub lanes: Lanes,
+    /// The audit trail.
+    pub audit: Audit,
+    /// Jobs.
+    pub jobs: Jobs,
+    /// What runs jobs.
+    pub scheduler: Scheduler,
+    /// What users may submit jobs to, by name.
+    pub agents: BTreeMap<AgentName, Agent>,
+    /// The events that Horizons writes.
+    pub events: Events,
+    /// The log.
+    pub log: Log,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// The address; always loopback.
+    pub listen: SocketAddr,
+    /// Largest request body that is read.
+    pub body_limit_bytes: u64,
+    /// How long a client may take to send a request's headers.
+    pub header_read_timeout: Duration,
+    /// Connections served at once.
+    pub connection_limit: usize,
+    /// How long a submit waits for the scheduler's verdict.
+    pub submit_wait: Duration,
+}
+
+/// The store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The folder of the database and of the jobs' files.
+    pub folder: PathBuf,
+    /// What the database may take.
+    pub disk_limit_bytes: u64,
+    /// The part of the limit that is kept for lanes; less than the limit.
+    pub disk_reserve_bytes: u64,
+    /// Commands that may wait.
+    pub command_queue: usize,
+}
+
+/// Dispatchers, lanes and their supervision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// Most records in one batch.
+    pub batch_records: usize,
+    /// Most bytes in one batch.
+    pub batch_bytes: usize,
+    /// Most records on their way to one lane; at least one batch.
+    pub credit_lane_records: usize,
+    /// Most bytes on their way to one lane; at least one batch.
+    pub credit_lane_bytes: usize,
+    /// Most bytes on their way to all lanes; at least one lane's.
+    pub credit_total_bytes: usize,
+    /// Records within which a repeated event id is recognised.
+    pub duplicate_window_records: usize,
+    /// Threads that lanes are spread over.
+    pub arbiters: usize,
+    /// How long lanes may take to end their batches at shutdown.
+    pub drain_timeout: Duration,
+    /// How long a thread may make no progress.
+    pub stuck_after: Duration,
+    /// How a lane waits for the store.
+    pub retry: BackoffPolicy,
+    /// How actors are started again.
+    pub restart: RestartPolicy,
+}
+
+/// The audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Topics that are kept, each once, at least one.
+    pub topics: Vec<Topic>,
+}
+
+/// Jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jobs {
+    /// How long an ended attempt's folder is kept.
+    pub clean_after: Duration,
+}
+
+/// What runs jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduler {
+    /// Which one.
+    pub kind: SchedulerKind,
+    /// Attempts that run at once.
+    pub slots: usize,
+    /// How often a running attempt is measured.
+    pub sample_interval: Duration,
+    /// How long an attempt may take to end by itself.
+    pub kill_grace: Duration,
+    /// How often the scheduler is asked.
+    pub poll_interval: Duration,
+}
+
+/// Which scheduler runs jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchedulerKind {
+    /// Child processes of this machine.
+    Local,
+}
+
+/// The events that Horizons writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// Their encoding.
+    pub encoding: EventEncoding,
+}
+
+/// How an event is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventEncoding {
+    /// JSON.
+    Json,
+    /// MessagePack.
+    MessagePack,
+}
+
+/// The log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The form of its lines.
+    pub format: LogFormat,
+    /// The least level that is logged.
+    pub level: LogLevel,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A level of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogLevel {
+    /// A person must act.
+    Error,
+    /// Degraded.
+    Warn,
+    /// A change of state.
+    Info,
+    /// The rest.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The file that is read when none is named and it exists.
+pub const FILE_DEFAULT: &str = "config.toml";
+
+/// The example file as it lies beside the sources, with its example agents.
+pub const EXAMPLE: &str = include_str!("../../config.toml");
+
+/// Where the text of a configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file, which must exist.
+    File(PathBuf),
+    /// A text and the name that messages give it.
+    Text {
+        /// The name.
+        name: String,
+        /// The text.
+        text: String,
+    },
+    /// Nothing: defaults and environment only.
+    Nothing,
+}
+
+impl Source {
+    /// Chooses the file: the option, else `HORIZONS_CONFIG`, else [`FILE_DEFAULT`] in the working folder if
+    /// it exists.
+    pub fn choose(option: Option<&Path>, environment: &BTreeMap<String, String>) -> Self {
+        let named =
+            option.map(Path::to_path_buf).or_else(|| environment.get("HORIZONS_CONFIG").map(PathBuf::from));
+        match named {
+            Some(path) => Source::File(path),
+            None if Path::new(FILE_DEFAULT).exists() => Source::File(PathBuf::from(FILE_DEFAULT)),
+            None => Source::Nothing,
+        }
+    }
+
+    /// Gives the example file, for the demonstration and for tests.
+    pub fn example() -> Self {
+        Source::Text { name: FILE_DEFAULT.to_owned(), text: EXAMPLE.to_owned() }
+    }
+}
+
+/// A configuration with the origin of every value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every key's value, in the order of `config.toml`.
+    pub values: Vec<ShownValue>,
+}
+
+/// The value of one key, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShownValue {
+    /// The key, with its section.
+    pub key: String,
+    /// The value.
+    pub value: serde_json::Value,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Reads and checks a configuration.
+///
+/// *Errors*: [`ConfigError::Unreadable`] without the file, [`ConfigError::Syntax`] where it is no TOML,
+/// [`ConfigError::Invalid`] with every problem of file and environment.
+pub fn load(
+    source: &Source,
+    environment: &BTreeMap<String, String>,
+    check_agent: &AgentCheck,
+) -> Result<Loaded, ConfigError> {
+    let mut raw = raw::RawConfig::default();
+    match source {
+        Source::File(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+            raw::read_file(&path.display().to_string(), &text, &mut raw)?;
+        }
+        Source::Text { name, text } => raw::read_file(name, text, &mut raw)?,
+        Source::Nothing => {}
+    }
+    raw::read_environment(environment, &mut raw);
+    check::check(raw, check_agent)
+}
