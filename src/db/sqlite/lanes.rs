@@ -180,15 +180,20 @@ const DESIRED_AT_FIRST: &str = "running";
 
 /// Lists the parked keys of a lane.
 fn parked(connection: &mut SqliteConnection, number: i64) -> Result<Vec<ParkedKeyState>, StoreError> {
-    let rows: Vec<(Vec<u8>, String, i64)> = parked_keys::table
+    let rows: Vec<(Vec<u8>, i64, String, i64)> = parked_keys::table
         .filter(parked_keys::lane.eq(number))
         .order(parked_keys::key)
-        .select((parked_keys::key, parked_keys::wish, parked_keys::records))
+        .select((parked_keys::key, parked_keys::head_offset, parked_keys::wish, parked_keys::records))
         .load(connection)
         .map_err(engine)?;
     rows.into_iter()
-        .map(|(key, name, records)| {
-            Ok(ParkedKeyState { key: Bytes::from(key), wish: wish(&name)?, records: records.cast_unsigned() })
+        .map(|(key, head, name, records)| {
+            Ok(ParkedKeyState {
+                key: Bytes::from(key),
+                head: Offset(head.cast_unsigned()),
+                wish: wish(&name)?,
+                records: records.cast_unsigned(),
+            })
         })
         .collect()
 }
