@@ -1,1 +1,3 @@
 //! Horizons.
+
+pub mod faults;
