@@ -1,3 +1,5 @@
 //! Horizons.
 
 pub mod faults;
+pub mod run_agent;
+pub mod scheduler;
