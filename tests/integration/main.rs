@@ -1,0 +1,3 @@
+//! Horizons from outside, with real processes, files and services; one file for each feature or situation.
+
+mod local_scheduler;
