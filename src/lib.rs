@@ -36,3 +36,8 @@ pub mod exit;
 pub mod faults;
 pub mod orchestrator;
 pub mod telemetry;
+//! Horizons.
+
+pub mod faults;
+pub mod run_agent;
+pub mod scheduler;

@@ -1,0 +1,187 @@
+//! The shim that runs one attempt (design D20): `horizons run-agent FOLDER`.
+//!
+//! Promises that an attempt's agent is started at most once, that nothing the agent started outlives the
+//! attempt while the shim lives, and that exit code and resource use are on the disk before the attempt's lock
+//! is given back: all without Horizons being alive. Does not survive its own death: then the scheduler ends the
+//! agent and declares the attempt lost.
+
+mod agent;
+mod recorder;
+mod supervision;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use horizons_actors::clock::{Clock, SystemClock};
+use nix::errno::Errno;
+
+use crate::faults;
+use crate::scheduler::local::folder::{
+    self, AttemptFile, AttemptResult, CANCEL_FILE, CLAIM_FILE, Claim, Ending, FolderError, RESULT_FILE,
+    SAMPLES_FILE, TOMBSTONE_FILE,
+};
+use crate::scheduler::local::process::ProcessIdentity;
+
+/// The exit code when the attempt was run to its end, whatever its outcome.
+pub const EXIT_RAN: u8 = 0;
+/// The exit code when another process has the attempt's lock.
+pub const EXIT_LOCKED: u8 = 10;
+/// The exit code when the attempt was started before, has ended or is not to start.
+pub const EXIT_NOT_MINE: u8 = 11;
+/// The exit code when the shim could not do its work; `shim.log` says why.
+pub const EXIT_FAILED: u8 = 12;
+
+/// How long the result is tried to be written (a full disk may get room) before the attempt is left to be
+/// declared lost.
+const RESULT_WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long to wait between two tries to write the result.
+const RESULT_WRITE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Tells why the shim could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShimError {
+    /// The attempt's folder could not be read or written.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The operating system refused a call about processes.
+    #[error("failed to {operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: Errno,
+    },
+    /// The folder does not say what to run.
+    #[error("failed to read `{}`: wanted an attempt with a program to run", .0.display())]
+    NothingToRun(PathBuf),
+}
+
+impl ShimError {
+    pub(crate) fn system(operation: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |source| ShimError::System { operation, source }
+    }
+}
+
+/// Runs the attempt of a folder to its end.
+///
+/// The caller gives a process with a single thread and nothing else to do: it becomes the leader of a session
+/// and the reaper of all its descendants.
+pub fn run(attempt_folder: &Path) -> ExitCode {
+    match run_attempt(attempt_folder) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log(&format!("{error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Writes a line to standard error, which the scheduler has led to `shim.log`.
+fn log(text: &str) {
+    // There is nobody left to tell if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{} {text}", SystemClock.now());
+}
+
+fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
+    leave_session()?;
+    let folder = fs::canonicalize(attempt_folder).map_err(FolderError::io("find", attempt_folder))?;
+    let Some(lock) = folder::try_lock(&folder)? else { return Ok(EXIT_LOCKED) };
+    faults::hit("shim-before-claim");
+    // The lock is held from here to the end of the process, and nobody else writes these files meanwhile.
+    for name in [TOMBSTONE_FILE, RESULT_FILE, CANCEL_FILE] {
+        if folder::is_there(&folder.join(name))? {
+            return Ok(EXIT_NOT_MINE);
+        }
+    }
+    let attempt: AttemptFile = folder::read_json(&folder, folder::ATTEMPT_FILE)?
+        .ok_or_else(|| ShimError::NothingToRun(folder.clone()))?;
+    // Blocked before there is a claim: whoever reads it may send a signal at once.
+    let signals = supervision::Signals::block()?;
+    if !claim(&folder)? {
+        return Ok(EXIT_NOT_MINE);
+    }
+    faults::hit("shim-after-claim");
+    let result = run_claimed(&folder, &attempt, &lock, &signals)?;
+    faults::hit("shim-after-agent-exit");
+    write_result(&folder, &result)?;
+    Ok(EXIT_RAN)
+}
+
+/// Leaves the terminal and process group of whoever started the shim.
+fn leave_session() -> Result<(), ShimError> {
+    match nix::unistd::setsid() {
+        // Refused to the leader of a group, which is as independent as is needed.
+        Ok(_) | Err(Errno::EPERM) => Ok(()),
+        Err(error) => Err(ShimError::system("start a session")(error)),
+    }
+}
+
+/// Takes the one start that the attempt has; tells whether it was still there to take.
+fn claim(folder: &Path) -> Result<bool, ShimError> {
+    let path = folder.join(CLAIM_FILE);
+    let own = i32::try_from(std::process::id()).ok().and_then(ProcessIdentity::of);
+    let shim = own.ok_or(ShimError::System { operation: "identify this process", source: Errno::ESRCH })?;
+    let content = folder::to_json(&path, &Claim { shim, claimed_at: SystemClock.now() })?;
+    match folder::create_synced(&path, &content) {
+        Ok(()) => {}
+        Err(FolderError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    folder::sync_folder(folder)?;
+    Ok(true)
+}
+
+fn run_claimed(
+    folder: &Path,
+    attempt: &AttemptFile,
+    lock: &File,
+    signals: &supervision::Signals,
+) -> Result<AttemptResult, ShimError> {
+    let launch = attempt.launch.as_ref().ok_or_else(|| ShimError::NothingToRun(folder.to_owned()))?;
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(ShimError::system("become the reaper of descendants"))?;
+    // Opened first: once the agent runs, nothing may fail for want of a file.
+    let samples = append_to(folder, SAMPLES_FILE)?;
+    match agent::start(folder, attempt, launch, lock) {
+        Ok(started) => supervision::supervise(folder, launch, started, samples, signals),
+        Err(error) => Ok(AttemptResult {
+            started_at: None,
+            ended_at: SystemClock.now(),
+            ending: Ending::StartFailed { reason: error.to_string() },
+            totals: None,
+        }),
+    }
+}
+
+fn write_result(folder: &Path, result: &AttemptResult) -> Result<(), ShimError> {
+    let give_up_at = Instant::now() + RESULT_WRITE_LIMIT;
+    loop {
+        match folder::write_whole(folder, RESULT_FILE, result) {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
+            Err(error) => log(&format!("{error}; trying again")),
+        }
+        std::thread::park_timeout(RESULT_WRITE_PAUSE);
+    }
+}
+
+/// Opens a file of the attempt for appending, readable by the owner and the group only.
+pub(crate) fn append_to(folder: &Path, name: &str) -> Result<File, FolderError> {
+    let path = folder.join(name);
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(OUTPUT_FILE_MODE)
+        .open(&path)
+        .map_err(FolderError::io("open", &path))
+}
+
+/// The permissions of output files: jobs of different users may share the machine.
+const OUTPUT_FILE_MODE: u32 = 0o640;

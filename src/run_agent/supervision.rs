@@ -1,0 +1,275 @@
+//! Watching the agent until nothing of it is left.
+//!
+//! Promises that the first reason to end an attempt decides its outcome, that every descendant is waited for,
+//! and that each one gets SIGTERM, then after the grace SIGKILL until it is gone. A process stuck in the kernel
+//! keeps the attempt running: it has not ended.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use horizons_actors::clock::{Clock, SystemClock, Timestamp};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+use super::agent::RunningAgent;
+use super::recorder::Recorder;
+use super::{ShimError, log};
+use crate::scheduler::local::folder::{self, AttemptResult, CANCEL_FILE, Ending, Launch};
+use crate::scheduler::local::measure::Meter;
+use crate::scheduler::local::process::{self, ProcessStat};
+
+/// The first look at a new agent: soon, so that a short run is measured; each later one waits twice as long.
+const FIRST_TICK: Duration = Duration::from_millis(5);
+
+/// How often memory is compared with its limit in the long run.
+const MEMORY_TICK: Duration = Duration::from_millis(100);
+
+/// How often the remaining processes are signalled once the attempt is being ended.
+const ENDING_TICK: Duration = Duration::from_millis(20);
+
+/// Signals as readable events.
+#[derive(Debug)]
+pub(super) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the signals that are to be read.
+    pub(super) fn block() -> Result<Self, ShimError> {
+        let mut set = SigSet::empty();
+        for signal in [
+            Signal::SIGCHLD,
+            Signal::SIGUSR1,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            set.add(signal);
+        }
+        set.thread_block().map_err(ShimError::system("block signals"))?;
+        SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map(Self)
+            .map_err(ShimError::system("read signals"))
+    }
+
+    /// Takes all waiting signals; gives one that tells the shim to end.
+    fn take(&self) -> Result<Option<Signal>, ShimError> {
+        let mut told_to_end = None;
+        while let Some(info) = self.0.read_signal().map_err(ShimError::system("read signals"))? {
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            // SIGCHLD and SIGUSR1 only wake: children and the cancel file are looked at in any case.
+            told_to_end = told_to_end.or(signal.filter(|s| !matches!(s, Signal::SIGCHLD | Signal::SIGUSR1)));
+        }
+        Ok(told_to_end)
+    }
+
+    fn wait(&self, limit: Duration) -> Result<(), ShimError> {
+        let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        // Rounded up: waking a little early would spin until the deadline.
+        let millis = limit.as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        match poll(&mut descriptors, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(ShimError::system("wait for signals")(error)),
+        }
+    }
+}
+
+/// How the agent's own process ended.
+#[derive(Debug, Clone)]
+struct AgentExit {
+    ending: Ending,
+    ended_at: Timestamp,
+    ended: Instant,
+}
+
+/// The attempt is being ended since then.
+#[derive(Debug, Clone, Copy)]
+struct EndingSince {
+    since: Instant,
+    is_told: bool,
+}
+
+/// One attempt's agent and what is known of it.
+struct Supervision<'a> {
+    folder: &'a Path,
+    launch: &'a Launch,
+    agent: RunningAgent,
+    meter: Meter,
+    recorder: Recorder,
+    exit: Option<AgentExit>,
+    /// Why the attempt was ended before the agent ended by itself.
+    cause: Option<Ending>,
+    ending: Option<EndingSince>,
+    tick: Duration,
+}
+
+/// Watches the agent to its end and gives the attempt's result.
+pub(super) fn supervise(
+    folder: &Path,
+    launch: &Launch,
+    agent: RunningAgent,
+    samples: File,
+    signals: &Signals,
+) -> Result<AttemptResult, ShimError> {
+    let recorder = Recorder::new(samples, agent.started);
+    let mut supervision = Supervision {
+        folder,
+        launch,
+        agent,
+        meter: Meter::new(),
+        recorder,
+        exit: None,
+        cause: None,
+        ending: None,
+        tick: FIRST_TICK,
+    };
+    loop {
+        let told_to_end = signals.take()?;
+        supervision.reap()?;
+        let descendants = process::descendants(own_pid());
+        supervision.look(&descendants, told_to_end);
+        if supervision.exit.is_some() && descendants.is_empty() {
+            return Ok(supervision.finish());
+        }
+        supervision.end_descendants(&descendants);
+        signals.wait(supervision.until_next_look())?;
+    }
+}
+
+fn own_pid() -> i32 {
+    // A pid on Linux is at most 2^22.
+    i32::try_from(std::process::id()).unwrap_or(i32::MAX)
+}
+
+impl Supervision<'_> {
+    /// Waits for every child that has ended, the agent and orphans alike.
+    fn reap(&mut self) -> Result<(), ShimError> {
+        loop {
+            // First look, then wait: what the child used can be read in between only.
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let pid = match waitid(Id::All, flags) {
+                Ok(status) => match status.pid() {
+                    Some(pid) => pid,
+                    None => return Ok(()),
+                },
+                Err(Errno::ECHILD) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(ShimError::system("wait for children")(error)),
+            };
+            self.meter.before_reaping(pid.as_raw());
+            let status = waitpid(pid, None).map_err(ShimError::system("wait for a child"))?;
+            if pid == Pid::from_raw(self.agent.pid) {
+                self.exit = Some(AgentExit {
+                    ending: ending_of(status),
+                    ended_at: SystemClock.now(),
+                    ended: Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// Measures, writes a sample if one is due, and decides whether the attempt is to be ended.
+    fn look(&mut self, descendants: &[ProcessStat], told_to_end: Option<Signal>) {
+        let now = Instant::now();
+        if self.exit.is_none() {
+            let usage = self.meter.measure(descendants);
+            if now >= self.recorder.due_at(self.sample_interval()) {
+                self.recorder.record(usage, now);
+            }
+            if self.cause.is_none() {
+                self.cause = self.reason_to_end(now, usage.resident_bytes, told_to_end);
+            }
+        }
+        // What the agent left behind when it ended by itself is ended too.
+        if self.ending.is_none() && (self.cause.is_some() || self.exit.is_some()) {
+            self.ending = Some(EndingSince { since: now, is_told: false });
+        }
+    }
+
+    fn reason_to_end(&self, now: Instant, used_bytes: u64, told_to_end: Option<Signal>) -> Option<Ending> {
+        match folder::is_there(&self.folder.join(CANCEL_FILE)) {
+            Ok(true) => return Some(Ending::Cancelled),
+            Ok(false) => {}
+            Err(error) => log(&error.to_string()),
+        }
+        if let Some(signal) = told_to_end {
+            return Some(Ending::ShimStopped { signal: signal.as_str().to_owned() });
+        }
+        if now >= self.deadline() {
+            return Some(Ending::TimeLimit { limit_ms: self.launch.time_limit_ms });
+        }
+        self.launch
+            .memory_limit_bytes
+            .filter(|limit_bytes| used_bytes > *limit_bytes)
+            .map(|limit_bytes| Ending::MemoryLimit { limit_bytes, used_bytes })
+    }
+
+    fn end_descendants(&mut self, descendants: &[ProcessStat]) {
+        let Some(ending) = self.ending.as_mut() else { return };
+        let is_grace_over = ending.since.elapsed() >= Duration::from_millis(self.launch.kill_grace_ms);
+        let signal = if is_grace_over { Signal::SIGKILL } else { Signal::SIGTERM };
+        if ending.is_told && !is_grace_over {
+            return;
+        }
+        ending.is_told = true;
+        // The group's number belongs to the agent until the agent is waited for, or while a member is left.
+        let is_group_ours =
+            self.exit.is_none() || descendants.iter().any(|stat| stat.group == self.agent.pid);
+        if is_group_ours {
+            process::signal_group(self.agent.pid, signal);
+        }
+        for stat in descendants.iter().filter(|stat| stat.group != self.agent.pid && !stat.is_zombie()) {
+            stat.signal(signal);
+        }
+    }
+
+    fn until_next_look(&mut self) -> Duration {
+        if self.ending.is_some() {
+            return ENDING_TICK;
+        }
+        let longest =
+            if self.launch.memory_limit_bytes.is_some() { MEMORY_TICK } else { self.sample_interval() };
+        let tick = self.tick.min(longest);
+        self.tick = self.tick.saturating_mul(2).min(longest);
+        let now = Instant::now();
+        let next = self.deadline().min(self.recorder.due_at(self.sample_interval()));
+        tick.min(next.saturating_duration_since(now))
+    }
+
+    fn sample_interval(&self) -> Duration {
+        Duration::from_millis(self.launch.sample_interval_ms)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.agent.started + Duration::from_millis(self.launch.time_limit_ms)
+    }
+
+    fn finish(self) -> AttemptResult {
+        let exit = self.exit.unwrap_or_else(|| AgentExit {
+            ending: Ending::StartFailed { reason: "the agent was never seen".to_owned() },
+            ended_at: SystemClock.now(),
+            ended: Instant::now(),
+        });
+        AttemptResult {
+            started_at: Some(self.agent.started_at),
+            ended_at: exit.ended_at,
+            totals: Some(self.recorder.finish(&self.meter, exit.ended)),
+            ending: self.cause.unwrap_or(exit.ending),
+        }
+    }
+}
+
+fn ending_of(status: WaitStatus) -> Ending {
+    match status {
+        WaitStatus::Exited(_, code) => Ending::Exited { code },
+        WaitStatus::Signaled(_, signal, _) => Ending::Signalled { signal: signal.as_str().to_owned() },
+        // Only ends are waited for; anything else would be a kernel that breaks its word.
+        other => Ending::Signalled { signal: format!("{other:?}") },
+    }
+}

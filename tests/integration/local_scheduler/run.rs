@@ -1,0 +1,245 @@
+//! Attempts that run to an end: outcome, limits, measurement, cancel, slots.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use horizons_actors::ports::scheduler::{AttemptExit, Scheduler};
+use serde_json::json;
+
+use super::bench::{Bench, answer, end, error_code, find, id, processes_of, spec, submit, wait_for};
+
+#[test]
+fn attempt_that_succeeds_reports_times_totals_and_samples() {
+    let bench = Bench::new().agent("a", "echo \"got $1\"");
+    let scheduler = bench.start();
+
+    let accepted = submit(&scheduler, spec("job", "a"));
+    let end = end(&scheduler, "job");
+
+    let report = find(&scheduler, "job");
+    assert!(accepted.end.is_none());
+    assert_eq!(end.exit, AttemptExit::Completed);
+    assert_eq!(report.scheduler_job_id, accepted.scheduler_job_id);
+    let started_at = report.started_at.unwrap();
+    assert!(report.queued_at <= started_at && started_at <= end.ended_at);
+    let totals = end.totals.unwrap();
+    assert!(totals.execution_time_seconds > 0.0 && totals.memory_usage_mb > 0.0 && totals.io_operations > 0);
+    let samples = answer(scheduler.samples(id("job"), 0, 100)).unwrap();
+    assert!(!samples.is_empty());
+    assert_eq!(report.samples, u64::try_from(samples.len()).unwrap());
+    let output = std::fs::read_to_string(bench.attempt_folder().join("stdout")).unwrap();
+    assert_eq!(output, "got dataset 1\n");
+}
+
+#[test]
+fn attempt_that_fails_reports_exit_code_or_signal() {
+    let bench = Bench::new().agent("code", "exit 7").agent("signal", "kill -SEGV $$");
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("1", "code"));
+    submit(&scheduler, spec("2", "signal"));
+
+    let by_code = end(&scheduler, "1");
+    let by_signal = end(&scheduler, "2");
+    let failed = |code: &str, message: &str| AttemptExit::Failed {
+        error_code: code.to_owned(),
+        error_message: message.to_owned(),
+    };
+    assert_eq!(by_code.exit, failed("exit_code", "agent ended with exit code 7"));
+    assert_eq!(by_signal.exit, failed("signal", "agent was ended by SIGSEGV"));
+}
+
+#[test]
+fn agent_whose_program_vanished_fails_to_start() {
+    let mut bench = Bench::new().agent("a", "true").slots(0);
+    let program = bench.folder.path().join("program");
+    std::fs::copy("/bin/true", &program).unwrap();
+    bench.agent_mut("a").program = program.clone();
+    submit(&bench.start(), spec("job", "a"));
+    std::fs::remove_file(&program).unwrap();
+
+    bench.config.slots = 1;
+    let scheduler = bench.start();
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "start_failed");
+    assert_eq!(find(&scheduler, "job").started_at, None);
+}
+
+#[test]
+fn agent_over_its_time_limit_is_killed_though_it_ignores_sigterm() {
+    let mut bench = Bench::new().agent("a", "trap '' TERM; while :; do sleep 0.05; done");
+    bench.agent_mut("a").time_limit = Duration::from_millis(200);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "time_limit");
+    assert!(processes_of(&bench.attempt_folder()).is_empty());
+}
+
+#[test]
+fn agent_whose_children_exceed_the_memory_limit_is_ended() {
+    // `tail` keeps all of a line that never ends.
+    let mut bench =
+        Bench::new().agent("a", "(head -c 400000000 /dev/zero; sleep 60) | tail -n 1 >/dev/null & wait");
+    bench.agent_mut("a").memory_limit_bytes = Some(60_000_000);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    let end = end(&scheduler, "job");
+    assert_eq!(error_code(&end), "memory_limit");
+    assert!(end.totals.unwrap().memory_usage_mb > 50.0);
+    assert!(processes_of(&bench.attempt_folder()).is_empty());
+}
+
+#[test]
+fn agent_over_its_address_space_is_refused_memory_by_the_kernel() {
+    let mut bench = Bench::new().agent("a", "head -c 400000000 /dev/zero | tail -n 1 >/dev/null");
+    bench.agent_mut("a").address_space_limit_bytes = Some(128 * 1024 * 1024);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "exit_code");
+}
+
+#[test]
+fn cancel_of_a_running_attempt_ends_detached_grandchildren_too() {
+    let script = "trap 'exit 0' TERM
+        (sleep 1000 & sleep 1000) &
+        setsid sh -c 'exec 0<&- 1>&- 2>&- 3>&- 4>&- 5>&- 6>&-; trap \"\" TERM; while :; do sleep 1; done' &
+        setsid setsid sleep 1000 &
+        echo up > \"$NOTES/up\"
+        while :; do sleep 0.05; done";
+    let bench = Bench::new().agent("a", script);
+    let scheduler = bench.start();
+    submit(&scheduler, spec("job", "a"));
+    bench.wait_for_note("up");
+    wait_for("all processes", || processes_of(&bench.attempt_folder()).len() >= 6);
+
+    answer(scheduler.cancel(id("job"))).unwrap();
+
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Cancelled);
+    assert_eq!(processes_of(&bench.attempt_folder()), Vec::<i32>::new());
+    assert!(answer(scheduler.cancel(id("job"))).is_ok());
+}
+
+#[test]
+fn agent_that_leaves_children_behind_completes_and_they_are_ended() {
+    let bench = Bench::new().agent("a", "setsid sleep 1000 & sleep 1000 & exit 0");
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Completed);
+    assert!(processes_of(&bench.attempt_folder()).is_empty());
+}
+
+#[test]
+fn samples_of_a_busy_agent_add_up_to_its_totals() {
+    // The work is done by children that end, so that what they used must be kept.
+    let script = "i=0; while [ $i -lt 6 ]; do dd if=/dev/zero of=/dev/null bs=4k count=40000 2>/dev/null; i=$((i+1)); done";
+    let bench = Bench::new().agent("a", script);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    let totals = end(&scheduler, "job").totals.unwrap();
+    let samples = answer(scheduler.samples(id("job"), 0, 10_000)).unwrap();
+    let calls: u64 = samples.iter().map(|sample| sample.io_operations).sum();
+    assert_eq!(calls, totals.io_operations);
+    assert!(calls >= 6 * 2 * 40_000, "{calls}");
+    assert!(totals.cpu_usage_percent > 5.0, "{totals:?}");
+    assert!(samples.iter().any(|sample| sample.memory_usage_mb > 0.1));
+    let indexes: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
+    assert_eq!(indexes, (0..u64::try_from(samples.len()).unwrap()).collect::<Vec<_>>());
+    assert!(samples.is_sorted_by(|a, b| a.execution_time_seconds <= b.execution_time_seconds));
+}
+
+#[test]
+fn samples_of_a_running_agent_can_be_read_before_it_ends() {
+    let bench = Bench::new().agent("a", "while :; do sleep 0.02; done");
+    let scheduler = bench.start();
+    submit(&scheduler, spec("job", "a"));
+
+    wait_for("samples", || find(&scheduler, "job").samples >= 3);
+
+    assert_eq!(answer(scheduler.samples(id("job"), 1, 2)).unwrap().len(), 2);
+    answer(scheduler.cancel(id("job"))).unwrap();
+    end(&scheduler, "job");
+}
+
+#[test]
+fn agent_sees_declared_environment_only_and_parameters_as_a_file() {
+    let mut bench = Bench::new()
+        .agent("a", "env > \"$NOTES/env\"; cat \"$2\" > \"$NOTES/parameters\"; pwd > \"$NOTES/pwd\"");
+    bench.config.shim_environment = BTreeMap::from([("SECRET".to_owned(), "hush".to_owned())]);
+    bench.agent_mut("a").arguments.push("{parameters_file}".to_owned());
+    let scheduler = bench.start();
+    let mut spec = spec("job", "a");
+    spec.parameters.insert("depth".to_owned(), json!({"levels": [1, 2]}));
+
+    submit(&scheduler, spec);
+
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Completed);
+    let environment = bench.note("env");
+    let mut names: Vec<&str> =
+        environment.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.retain(|name| !["PATH", "HOME", "LANG", "PWD", "_", "SHLVL", "OLDPWD"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["HORIZONS_ATTEMPT", "HORIZONS_ATTEMPT_KEY", "HORIZONS_JOB_ID", "NOTES"]);
+    assert_eq!(bench.note("parameters"), r#"{"depth":{"levels":[1,2]}}"#);
+    assert!(bench.note("pwd").trim_end().ends_with("/work"));
+}
+
+/// Notes each run's data set, and whether another ran at the same time.
+const EXCLUSIVE: &str = "mkdir \"$NOTES/busy\" || echo overlap >> \"$NOTES/overlaps\"
+    echo \"$HORIZONS_JOB_ID\" >> \"$NOTES/order\"; sleep 0.1; rmdir \"$NOTES/busy\"";
+
+#[test]
+fn slots_that_are_taken_keep_later_attempts_queued_in_order() {
+    let bench = Bench::new().agent("a", EXCLUSIVE).slots(1);
+    let scheduler = bench.start();
+
+    for job in ["3", "1", "2", "0"] {
+        submit(&scheduler, spec(job, "a"));
+    }
+    end(&scheduler, "0");
+
+    assert_eq!(bench.note("order"), "3\n1\n2\n0\n");
+    assert_eq!(bench.note("overlaps"), "");
+}
+
+#[test]
+fn slots_of_one_agent_that_are_taken_do_not_hold_up_another() {
+    let hold =
+        "while [ ! -e \"$NOTES/go\" ]; do sleep 0.02; done; echo \"$HORIZONS_JOB_ID\" >> \"$NOTES/order\"";
+    let mut bench = Bench::new().agent("a", hold).agent("b", "true").slots(3);
+    bench.agent_mut("a").max_slots = Some(1);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("1", "a"));
+    submit(&scheduler, spec("2", "a"));
+    submit(&scheduler, spec("3", "b"));
+
+    assert_eq!(end(&scheduler, "3").exit, AttemptExit::Completed);
+    assert_eq!(find(&scheduler, "2").started_at, None);
+    std::fs::write(bench.notes().join("go"), "").unwrap();
+    end(&scheduler, "2");
+    assert_eq!(bench.note("order"), "1\n2\n");
+}
+
+#[test]
+fn changed_returns_on_a_start_long_before_the_poll_interval() {
+    let mut bench = Bench::new().agent("a", "true");
+    bench.config.poll_interval = Duration::from_secs(3600);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+    let began = Instant::now();
+    answer(scheduler.changed()).unwrap();
+
+    assert!(began.elapsed() < bench.config.poll_interval);
+    assert!(bench.attempt_folder().join("claim.json").exists());
+}
