@@ -28,6 +28,7 @@
 //! [`app`] alone knows all parts. What touches the outside world is here; what thinks is in
 //! `horizons_actors`, which holds no C and does no I/O.
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
@@ -35,9 +36,6 @@ pub mod embedded_log;
 pub mod exit;
 pub mod faults;
 pub mod orchestrator;
-pub mod telemetry;
-//! Horizons.
-
-pub mod faults;
 pub mod run_agent;
 pub mod scheduler;
+pub mod telemetry;

@@ -1,0 +1,368 @@
+//! The one place that knows all parts: it builds the adapters, starts the actors in order, and ends them in
+//! order.
+//!
+//! Promises that nothing is started before what it needs, that a start which fails leaves nothing behind, and
+//! that an orderly end stops intake first, lets every lane finish what it has at the store, and closes the
+//! store last. A crash instead of an orderly end loses nothing either (design D1).
+
+mod scheduler;
+pub mod serve;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr};
+use actix_rt::Arbiter;
+use horizons_actors::aggregator::MetricsAggregator;
+use horizons_actors::auditor::Auditor;
+use horizons_actors::backoff::RestartPolicy;
+use horizons_actors::clock::{Clock, Randomness, SystemClock, SystemRandomness};
+use horizons_actors::dispatcher::GroupSpec;
+use horizons_actors::event::{Encoding, decode};
+use horizons_actors::ids::Group;
+use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
+use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
+use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
+use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
+use horizons_actors::lane::fault::NoFaults;
+use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
+use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::metrics::LaneMetrics;
+use horizons_actors::ports::log::EventLog;
+use horizons_actors::ports::scheduler::Scheduler;
+use horizons_actors::supervisor::Supervisor;
+use horizons_actors::supervisor::message::StopAll;
+use horizons_actors::supervisor::watchdog::{Stuck, Watchdog};
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, EventEncoding};
+use crate::db::error::OpenError;
+use crate::db::sqlite::{SqliteConfig, SqliteStore};
+use crate::embedded_log::{BatchLimits, EmbeddedLog};
+use crate::exit::{Exit, Failure};
+use crate::orchestrator::{Orchestrator, OrchestratorConfig};
+
+pub use self::scheduler::{check_agent, run_agent};
+
+/// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.
+const FRONT_THREADS: usize = 2;
+
+/// How long the end of the program waits for work on the front runtime that does not end by itself.
+const FRONT_END_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a start may be given beside the configuration.
+#[derive(Default)]
+pub struct Extras {
+    /// Who else hears of commits.
+    pub listeners: Vec<Arc<dyn CommitListener>>,
+    /// A store that commits this much slower; for tests of overload.
+    pub commit_delay: Option<Duration>,
+}
+
+/// A running Horizons.
+pub struct Running {
+    /// The store.
+    pub store: Arc<SqliteStore>,
+    /// How every actor is.
+    pub board: Arc<StatusBoard>,
+    /// What Prometheus reads.
+    pub registry: Registry,
+    /// The lanes' metrics.
+    pub lane_metrics: LaneMetrics,
+    /// Submits and cancels.
+    pub orchestrator: Orchestrator,
+    /// The job supervisors.
+    pub jobs: JobRegistryHandle,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random bits.
+    pub randomness: Arc<dyn Randomness>,
+    supervisor: Addr<Supervisor>,
+    arbiters: Vec<Arbiter>,
+    watchdog: Watchdog,
+    stop: watch::Sender<bool>,
+    driver: JoinHandle<()>,
+    front: tokio::runtime::Runtime,
+    drain_timeout: Duration,
+}
+
+/// Opens the store of the configured folder.
+///
+/// *Errors*: [`Exit::Occupied`] when another process has the folder, else [`Exit::Store`].
+pub fn open_store(config: &Config, commit_delay: Option<Duration>) -> Result<Arc<SqliteStore>, Failure> {
+    let store = SqliteConfig {
+        // The limit that is configured is for all; the part that is kept for lanes comes off it.
+        disk_limit_bytes: config.store.disk_limit_bytes - config.store.disk_reserve_bytes,
+        reserve_bytes: config.store.disk_reserve_bytes,
+        command_queue: config.store.command_queue,
+        commit_delay,
+        ..SqliteConfig::new(&config.store.folder)
+    };
+    SqliteStore::open(store).map(Arc::new).map_err(|error| open_failure(&error))
+}
+
+/// Gives the exit code of a store that cannot be opened.
+pub fn open_failure(error: &OpenError) -> Failure {
+    let exit = match error {
+        OpenError::Locked { .. } => Exit::Occupied,
+        _ => Exit::Store,
+    };
+    Failure::new(exit, error)
+}
+
+/// Binds the configured address.
+///
+/// *Errors*: [`Exit::Occupied`] when it is in use.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|error| {
+            Failure::text(Exit::Occupied, format!("failed to listen on `{address}` (`http.listen`): {error}"))
+        })?;
+    Ok(listener)
+}
+
+impl Running {
+    /// Starts everything but HTTP. Call it inside an actix system; its thread carries control messages only.
+    pub fn start(config: &Config, store: Arc<SqliteStore>, extras: Extras) -> Result<Self, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let randomness: Arc<dyn Randomness> = Arc::new(SystemRandomness);
+        let board = Arc::new(StatusBoard::default());
+        let registry = Registry::new();
+        let lane_metrics =
+            LaneMetrics::register(&registry).map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let front = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(FRONT_THREADS)
+            .thread_name("front")
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Exit::Failed, &error))?;
+
+        let scheduler: Arc<dyn Scheduler> = scheduler::start(config, Arc::clone(&clock))?;
+        let orchestrator = Orchestrator::new(
+            Arc::clone(&store) as _,
+            scheduler,
+            Arc::clone(&clock),
+            Arc::clone(&randomness),
+            OrchestratorConfig {
+                verdict_wait: config.http.submit_wait,
+                encoding: match config.events.encoding {
+                    EventEncoding::Json => Encoding::Json,
+                    EventEncoding::MessagePack => Encoding::MessagePack,
+                },
+                look_interval: config.scheduler.poll_interval.max(LOOK_INTERVAL_MIN),
+                ..OrchestratorConfig::default()
+            },
+        );
+
+        let watched = |name: &str| (name.to_owned(), Arbiter::new());
+        let dispatch = watched("dispatch");
+        let supervise = watched("jobs");
+        let data: Vec<_> =
+            (0..config.lanes.arbiters).map(|number| watched(&format!("lanes-{number}"))).collect();
+        let jobs = JobRegistryHandle::start(
+            &supervise.1.handle(),
+            JobRegistryParts {
+                query: Arc::clone(&store) as _,
+                clock: Arc::clone(&clock),
+                randomness: Arc::clone(&randomness),
+                restarts: config.lanes.restart,
+                escalate: Arc::new(|failure| escalate("job registry", &failure)),
+            },
+        )
+        .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let mut listeners: Vec<Arc<dyn CommitListener>> = vec![
+            Arc::new(SupervisorListener { jobs: jobs.clone(), board: Arc::clone(&board) }),
+            Arc::new(OrderListener { orchestrator: orchestrator.clone() }),
+        ];
+        listeners.extend(extras.listeners);
+        let environment = Arc::new(LaneEnvironment {
+            log_id: store.log_id(),
+            store: Arc::clone(&store) as _,
+            clock: Arc::clone(&clock),
+            randomness: Arc::clone(&randomness),
+            decoder: Arc::new(decode),
+            listener: Arc::new(Listeners(listeners)),
+            faults: Arc::new(NoFaults),
+            metrics: lane_metrics.clone(),
+            board: Arc::clone(&board),
+            settings: lane_settings(config),
+            started: Instant::now(),
+        });
+        let groups = groups(config, &store, &environment, data.iter().map(|(_, arbiter)| arbiter.handle()));
+        let restarts: RestartPolicy = config.lanes.restart;
+        let supervisor = Supervisor::new(
+            groups,
+            restarts,
+            Some(dispatch.1.handle()),
+            Arc::new(|group: &Group, failure: &str| escalate(group.as_str(), failure)),
+        )
+        .start();
+
+        let all: Vec<(String, Arbiter)> = [dispatch, supervise].into_iter().chain(data).collect();
+        let handles = all.iter().map(|(name, arbiter)| (name.clone(), arbiter.handle())).collect();
+        let watchdog = Watchdog::start(handles, Arc::clone(&board), config.lanes.stuck_after, stuck);
+        let (stop, stopped) = watch::channel(false);
+        let driver = front.spawn(orchestrator.clone().run(until_set(stopped)));
+        Ok(Self {
+            store,
+            board,
+            registry,
+            lane_metrics,
+            orchestrator,
+            jobs,
+            clock,
+            randomness,
+            supervisor,
+            arbiters: all.into_iter().map(|(_, arbiter)| arbiter).collect(),
+            watchdog,
+            stop,
+            driver,
+            front,
+            drain_timeout: config.lanes.drain_timeout,
+        })
+    }
+
+    /// Gives the runtime that serves HTTP.
+    pub fn front(&self) -> tokio::runtime::Handle {
+        self.front.handle().clone()
+    }
+
+    /// Gives a future that is ready once the end has begun; intake stops then.
+    pub fn until_stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        until_set(self.stop.subscribe())
+    }
+
+    /// Ends everything in order; the store closes when the last holder of it goes.
+    pub async fn stop(self) {
+        let Self { supervisor, arbiters, watchdog, stop, driver, front, drain_timeout, jobs, .. } = self;
+        stop.send_replace(true);
+        if tokio::time::timeout(drain_timeout, driver).await.is_err() {
+            tracing::warn!("the orchestrator is abandoned in the middle of its work: nothing is lost by it");
+        }
+        if supervisor.send(StopAll { within: drain_timeout }).await.is_err() {
+            tracing::warn!("the supervisor had ended before it was asked to");
+        }
+        jobs.stop();
+        drop(watchdog);
+        for arbiter in arbiters {
+            arbiter.stop();
+            if arbiter.join().is_err() {
+                tracing::warn!("a thread of lanes ended by a panic");
+            }
+        }
+        front.shutdown_timeout(FRONT_END_LIMIT);
+    }
+}
+
+/// Live jobs are asked after at most this often when nothing announces a change.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+async fn until_set(mut flag: watch::Receiver<bool>) {
+    // The sender goes only with the program.
+    let _set = flag.wait_for(|is_set| *is_set).await;
+}
+
+fn lane_settings(config: &Config) -> LaneSettings {
+    LaneSettings {
+        duplicate_window_records: config.lanes.duplicate_window_records,
+        retry: config.lanes.retry,
+        ..LaneSettings::default()
+    }
+}
+
+/// Makes the three groups.
+fn groups(
+    config: &Config,
+    store: &Arc<SqliteStore>,
+    environment: &Arc<LaneEnvironment>,
+    arbiters: impl Iterator<Item = actix_rt::ArbiterHandle>,
+) -> Vec<GroupSpec> {
+    let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
+    let log: Arc<dyn EventLog> =
+        Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
+    let credits = CreditLimits {
+        lane_records: config.lanes.credit_lane_records,
+        lane_bytes: config.lanes.credit_lane_bytes,
+        total_bytes: config.lanes.credit_total_bytes,
+    };
+    let global_credit = Arc::new(GlobalCredit::default());
+    let incarnations = Arc::new(AtomicU64::new(0));
+    let arbiters: Vec<_> = arbiters.collect();
+    let audited = config.audit.topics.clone();
+    let clean_after = config.jobs.clean_after;
+    let factories: [BehaviourFactory; 3] = [
+        Arc::new(move || Box::new(Auditor::of(audited.clone()))),
+        Arc::new(move || Box::new(Jobs::new(clean_after))),
+        Arc::new(|| Box::new(MetricsAggregator)),
+    ];
+    factories
+        .into_iter()
+        .map(|behaviour| {
+            let one: Box<dyn Behaviour> = behaviour();
+            GroupSpec {
+                group: one.group(),
+                topics: one.topics(),
+                behaviour,
+                environment: Arc::clone(environment),
+                log: Arc::clone(&log),
+                credits,
+                global_credit: Arc::clone(&global_credit),
+                restarts: config.lanes.restart,
+                arbiters: arbiters.clone(),
+                incarnations: Arc::clone(&incarnations),
+            }
+        })
+        .collect()
+}
+
+/// Ends the process because a restart budget is spent; a service manager starts it again.
+fn escalate(who: &str, failure: &str) {
+    tracing::error!(who, error = failure, "restart budget is spent: the process ends");
+    std::process::exit(i32::from(Exit::Escalated.code()));
+}
+
+/// Ends the process because a thread does not move; by design D1 that is the same recovery as any other.
+fn stuck(stuck: Stuck) {
+    let Stuck { thread, for_at_least, lanes } = stuck;
+    tracing::error!(thread, stuck_ms = for_at_least.as_millis(), lanes = ?lanes, "thread is stuck: the process ends");
+    std::process::exit(i32::from(Exit::Stuck.code()));
+}
+
+/// Passes committed transitions to the job supervisors.
+struct SupervisorListener {
+    jobs: JobRegistryHandle,
+    board: Arc<StatusBoard>,
+}
+
+impl CommitListener for SupervisorListener {
+    fn committed(&self, notice: &CommitNotice) {
+        if !notice.notices.is_empty() {
+            self.jobs.on_notices(&notice.notices);
+            self.board.set_job_supervisors(self.jobs.live_supervisors());
+        }
+    }
+}
+
+/// Tells the orchestrator that a lane's timers may have written orders.
+struct OrderListener {
+    orchestrator: Orchestrator,
+}
+
+impl CommitListener for OrderListener {
+    fn committed(&self, notice: &CommitNotice) {
+        if notice.outcomes.is_empty() {
+            self.orchestrator.announce_orders();
+        }
+    }
+}
+
+/// Gives where attempts have their folders.
+fn attempts_folder(config: &Config) -> PathBuf {
+    config.store.folder.join("attempts")
+}

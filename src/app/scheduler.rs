@@ -1,0 +1,69 @@
+//! From the configuration to the local scheduler, and the shim's entry.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use horizons_actors::clock::Clock;
+
+use super::attempts_folder;
+use crate::config::{Agent, AgentProblem, Config, SchedulerKind};
+use crate::exit::{Exit, Failure};
+use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig};
+
+/// Starts the configured scheduler.
+pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<LocalScheduler>, Failure> {
+    let SchedulerKind::Local = config.scheduler.kind;
+    let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
+    // Attempts outlive this process, and with it the working folder that a relative path is meant in.
+    let folder = std::path::absolute(attempts_folder(config)).map_err(|error| Failure::new(Exit::Store, &error))?;
+    let agents = config.agents.iter().map(|(name, agent)| (name.clone(), agent_config(agent)));
+    let local = LocalSchedulerConfig {
+        attempts_folder: folder,
+        slots: u32::try_from(config.scheduler.slots).unwrap_or(u32::MAX),
+        sample_interval: config.scheduler.sample_interval,
+        kill_grace: config.scheduler.kill_grace,
+        poll_interval: config.scheduler.poll_interval,
+        shim_program,
+        shim_environment: shim_environment(),
+        agents: agents.collect(),
+    };
+    let scheduler = LocalScheduler::start(local, clock).map_err(|error| Failure::new(Exit::Store, &error))?;
+    Ok(Arc::new(scheduler))
+}
+
+/// Gives what the shim sees besides `PATH`, `HOME` and `LANG`: in a test build, where it is to fail.
+fn shim_environment() -> std::collections::BTreeMap<String, String> {
+    let fault = crate::faults::VARIABLE;
+    std::env::var(fault).ok().map(|value| (fault.to_owned(), value)).into_iter().collect()
+}
+
+fn agent_config(agent: &Agent) -> AgentConfig {
+    AgentConfig {
+        program: PathBuf::from(&agent.program),
+        arguments: agent.arguments.clone(),
+        environment: agent.environment.clone(),
+        time_limit: agent.time_limit,
+        memory_limit_bytes: Some(agent.memory_limit_bytes),
+        address_space_limit_bytes: None,
+        max_slots: agent.slot_limit.and_then(|limit| u32::try_from(limit).ok()),
+    }
+}
+
+/// Checks an agent by the local scheduler's rules.
+pub fn check_agent(agent: &Agent) -> Vec<AgentProblem> {
+    let problems = agent_config(agent).check();
+    problems.into_iter().map(|problem| AgentProblem { field: problem.key, detail: problem.reason }).collect()
+}
+
+/// Runs one attempt under the shim: the hidden command `run-agent FOLDER`.
+pub fn run_agent(arguments: Vec<OsString>) -> Result<Exit, Failure> {
+    match arguments.as_slice() {
+        [folder] => {
+            // The shim's own codes tell the scheduler's tests how it ended; nobody else looks at them.
+            let code = crate::run_agent::run(Path::new(folder));
+            if code == std::process::ExitCode::SUCCESS { Ok(Exit::Done) } else { Ok(Exit::Failed) }
+        }
+        _ => Err(Failure::text(Exit::Usage, "wanted one argument: the attempt's folder")),
+    }
+}
