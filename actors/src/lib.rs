@@ -1,5 +1,6 @@
 //! The core of Horizons: events, messages, actors, state machines and the ports they need. No C, no I/O.
 
+pub mod aggregator;
 pub mod backoff;
 pub mod clock;
 pub mod command;
