@@ -184,7 +184,9 @@ fn aggregator_foreign_record_of_an_owned_job_is_not_counted() {
 }
 
 /// A row: greatest memory, calls and run time of the samples, and what differs from 100 MiB, 100 calls, 100 s.
-const COMPARED: [(f64, u64, f64, &[(Quantity, Deviation)]); 6] = [
+type Compared = (f64, u64, f64, &'static [(Quantity, Deviation)]);
+
+const COMPARED: [Compared; 6] = [
     (100.0, 100, 100.0, &[]),
     (101.0, 101, 99.0, &[]),
     (102.0, 100, 100.0, &[(Quantity::MemoryUsageMb, Deviation::Above)]),
@@ -248,16 +250,7 @@ proptest! {
         let (mut whole, mut split) = (lane(), lane());
 
         let wanted = whole.apply(&events);
-        let mut got = Vec::new();
-        let mut rest = &events[..];
-        for size in sizes.iter().cycle() {
-            if rest.is_empty() {
-                break;
-            }
-            let (batch, after) = rest.split_at((*size).min(rest.len()));
-            got.extend(split.apply(batch));
-            rest = after;
-        }
+        let got = split.apply_in_batches(&events, &sizes);
 
         prop_assert_eq!(got, wanted);
         prop_assert_eq!(&split.rows, &whole.rows);
@@ -288,9 +281,12 @@ proptest! {
     fn aggregator_events_that_come_after_a_park_give_the_same_samples(events in any_events(), parked in any::<u64>()) {
         let (mut straight, mut parked_first) = (lane(), lane());
         // Samples of a parked key come later than others; their order among the rest must not matter.
-        let (late, early): (Vec<(usize, &Event)>, Vec<(usize, &Event)>) =
-            events.iter().enumerate().partition(|(index, _)| parked >> (index % 64) & 1 == 1);
-        let reordered: Vec<Event> = early.into_iter().chain(late).map(|(_, event)| event.clone()).collect();
+        let mut reordered: Vec<(bool, Event)> = (0..)
+            .zip(&events)
+            .map(|(index, event)| (parked >> (index % 64) & 1 == 1, event.clone()))
+            .collect();
+        reordered.sort_by_key(|(is_parked, _)| *is_parked);
+        let reordered: Vec<Event> = reordered.into_iter().map(|(_, event)| event).collect();
 
         straight.apply(&events);
         parked_first.apply(&reordered);
