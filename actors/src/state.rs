@@ -130,6 +130,13 @@ pub struct LifecycleOwner {
     pub event_id: Option<EventId>,
 }
 
+impl LifecycleOwner {
+    /// Tells whether the orchestrator wrote this very event under the sequence.
+    pub fn vouches_for(&self, event_id: EventId) -> bool {
+        self.event_id == Some(event_id)
+    }
+}
+
 /// Count, sum and extremes of one measured quantity.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Aggregate {
@@ -141,6 +148,39 @@ pub struct Aggregate {
     pub min: f64,
     /// The greatest; 0 while there is none.
     pub max: f64,
+}
+
+impl Aggregate {
+    /// Takes a sample in. Gives nothing when the sample or the sum with it is no finite number.
+    pub fn with(self, sample: f64) -> Option<Self> {
+        let sum = self.sum + sample;
+        if !sum.is_finite() {
+            return None;
+        }
+        let (min, max) =
+            if self.count == 0 { (sample, sample) } else { (self.min.min(sample), self.max.max(sample)) };
+        Some(Self { count: self.count + 1, sum, min, max })
+    }
+
+    /// Gives the aggregate of both sets of samples, for queries over several attempts.
+    pub fn merged(self, other: Self) -> Self {
+        match (self.count, other.count) {
+            (0, _) => other,
+            (_, 0) => self,
+            (left, right) => Self {
+                count: left + right,
+                sum: self.sum + other.sum,
+                min: self.min.min(other.min),
+                max: self.max.max(other.max),
+            },
+        }
+    }
+
+    /// Gives the mean; nothing while there is no sample.
+    pub fn mean(self) -> Option<f64> {
+        // Counts stay far below 2^53, where this is exact.
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
 }
 
 /// The aggregate of one attempt's metrics.

@@ -215,6 +215,25 @@ impl<B: Behaviour> Rows<B> {
         answers
     }
 
+    /// Applies events in batches of these sizes, over and over.
+    pub(crate) fn apply_in_batches(
+        &mut self,
+        events: &[Event],
+        sizes: &[usize],
+    ) -> Vec<Option<&'static str>> {
+        let mut answers = Vec::new();
+        let mut rest = events;
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (batch, after) = rest.split_at((*size).min(rest.len()));
+            answers.extend(self.apply(batch));
+            rest = after;
+        }
+        answers
+    }
+
     /// Fires a timer and commits what it did.
     pub(crate) fn tick(&mut self, timer: &Timer) {
         let mut keys = Vec::new();

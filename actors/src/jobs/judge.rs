@@ -127,7 +127,7 @@ pub fn origin_of(
 ) -> Result<JobOrigin, Refused> {
     match owner {
         None => Ok(JobOrigin::External),
-        Some(owner) if owner.event_id == Some(lifecycle.event.event_id) => Ok(JobOrigin::Owned),
+        Some(owner) if owner.vouches_for(lifecycle.event.event_id) => Ok(JobOrigin::Owned),
         Some(_) => Err(Refused::Foreign { sequence: lifecycle.sequence }),
     }
 }

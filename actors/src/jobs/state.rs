@@ -2,7 +2,7 @@
 //!
 //! Promises that a terminal job is never left, that a finished attempt is left only by the next attempt or by
 //! a cancel while it is waited for, and that a transition that two events tell is taken once. Pure: reads no
-//! clock and knows no sequence numbers; those are judged before (see [`super::judge`]).
+//! clock and knows no sequence numbers; those are judged before (see [`judge`](mod@super::judge)).
 
 use crate::clock::Timestamp;
 use crate::event::JobStatus;

@@ -301,16 +301,7 @@ proptest! {
         split.own(&owned_life(&job("owned")));
 
         let wanted = whole.apply(&events);
-        let mut got = Vec::new();
-        let mut rest = &events[..];
-        for size in sizes.iter().cycle() {
-            if rest.is_empty() {
-                break;
-            }
-            let (batch, after) = rest.split_at((*size).min(rest.len()));
-            got.extend(split.apply(batch));
-            rest = after;
-        }
+        let got = split.apply_in_batches(&events, &sizes);
 
         prop_assert_eq!(got, wanted);
         prop_assert_eq!(&split.rows, &whole.rows);
