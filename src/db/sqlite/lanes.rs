@@ -180,15 +180,20 @@ const DESIRED_AT_FIRST: &str = "running";
 
 /// Lists the parked keys of a lane.
 fn parked(connection: &mut SqliteConnection, number: i64) -> Result<Vec<ParkedKeyState>, StoreError> {
-    let rows: Vec<(Vec<u8>, String, i64)> = parked_keys::table
+    let rows: Vec<(Vec<u8>, i64, String, i64)> = parked_keys::table
         .filter(parked_keys::lane.eq(number))
         .order(parked_keys::key)
-        .select((parked_keys::key, parked_keys::wish, parked_keys::records))
+        .select((parked_keys::key, parked_keys::head_offset, parked_keys::wish, parked_keys::records))
         .load(connection)
         .map_err(engine)?;
     rows.into_iter()
-        .map(|(key, name, records)| {
-            Ok(ParkedKeyState { key: Bytes::from(key), wish: wish(&name)?, records: records.cast_unsigned() })
+        .map(|(key, head, name, records)| {
+            Ok(ParkedKeyState {
+                key: Bytes::from(key),
+                head: Offset(head.cast_unsigned()),
+                wish: wish(&name)?,
+                records: records.cast_unsigned(),
+            })
         })
         .collect()
 }
@@ -282,7 +287,16 @@ pub(super) fn advance(
         (false, None) => diesel::update(row).set(revision).execute(connection),
     }
     .map_err(engine)?;
-    Ok(if changed == 1 { Ownership::Owned } else { Ownership::Fenced })
+    if changed == 0 {
+        return Ok(Ownership::Fenced);
+    }
+    match transaction.from {
+        Some(from) if transaction.next < from => Err(StoreError::Broken(format!(
+            "lane `{}` wanted to go back from {from} to {}",
+            transaction.lane, transaction.next
+        ))),
+        _ => Ok(Ownership::Owned),
+    }
 }
 
 /// Gives the fence after a transaction.
