@@ -40,7 +40,7 @@ CREATE TABLE job_events (
     PRIMARY KEY (job_id, sequence)
 ) STRICT, WITHOUT ROWID;
 
--- Work on attempts; number gives the order in which it was decided.
+-- Work on attempts; number orders what was decided at the same time.
 CREATE TABLE orders (
     number      INTEGER PRIMARY KEY AUTOINCREMENT,
     job_id      TEXT NOT NULL,
@@ -53,7 +53,7 @@ CREATE TABLE orders (
     UNIQUE (job_id, attempt, kind)
 ) STRICT;
 
-CREATE INDEX orders_by_answer ON orders (is_answered, number);
+CREATE INDEX orders_by_answer ON orders (is_answered, ordered_at, number);
 
 CREATE TABLE idempotency_keys (
     user_id        TEXT NOT NULL,

@@ -152,7 +152,9 @@ pub(super) fn repeated(
 /// *Errors*: [`StoreError::Conflict`] when an order to answer does not exist; then nothing was written.
 pub(super) fn write(connection: &mut SqliteConnection, write: &JobWrite) -> Result<JobWritten, StoreError> {
     for (order, _) in &write.answered {
-        find_order(connection, order)?;
+        if !write.orders.contains(order) {
+            find_order(connection, order)?;
+        }
     }
     let columns = JobColumns::new(&write.row)?;
     let job = jobs::table.filter(jobs::job_id.eq(write.row.job_id.as_str()));
@@ -294,7 +296,7 @@ pub(super) fn live(
 pub(super) fn open_orders(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<Order>, StoreError> {
     let rows: Vec<(String, i64, String, i64)> = orders::table
         .filter(orders::is_answered.eq(false))
-        .order(orders::number)
+        .order((orders::ordered_at, orders::number))
         .limit(limit)
         .select((orders::job_id, orders::attempt, orders::kind, orders::ordered_at))
         .load(connection)

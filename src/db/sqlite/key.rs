@@ -36,7 +36,6 @@ pub(super) const fn offset_of(key: i64) -> u64 {
 }
 
 /// Gives the lane of a packed key.
-#[cfg(test)]
 pub(super) const fn lane_of(key: i64) -> i64 {
     key >> OFFSET_BITS
 }

@@ -287,7 +287,16 @@ pub(super) fn advance(
         (false, None) => diesel::update(row).set(revision).execute(connection),
     }
     .map_err(engine)?;
-    Ok(if changed == 1 { Ownership::Owned } else { Ownership::Fenced })
+    if changed == 0 {
+        return Ok(Ownership::Fenced);
+    }
+    match transaction.from {
+        Some(from) if transaction.next < from => Err(StoreError::Broken(format!(
+            "lane `{}` wanted to go back from {from} to {}",
+            transaction.lane, transaction.next
+        ))),
+        _ => Ok(Ownership::Owned),
+    }
 }
 
 /// Gives the fence after a transaction.

@@ -12,6 +12,7 @@
 //! loads, queries ─► reader threads ─► pool of reading connections ◄── readers of the log
 //! ```
 
+mod audit_query;
 mod checkpoint;
 mod config;
 mod connection;
@@ -21,6 +22,8 @@ mod jobs;
 mod key;
 mod lanes;
 mod parking;
+mod queries;
+mod query;
 mod queue;
 mod readers;
 mod records;

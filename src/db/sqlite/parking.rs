@@ -33,20 +33,23 @@ pub(super) fn write(
     for letter in &effects.dead_letters {
         write_letter(connection, lane, letter)?;
     }
+    for settlement in &effects.dead_letters_settled {
+        settle(connection, lane, settlement)?;
+    }
+    // What leaves goes first: a key may be unparked and parked again in one transaction.
+    for id in &effects.records_unparked {
+        unpark_record(connection, lane, id)?;
+    }
+    for key in &effects.keys_unparked {
+        if !effects.keys_parked.iter().any(|parked| parked.key == key) {
+            unpark_key(connection, lane, key)?;
+        }
+    }
     for parked in &effects.keys_parked {
         park_key(connection, lane, parked)?;
     }
     for parked in &effects.records_parked {
         park_record(connection, lane, parked)?;
-    }
-    for settlement in &effects.dead_letters_settled {
-        settle(connection, lane, settlement)?;
-    }
-    for id in &effects.records_unparked {
-        unpark_record(connection, lane, id)?;
-    }
-    for key in &effects.keys_unparked {
-        unpark_key(connection, lane, key)?;
     }
     Ok(())
 }
@@ -129,28 +132,6 @@ fn settle(
     if changed == 0 {
         return Err(StoreError::Broken(format!("no dead letter at offset {}", settlement.offset)));
     }
-    if settlement.outcome == DeadLetterOutcome::Discarded {
-        wish_carried_out(connection, lane, settlement)?;
-    }
-    Ok(())
-}
-
-/// Turns the wish to discard a head into the wish to drain the rest, in the transaction that discards it: a
-/// crash before the queue is empty must not discard a second record.
-fn wish_carried_out(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    settlement: &DeadLetterSettlement,
-) -> Result<(), StoreError> {
-    diesel::update(
-        parked_keys::table
-            .filter(parked_keys::lane.eq(lane))
-            .filter(parked_keys::head_offset.eq(settlement.offset.0.cast_signed()))
-            .filter(parked_keys::wish.eq(ParkedWish::DiscardHead.name())),
-    )
-    .set(parked_keys::wish.eq(ParkedWish::Release.name()))
-    .execute(connection)
-    .map_err(engine)?;
     Ok(())
 }
 
@@ -259,10 +240,8 @@ fn unpark_record(
     )
     .execute(connection)
     .map_err(engine)?;
-    if removed == 0 {
-        return Err(StoreError::Broken(format!("no record is parked at offset {}", id.offset)));
-    }
-    count_records(connection, lane, &id.key, -1)
+    // One that is not parked leaves what was wanted.
+    if removed == 0 { Ok(()) } else { count_records(connection, lane, &id.key, -1) }
 }
 
 fn unpark_key(connection: &mut SqliteConnection, lane: i64, key: &[u8]) -> Result<(), StoreError> {

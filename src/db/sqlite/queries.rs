@@ -1,0 +1,164 @@
+//! The port for people, on the reading side and on the whole store.
+
+use std::sync::Arc;
+
+use horizons_actors::effect::TimelineEntry;
+use horizons_actors::event::JobStatus;
+use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::query::{
+    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredDeadLetter,
+    StoredParkedKey, StoredRefusal,
+};
+use horizons_actors::ports::store::{JobRow, StoreError};
+use horizons_actors::state::{AuditLogState, JobAggregate, JobView};
+
+use super::store::{SqliteReader, SqliteStore};
+use super::{audit_query, connection as database, jobs, query, source};
+use crate::db::error::engine;
+
+impl QueryStore for SqliteReader {
+    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+        self.for_people.ask(move |connection| query::list_jobs(connection, &filter))
+    }
+
+    fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
+        self.for_people.ask(move |connection| jobs::read(connection, &job_id))
+    }
+
+    fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError> {
+        self.for_people.ask(move |connection| query::job_view(connection, &job_id))
+    }
+
+    fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError> {
+        self.for_people.ask(move |connection| query::live_job_views(connection, after.as_ref(), limit))
+    }
+
+    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
+        self.for_people.ask(move |connection| query::timeline(connection, &job_id, limit))
+    }
+
+    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| query::list_refusals(connection, &lanes, &job_id, limit))
+    }
+
+    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+        self.for_people.ask(move |connection| query::aggregates(connection, &job_id))
+    }
+
+    fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
+        self.for_people.ask(query::count_statuses)
+    }
+
+    fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| audit_query::entries(connection, &lanes, &filter))
+    }
+
+    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| audit_query::logs(connection, &lanes))
+    }
+
+    fn dead_letters(
+        &self,
+        group: Option<Group>,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| {
+            query::list_dead_letters(connection, &lanes, group.as_ref(), after.as_ref(), limit)
+        })
+    }
+
+    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| query::list_parked_keys(connection, &lanes, limit))
+    }
+
+    fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| query::list_progress(connection, &lanes))
+    }
+
+    fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
+        self.for_people.ask(source::ends)
+    }
+
+    fn usage(&self) -> Reply<StoreUsage, StoreError> {
+        let limit_bytes = self.disk_limit_bytes;
+        self.for_people.ask(move |connection| {
+            let used_bytes = database::used_bytes(connection).map_err(engine)?;
+            Ok(StoreUsage { used_bytes, limit_bytes })
+        })
+    }
+}
+
+impl QueryStore for SqliteStore {
+    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+        self.reader.jobs(filter)
+    }
+
+    fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
+        self.reader.job(job_id)
+    }
+
+    fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError> {
+        self.reader.job_view(job_id)
+    }
+
+    fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError> {
+        self.reader.live_job_views(after, limit)
+    }
+
+    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
+        self.reader.timeline(job_id, limit)
+    }
+
+    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+        self.reader.refusals(job_id, limit)
+    }
+
+    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+        self.reader.aggregates(job_id)
+    }
+
+    fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
+        self.reader.status_counts()
+    }
+
+    fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError> {
+        self.reader.audit_entries(filter)
+    }
+
+    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+        self.reader.audit_logs()
+    }
+
+    fn dead_letters(
+        &self,
+        group: Option<Group>,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+        self.reader.dead_letters(group, after, limit)
+    }
+
+    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+        self.reader.parked_keys(limit)
+    }
+
+    fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
+        self.reader.progress()
+    }
+
+    fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
+        self.reader.log_ends()
+    }
+
+    fn usage(&self) -> Reply<StoreUsage, StoreError> {
+        self.reader.usage()
+    }
+}
