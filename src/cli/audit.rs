@@ -330,3 +330,6 @@ fn log_from_json(row: &Value) -> Result<(TopicPartition, LogEnd), JsonFieldError
     let end = LogEnd { size: number(row, "size")?, chain_head: digest(row, "chain_head")?, frontier };
     Ok((topic_partition_from_json(row)?, end))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,7 @@ use clap::Args;
 use crate::config::Source;
 use crate::exit::{Exit, Failure};
 
-use super::demo::start_quiet_log;
-use super::{ConfigOption, Context, Form};
+use super::{ConfigOption, Context, Form, start_quiet_log};
 
 /// Measure throughput beside the limits of the same machine in the same run
 #[derive(Debug, Args)]

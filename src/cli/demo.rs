@@ -2,11 +2,10 @@
 
 use clap::Args;
 
-use crate::config::{LogLevel, Source};
+use crate::config::Source;
 use crate::exit::{Exit, Failure};
-use crate::telemetry;
 
-use super::{ConfigOption, Context, Form};
+use super::{ConfigOption, Context, Form, start_quiet_log};
 
 /// See everything work: real jobs of every outcome in a temporary folder, then an account that must add up
 #[derive(Debug, Args)]
@@ -55,14 +54,4 @@ pub(super) fn run(arguments: &DemoArguments, context: &Context<'_>) -> Result<Ex
     let afterwards = if arguments.keep { Afterwards::KeepServing } else { Afterwards::End };
     let options = DemoOptions { jobs: arguments.jobs, afterwards, form: Form::from_flag(arguments.json) };
     (context.hooks.demo)(config, options)
-}
-
-/// Starts a log of warnings only, so that it does not drown what the command prints; a level from the
-/// environment is obeyed.
-pub(super) fn start_quiet_log(config: &crate::config::Config, context: &Context<'_>) -> Result<(), Failure> {
-    let mut log = config.log;
-    if !context.environment.contains_key("HORIZONS_LOG_LEVEL") {
-        log.level = LogLevel::Warn;
-    }
-    telemetry::start(log, context.environment).map_err(|error| Failure::new(Exit::Failed, &error))
 }

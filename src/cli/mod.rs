@@ -27,11 +27,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{AgentCheck, Loaded, Source, load};
+use crate::config::{AgentCheck, Config, Loaded, LogLevel, Source, load};
 use crate::exit::{Exit, Failure};
-use crate::telemetry::wants_colour;
+use crate::telemetry::{self, wants_colour};
 
-pub use audit_json::{entry_from_json, entry_to_json};
+pub use audit_json::{JsonFieldError, entry_from_json, entry_to_json};
 pub use bench::BenchOptions;
 pub use client::{ClientError, ClientOptions, ProblemDocument};
 pub use demo::DemoOptions;
@@ -101,11 +101,9 @@ impl ConfigOption {
 
     /// Reads and checks the configuration, from `fallback` where no file is named.
     fn load_or(&self, context: &Context<'_>, fallback: Option<Source>) -> Result<Loaded, Failure> {
-        let is_named = self.config.is_some() || context.environment.contains_key("HORIZONS_CONFIG");
-        let source = match fallback {
-            Some(fallback) if !is_named => fallback,
-            _ => Source::choose(self.config.as_deref(), context.environment),
-        };
+        let source = Source::named(self.config.as_deref(), context.environment)
+            .or(fallback)
+            .unwrap_or_else(Source::in_working_folder);
         let check_agent: &AgentCheck = &context.hooks.check_agent;
         load(&source, context.environment, check_agent).map_err(|error| Failure::new(Exit::Config, &error))
     }
@@ -165,6 +163,16 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Config(command) => config::run(&command, context),
         Command::RunAgent(arguments) => run_agent::run(arguments, context),
     }
+}
+
+/// Starts a log of warnings only, so that it does not drown what the command prints; a level from the
+/// environment is obeyed.
+fn start_quiet_log(config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+    let mut log = config.log;
+    if !context.environment.contains_key("HORIZONS_LOG_LEVEL") {
+        log.level = LogLevel::Warn;
+    }
+    telemetry::start(log, context.environment).map_err(|error| Failure::new(Exit::Failed, &error))
 }
 
 /// Prints on standard output, for people or machines.

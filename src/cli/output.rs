@@ -151,7 +151,8 @@ pub(super) fn cell(row: &Value, field: &str) -> String {
     match value {
         Value::Null => ABSENT.to_owned(),
         Value::String(text) if text.is_empty() => ABSENT.to_owned(),
-        Value::String(text) => shown(text),
+        // A cell stays on its line.
+        Value::String(text) => shown(text).replace('\n', "\\n"),
         other => shown(&other.to_string()),
     }
 }
@@ -214,9 +215,9 @@ mod tests {
 
     #[test]
     fn cell_control_characters_are_shown() {
-        let row = json!({"name": "a\u{1b}[2Jb\u{7}"});
+        let row = json!({"name": "a\u{1b}[2Jb\u{7}\nc"});
 
-        assert_eq!(cell(&row, "name"), "a\\u{1b}[2Jb\\u{7}");
+        assert_eq!(cell(&row, "name"), "a\\u{1b}[2Jb\\u{7}\\nc");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML; every place is named.
-    #[error("failed to parse the configuration `{name}`: {}", lines(.faults))]
+    #[error("failed to parse the configuration `{name}`:{}", lines(.faults))]
     Syntax {
         /// The file as it was named.
         name: String,
@@ -97,7 +97,7 @@ pub enum ConfigError {
         faults: Vec<String>,
     },
     /// Values are wrong; all of them are named.
-    #[error("failed to check the configuration: {}", lines(.0))]
+    #[error("failed to check the configuration:{}", lines(.0))]
     Invalid(Vec<Problem>),
 }
 

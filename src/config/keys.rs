@@ -357,7 +357,7 @@ pub(super) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// Edits that still count as a slip of the finger.
-const SLIP_EDITS_MAX: usize = 3;
+const SLIP_EDITS_MAX: usize = 2;
 
 /// Finds the name that was probably meant.
 pub(super) fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

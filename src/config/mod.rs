@@ -210,16 +210,16 @@ pub enum Source {
 }
 
 impl Source {
-    /// Chooses the file: the option, else `HORIZONS_CONFIG`, else [`FILE_DEFAULT`] in the working folder if
-    /// it exists.
-    pub fn choose(option: Option<&Path>, environment: &BTreeMap<String, String>) -> Self {
-        let named =
-            option.map(Path::to_path_buf).or_else(|| environment.get("HORIZONS_CONFIG").map(PathBuf::from));
-        match named {
-            Some(path) => Source::File(path),
-            None if Path::new(FILE_DEFAULT).exists() => Source::File(PathBuf::from(FILE_DEFAULT)),
-            None => Source::Nothing,
-        }
+    /// Gives the file that the option names, else `HORIZONS_CONFIG`.
+    pub fn named(option: Option<&Path>, environment: &BTreeMap<String, String>) -> Option<Self> {
+        let variable = environment.get("HORIZONS_CONFIG").filter(|path| !path.is_empty());
+        option.map(Path::to_path_buf).or_else(|| variable.map(PathBuf::from)).map(Source::File)
+    }
+
+    /// Gives [`FILE_DEFAULT`] in the working folder if it exists, else nothing.
+    pub fn in_working_folder() -> Self {
+        let path = PathBuf::from(FILE_DEFAULT);
+        if path.exists() { Source::File(path) } else { Source::Nothing }
     }
 
     /// Gives the example file, for the demonstration and for tests.

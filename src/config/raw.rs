@@ -115,8 +115,13 @@ fn judge_variable(name: &str, variables: &BTreeMap<String, Key>) -> Option<Fault
         let reason = "agents are declared in the file only, because their names are free";
         return Some(Fault::Rule(reason.to_owned()));
     }
+    // Names are compared without the prefix, or a short one would be near every other.
     let others = OTHER_VARIABLES.iter().map(|(other, _)| *other);
-    let nearest = nearest(name, variables.keys().map(String::as_str).chain(others)).map(str::to_owned);
+    let known = variables.keys().map(String::as_str).chain(others);
+    let known: Vec<String> =
+        known.filter_map(|name| name.strip_prefix(ENVIRONMENT_PREFIX)).map(str::to_ascii_lowercase).collect();
+    let nearest = nearest(&rest, known.iter().map(String::as_str))
+        .map(|name| format!("{ENVIRONMENT_PREFIX}{}", name.to_ascii_uppercase()));
     if nearest.is_some() || sections().into_iter().any(starts_section) {
         return Some(Fault::Unknown { nearest });
     }

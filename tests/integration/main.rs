@@ -2,3 +2,16 @@
 //! Horizons from outside, with real processes, files and services; one file for each feature or situation.
 
 mod local_scheduler;
+//! Everything that looks at Horizons from outside: one binary, one file per feature or situation.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails fails its test, and the lints know test functions only"
+)]
+
+/// The rules of the house that a compiler does not know.
+mod architecture;
+/// The program as a person starts it: arguments, output, exit codes, and what client commands send.
+mod cli;
+/// Files, variables and defaults, and the documents that describe them.
+mod config;

@@ -1,0 +1,468 @@
+//! The program as a person starts it: arguments, output, exit codes, and what client commands send.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use horizons::exit::Exit;
+use serde_json::{Value, json};
+
+/// No request of these tests takes longer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+
+/// Prepares the program in an empty folder, without any variable of ours.
+fn horizons(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_horizons"));
+    command.args(arguments).current_dir(std::env::temp_dir()).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HORIZONS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    horizons(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn assert_exit(output: &Output, exit: Exit) {
+    let code = output.status.code();
+    assert_eq!(code, Some(i32::from(exit.code())), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+/// A request as it came over the wire.
+#[derive(Debug)]
+struct Received {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: Value,
+}
+
+impl Received {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A server that gives prepared answers, one connection each, and tells what it was asked.
+struct ScriptedServer {
+    url: String,
+    requests: Receiver<Received>,
+}
+
+impl ScriptedServer {
+    fn new(answers: &[(u16, &str, Value)]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answers: Vec<(u16, String, Value)> = answers
+            .iter()
+            .map(|(status, header, body)| (*status, (*header).to_owned(), body.clone()))
+            .collect();
+        let (sender, requests) = channel();
+        std::thread::spawn(move || {
+            for (status, header, body) in answers {
+                let (stream, _) = listener.accept().unwrap();
+                let received = receive(&stream);
+                respond(&stream, status, &header, &body);
+                sender.send(received).unwrap();
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn ok(body: Value) -> Self {
+        Self::new(&[(200, "", body)])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        horizons(arguments).env("HORIZONS_URL", &self.url).output().unwrap()
+    }
+
+    fn request(&self) -> Received {
+        self.requests.recv_timeout(REQUEST_LIMIT).unwrap()
+    }
+}
+
+fn receive(stream: &TcpStream) -> Received {
+    stream.set_read_timeout(Some(REQUEST_LIMIT)).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        lines.push(line.trim().to_owned());
+    }
+    let headers: Vec<(String, String)> = lines
+        .iter()
+        .skip(1)
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
+    reader.read_exact(&mut body).unwrap();
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    Received { line: lines[0].clone(), headers, body }
+}
+
+fn respond(mut stream: &TcpStream, status: u16, header: &str, body: &Value) {
+    let body = body.to_string();
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{header}connection: close\r\n\r\n{body}"
+    )
+    .unwrap();
+}
+
+#[test]
+fn help_of_every_command_shows_an_example() {
+    let commands = [
+        "serve",
+        "demo",
+        "bench",
+        "jobs submit",
+        "jobs list",
+        "jobs show",
+        "jobs cancel",
+        "events publish",
+        "audit query",
+        "audit verify",
+        "actors tree",
+        "parked list",
+        "parked release",
+        "parked discard",
+        "dead-letters list",
+        "config check",
+        "config show",
+        "config reference",
+    ];
+    for command in commands {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+
+        let output = run(&arguments);
+
+        assert_exit(&output, Exit::Done);
+        assert!(text(&output.stdout).contains(&format!("  horizons {command}")), "{command}");
+    }
+}
+
+#[test]
+fn help_of_the_program_lists_every_exit_code_and_hides_the_shim() {
+    let output = run(&["--help"]);
+
+    let help = text(&output.stdout);
+    for exit in Exit::ALL {
+        assert!(help.contains(&format!("{:>3}  {}", exit.code(), exit.meaning())), "{exit:?}");
+    }
+    assert!(!help.contains("run-agent"), "{help}");
+}
+
+#[test]
+fn arguments_wrong_end_as_usage() {
+    for arguments in [
+        &["nonsense"][..],
+        &[],
+        &["jobs", "list", "--limit", "0"],
+        &["jobs", "list", "--limit", "-1"],
+        &["jobs", "submit", "calibrate", "d", "--parameter", "no-equals"],
+        &["audit", "query", "--topic", "nope"],
+        &["jobs", "list", "--url", "https://127.0.0.1:1"],
+        &["parked", "release", "--group", "jobs", "--topic", "t", "--partition", "0", "--reason", "r"],
+    ] {
+        let output = run(arguments);
+
+        assert_exit(&output, Exit::Usage);
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn config_check_wrong_file_names_every_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.toml");
+    std::fs::write(&path, "[http]\nlisten = \"0.0.0.0:1\"\nslots = 3\n").unwrap();
+
+    let output = horizons(&["config", "check"]).env("HORIZONS_CONFIG", &path).output().unwrap();
+
+    assert_exit(&output, Exit::Config);
+    let message = text(&output.stderr);
+    assert!(message.contains("`http.listen`") && message.contains("`http.slots`"), "{message}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn config_show_json_tells_the_origin_of_every_key() {
+    let output = horizons(&["config", "show", "--json"]).env("HORIZONS_LOG_LEVEL", "debug").output().unwrap();
+
+    assert_exit(&output, Exit::Done);
+    let rows: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.contains(
+        &json!({"key": "log.level", "value": "debug", "origin": "environment HORIZONS_LOG_LEVEL"})
+    ));
+    assert!(rows.contains(&json!({"key": "scheduler.slots", "value": 2, "origin": "default"})));
+    assert_eq!(rows.len(), horizons::config::KEYS.len());
+}
+
+#[test]
+fn config_file_in_working_folder_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), "[scheduler]\nslots = 0\n").unwrap();
+
+    let output = horizons(&["config", "check"]).current_dir(folder.path()).output().unwrap();
+
+    assert_exit(&output, Exit::Config);
+    assert!(text(&output.stderr).contains("(config.toml:2)"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn client_no_server_ends_as_unreachable() {
+    // A port that was free a moment ago and that nobody listens on.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+
+    let output = run(&["jobs", "list", "--url", &format!("http://{address}")]);
+
+    assert_exit(&output, Exit::Unreachable);
+    assert!(text(&output.stderr).contains("is `horizons serve` running?"));
+}
+
+#[test]
+fn client_foreign_server_ends_as_failed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let other = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = receive(&stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>").unwrap();
+    });
+
+    let output = run(&["jobs", "list", "--url", &url]);
+
+    other.join().unwrap();
+    assert_exit(&output, Exit::Failed);
+}
+
+#[test]
+fn jobs_submit_sends_every_field() {
+    let server = ScriptedServer::new(&[(
+        201,
+        "",
+        json!({"job": {"job_id": "j-1", "status": "QUEUED", "attempt": 1}}),
+    )]);
+
+    let output = server.run(&[
+        "jobs",
+        "submit",
+        "image",
+        "-ngc",
+        "--parameter",
+        "width=256",
+        "--parameter",
+        "name=m 31",
+        "--idempotency-key",
+        "night-7",
+        "--user",
+        "ada",
+        "--json",
+    ]);
+
+    assert_exit(&output, Exit::Done);
+    let request = server.request();
+    assert_eq!(request.line, "POST /jobs HTTP/1.1");
+    assert_eq!(request.header("x-horizons-user"), Some("ada"));
+    assert_eq!(request.header("idempotency-key"), Some("night-7"));
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(request.header("host").map(|host| format!("http://{host}")), Some(server.url.clone()));
+    let wanted = json!({
+        "agent": "image", "dataset_id": "-ngc", "tacc_system": "local",
+        "parameters": {"width": 256, "name": "m 31"},
+    });
+    assert_eq!(request.body, wanted);
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["job_id"], "j-1");
+}
+
+#[test]
+fn jobs_submit_waiting_for_failed_job_ends_as_failed() {
+    let server = ScriptedServer::new(&[
+        (201, "", json!({"job_id": "j/1", "status": "QUEUED"})),
+        (200, "", json!({"job_id": "j/1", "status": "FAILED", "will_retry": true})),
+        (200, "", json!({"job_id": "j/1", "status": "FAILED", "will_retry": false})),
+    ]);
+
+    let output = server.run(&["jobs", "submit", "fail", "d", "--wait"]);
+
+    assert_exit(&output, Exit::Failed);
+    assert_eq!(server.request().line, "POST /jobs HTTP/1.1");
+    assert_eq!(server.request().line, "GET /jobs/j%2F1 HTTP/1.1");
+    assert_eq!(server.request().line, "GET /jobs/j%2F1 HTTP/1.1");
+}
+
+#[test]
+fn client_refused_prints_field_and_reason() {
+    let problem = json!({
+        "type": "about:blank", "title": "unknown agent", "status": 422,
+        "detail": "wanted a declared agent, got `x`", "field": "agent",
+    });
+    let server = ScriptedServer::new(&[(422, "content-type: application/problem+json\r\n", problem)]);
+
+    let output = server.run(&["jobs", "submit", "x", "d"]);
+
+    assert_exit(&output, Exit::Refused);
+    assert_eq!(text(&output.stderr), "error: `agent`: wanted a declared agent, got `x` (422)\n");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn client_overloaded_server_tells_when_to_try_again() {
+    let server = ScriptedServer::new(&[(503, "retry-after: 3\r\n", json!({"title": "too much to do"}))]);
+
+    let output = server.run(&["jobs", "list"]);
+
+    assert_exit(&output, Exit::Refused);
+    assert_eq!(text(&output.stderr), "error: too much to do (503); try again in 3 s\n");
+}
+
+#[test]
+fn jobs_list_prints_a_table_and_the_next_page() {
+    let rows =
+        json!([{"job_id": "j-1", "status": "RUNNING", "attempt": 1, "agent": "image", "user_id": "ada"}]);
+    let server = ScriptedServer::ok(json!({"jobs": rows, "next": "c-2"}));
+
+    let output = server
+        .run(&["jobs", "list", "--of", "a&b", "--status", "RUNNING", "--limit", "1", "--cursor", "c-1"]);
+
+    assert_exit(&output, Exit::Done);
+    assert_eq!(server.request().line, "GET /jobs?user=a%26b&status=RUNNING&limit=1&cursor=c-1 HTTP/1.1");
+    let wanted = "JOB  STATUS   ATTEMPT  AGENT  USER  SUBMITTED\n\
+                  j-1  RUNNING  1        image  ada   -\n\
+                  more: --cursor c-2\n";
+    assert_eq!(text(&output.stdout), wanted);
+}
+
+#[test]
+fn jobs_show_asks_for_job_timeline_and_metrics() {
+    let server = ScriptedServer::new(&[
+        (200, "", json!({"job_id": "j-1", "status": "RUNNING"})),
+        (200, "", json!({"timeline": [{"event_type": "job.queued", "sequence": 2}]})),
+        (200, "", json!({"metrics": []})),
+    ]);
+
+    let output = server.run(&["jobs", "show", "j-1"]);
+
+    assert_exit(&output, Exit::Done);
+    let lines: Vec<String> = (0..3).map(|_| server.request().line).collect();
+    let wanted =
+        ["GET /jobs/j-1 HTTP/1.1", "GET /jobs/j-1/timeline HTTP/1.1", "GET /jobs/j-1/metrics HTTP/1.1"];
+    assert_eq!(lines, wanted);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("status  RUNNING") && printed.contains("event_type=job.queued"), "{printed}");
+    assert!(printed.contains("metrics:\nnone yet"), "{printed}");
+}
+
+#[test]
+fn commands_that_act_send_what_they_are_told() {
+    let key = [
+        "--group",
+        "jobs",
+        "--topic",
+        "job-lifecycle",
+        "--partition",
+        "3",
+        "--key",
+        "j-1",
+        "--reason",
+        "fixed",
+    ];
+    let parked = json!({
+        "group": "jobs", "topic": "job-lifecycle", "partition": 3, "key_base64": "ai0x", "reason": "fixed",
+    });
+    let record = json!({"records": [{"key_base64": "aw==", "value_base64": "bm90IGFuIGV2ZW50", "headers": {"a": "b=c"}}]});
+    let publish =
+        ["events", "publish", "job-lifecycle", "--key", "k", "--value", "not an event", "--header", "a=b=c"];
+    let cases: [(Vec<&str>, &str, Value); 4] = [
+        ([&["parked", "release"], &key[..]].concat(), "POST /parked/release HTTP/1.1", parked.clone()),
+        ([&["parked", "discard"], &key[..]].concat(), "POST /parked/discard HTTP/1.1", parked),
+        (publish.to_vec(), "POST /topics/job-lifecycle/records HTTP/1.1", record),
+        (
+            vec!["jobs", "cancel", "j-1", "--reason", "wrong"],
+            "POST /jobs/j-1/cancel HTTP/1.1",
+            json!({"reason": "wrong"}),
+        ),
+    ];
+    for (arguments, line, body) in cases {
+        let server = ScriptedServer::ok(json!({}));
+
+        let output = server.run(&arguments);
+
+        assert_exit(&output, Exit::Done);
+        let request = server.request();
+        assert_eq!((request.line.as_str(), request.body), (line, body));
+    }
+}
+
+#[test]
+fn commands_that_read_ask_for_what_they_are_told() {
+    let cases = [
+        (&["dead-letters", "list", "--group", "jobs"][..], "GET /dead-letters?group=jobs&limit=50 HTTP/1.1"),
+        (&["parked", "list"], "GET /parked HTTP/1.1"),
+        (&["actors", "tree"], "GET /actors HTTP/1.1"),
+        (
+            &["audit", "query", "--topic", "job-metrics", "--partition", "2", "--job", "j-1"],
+            "GET /audit/entries?topic=job-metrics&partition=2&job=j-1&limit=50 HTTP/1.1",
+        ),
+    ];
+    for (arguments, line) in cases {
+        let server = ScriptedServer::ok(json!({"rows": [], "next": null}));
+
+        let output = server.run(arguments);
+
+        assert_exit(&output, Exit::Done);
+        assert_eq!(server.request().line, line);
+    }
+}
+
+#[test]
+fn events_publish_bad_line_names_it_and_sends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    std::fs::write(&path, "{\"value_base64\": \"\"}\n\n{broken\n").unwrap();
+
+    let output = run(&["events", "publish", "job-metrics", "--records", path.to_str().unwrap()]);
+
+    assert_exit(&output, Exit::Usage);
+    assert!(text(&output.stderr).contains("`--records` line 3"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn actors_tree_prints_groups_and_lanes() {
+    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2});
+    let group =
+        json!({"group": "jobs", "state": "running", "restarts": 1, "last_error": null, "lanes": [lane]});
+    let server = ScriptedServer::ok(json!({"job_supervisors": 3, "groups": [group]}));
+
+    let output = server.run(&["actors", "tree"]);
+
+    let printed = text(&output.stdout);
+    assert!(printed.starts_with("job supervisors: 3\n\njobs: running, 1 restarts\nTOPIC"), "{printed}");
+    assert!(printed.contains("job-lifecycle  0          running  7     9    2"), "{printed}");
+}
+
+#[test]
+fn output_text_from_elsewhere_cannot_steer_the_terminal() {
+    let server = ScriptedServer::ok(json!({"jobs": [{"job_id": "\u{1b}[2Jgone", "status": "RUNNING"}]}));
+
+    let output = server.run(&["jobs", "list"]);
+
+    assert!(!output.stdout.contains(&0x1b), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("\\u{1b}[2Jgone"));
+}
