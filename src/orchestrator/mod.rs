@@ -11,6 +11,8 @@ mod apply;
 mod driver;
 mod error;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use std::sync::Arc;
