@@ -1,4 +1,3 @@
-//! The test kit: everything a test needs to run Horizons' actors without a broker, a database or a cluster.
 //! The test kit: everything a test needs to run Horizons' actors without a broker, a database or a cluster,
 //! and to test services that speak to Horizons (feature `testkit`).
 //!
