@@ -35,7 +35,7 @@ pub use event::EventBuilder;
 pub use latency::{LatencyRecorder, LatencySummary};
 pub use memory_store::{CommittedTransaction, Fault, MemoryStore, StoreCall, StoreFaults};
 pub use publisher::{DrivenJob, PublishError, Publisher};
-pub use scheduler::{FakeScheduler, SchedulerVerdict};
+pub use scheduler::{FakeScheduler, FakeSchedulerError, SchedulerVerdict};
 pub use simulated_log::{BatchLimits, MemberId, RevocationEnd, SimulatedLog};
 pub use wait::wait_until;
 
