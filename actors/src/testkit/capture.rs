@@ -1,7 +1,8 @@
 //! Keeps everything that is published, to filter it and to assert about it.
 //!
-//! Promises that records are captured when they are committed, in commit order per partition, and decoded by
-//! the function that every consumer uses. Does not see dead-letter topics. Reading a
+//! Promises that records are captured when they are committed, in commit order (within one transaction by
+//! topic, partition and offset), and decoded by the function that every consumer uses. Does not see
+//! dead-letter topics. Reading a
 //! [`MemoryStore`](super::MemoryStore) counts as a read for its scripted faults; what could not be read is
 //! read when it is asked for next.
 

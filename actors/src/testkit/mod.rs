@@ -1,4 +1,3 @@
-//! The test kit: everything a test needs to run Horizons' actors without a broker, a database or a cluster.
 //! The test kit: everything a test needs to run Horizons' actors without a broker, a database or a cluster,
 //! and to test services that speak to Horizons (feature `testkit`).
 //!
@@ -36,7 +35,7 @@ pub use event::EventBuilder;
 pub use latency::{LatencyRecorder, LatencySummary};
 pub use memory_store::{CommittedTransaction, Fault, MemoryStore, StoreCall, StoreFaults};
 pub use publisher::{DrivenJob, PublishError, Publisher};
-pub use scheduler::{FakeScheduler, SchedulerVerdict};
+pub use scheduler::{FakeScheduler, FakeSchedulerError, SchedulerVerdict};
 pub use simulated_log::{BatchLimits, MemberId, RevocationEnd, SimulatedLog};
 pub use wait::wait_until;
 

@@ -125,7 +125,9 @@ impl StoreFaults {
         locked(&self.script).scripted_for_lane.entry(lane.clone()).or_default().push_back(fault);
     }
 
-    /// Takes the store away: every call fails as transient until [`StoreFaults::back`].
+    /// Takes the store away: every call fails as transient until [`StoreFaults::back`], except those of
+    /// `RecordSource`: the log goes on, as a broker apart from the database does.
+    /// [`SimulatedLog::away`](crate::testkit::SimulatedLog::away) takes the log away.
     pub fn away(&self) {
         locked(&self.script).is_away = true;
     }
@@ -181,7 +183,7 @@ impl StoreFaults {
     pub(super) fn meet(&self, call: StoreCall, lane: Option<&LaneKey>) -> (Wait, Fault) {
         let mut script = locked(&self.script);
         *script.calls.entry(call).or_default() += 1;
-        if script.is_away {
+        if script.is_away && call != StoreCall::ReadRecords {
             return (Wait::None, Fault::Unavailable);
         }
         let for_lane = lane

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::command::ParkedKeyId;
 use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
-    Refusal, TimelineEntry, Timer, TimerId,
+    ParkedRecordId, Refusal, TimelineEntry, Timer, TimerId,
 };
 use crate::ids::{Epoch, JobId, LaneKey, Offset, Revision, TopicPartition};
 use crate::ports::Reply;
@@ -140,7 +140,11 @@ impl LaneTables {
     }
 
     fn check_parked(&self, effects: &Effects) -> Result<(), String> {
-        let removed: HashSet<Offset> = effects.records_unparked.iter().map(|id| id.offset).collect();
+        let is_removed = |id: &&ParkedRecordId| {
+            self.parked_records.get(&id.offset).is_some_and(|parked| parked.key == id.key)
+        };
+        let removed: HashSet<Offset> =
+            effects.records_unparked.iter().filter(is_removed).map(|id| id.offset).collect();
         let is_key_parked_after = |key: &Bytes| {
             effects.keys_parked.iter().any(|parked| parked.key == key)
                 || (self.parked_keys.contains_key(key) && !effects.keys_unparked.contains(key))
@@ -188,7 +192,9 @@ impl LaneTables {
             self.settle(settled);
         }
         for id in effects.records_unparked {
-            self.parked_records.remove(&id.offset);
+            if self.parked_records.get(&id.offset).is_some_and(|parked| parked.key == id.key) {
+                self.parked_records.remove(&id.offset);
+            }
         }
         for key in effects.keys_unparked {
             self.parked_keys.remove(&key);

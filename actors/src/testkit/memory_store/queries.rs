@@ -133,9 +133,7 @@ impl QueryStore for MemoryStore {
 
     fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let mut logs: Vec<_> = state
-                .lanes
-                .iter()
+            let mut logs: Vec<_> = auditor_lanes(state)
                 .filter_map(|(lane, tables)| match tables.states.get(&StateKey::AuditLog) {
                     Some(StateValue::AuditLog(log)) => Some((lane.topic_partition, log.clone())),
                     _ => None,
@@ -212,6 +210,11 @@ fn all_states(state: &State) -> impl Iterator<Item = (&StateKey, &StateValue)> {
     state.lanes.values().flat_map(|tables| tables.states.iter())
 }
 
+/// Walks the auditor's lanes: only they keep audit logs.
+fn auditor_lanes(state: &State) -> impl Iterator<Item = (&LaneKey, &LaneTables)> {
+    state.lanes.iter().filter(|(lane, _)| lane.group == Group::audit_trail())
+}
+
 fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
     let is_wanted = |position: &AuditPosition, entry: &AuditEntry| {
         let TopicPartition { topic, partition } = position.topic_partition;
@@ -225,7 +228,7 @@ fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
             && is_about_job
     };
     let mut found: Vec<(AuditPosition, &AuditEntry)> = Vec::new();
-    for (lane, tables) in &state.lanes {
+    for (lane, tables) in auditor_lanes(state) {
         let topic_partition = lane.topic_partition;
         let entries = tables.audit_entries.values();
         let placed = entries.map(|entry| (AuditPosition { topic_partition, index: entry.index }, entry));
