@@ -26,6 +26,7 @@ fn restart_finds_running_and_queued_attempts_and_runs_none_twice() {
     submit(&scheduler, spec("1", "a"));
     submit(&scheduler, spec("2", "a"));
     bench.wait_for_note("starts");
+    wait_for("the start to be written", || find(&scheduler, "1").started_at.is_some());
 
     drop(scheduler);
     let scheduler = bench.start();
@@ -93,6 +94,7 @@ fn shim_that_is_killed_leaves_a_lost_attempt_and_no_orphan() {
     bench.wait_for_note("starts");
     let folder = bench.attempt_folder();
     wait_for("all processes", || processes_of(&folder).len() >= 4);
+    wait_for("the start to be written", || find(&scheduler, "job").started_at.is_some());
 
     kill(pid_in(&folder, "claim.json", "shim"), Signal::SIGKILL);
 
