@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use horizons::app;
 use horizons::cli::{self, Hooks};
 use horizons::exit::{Exit, Failure};
 
@@ -16,13 +17,13 @@ fn main() -> ExitCode {
 
 /// The functions behind the commands.
 const HOOKS: Hooks = Hooks {
-    serve: |_| Err(not_built_in("serve")),
+    serve: app::serve::serve,
     demo: |_, _| Err(not_built_in("demo")),
     bench: |_, _| Err(not_built_in("bench")),
-    run_agent: |_| Err(not_built_in("run-agent")),
+    run_agent: app::run_agent,
     open_store: |_| Err(not_built_in("--data")),
     verifier: |_, _| Box::new(cli::NoVerifier),
-    check_agent: |_| Vec::new(),
+    check_agent: app::check_agent,
 };
 
 /// Says that a part of the program is not wired yet.

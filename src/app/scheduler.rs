@@ -46,7 +46,7 @@ fn agent_config(agent: &Agent) -> AgentConfig {
         time_limit: agent.time_limit,
         memory_limit_bytes: Some(agent.memory_limit_bytes),
         address_space_limit_bytes: None,
-        max_slots: agent.slot_limit.and_then(|limit| u32::try_from(limit).ok()),
+        max_slots: agent.slot_limit,
     }
 }
 

@@ -1,7 +1,3 @@
-//! The integration tests.
-//! Horizons from outside, with real processes, files and services; one file for each feature or situation.
-
-mod local_scheduler;
 //! Everything that looks at Horizons from outside: one binary, one file per feature or situation.
 #![expect(
     clippy::unwrap_used,
@@ -15,3 +11,5 @@ mod architecture;
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
+/// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
+mod local_scheduler;
