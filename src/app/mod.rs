@@ -52,9 +52,6 @@ pub use self::scheduler::{check_agent, run_agent};
 /// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.
 const FRONT_THREADS: usize = 2;
 
-/// How long the end of the program waits for work on the front runtime that does not end by itself.
-const FRONT_END_LIMIT: Duration = Duration::from_secs(5);
-
 /// What a start may be given beside the configuration.
 #[derive(Default)]
 pub struct Extras {
@@ -256,7 +253,8 @@ impl Running {
                 tracing::warn!("a thread of lanes ended by a panic");
             }
         }
-        front.shutdown_timeout(FRONT_END_LIMIT);
+        // Its tasks have ended or were abandoned above; waiting here would block the actor system's thread.
+        front.shutdown_background();
     }
 }
 
@@ -284,8 +282,7 @@ fn groups(
     arbiters: impl Iterator<Item = actix_rt::ArbiterHandle>,
 ) -> Vec<GroupSpec> {
     let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
-    let log: Arc<dyn EventLog> =
-        Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
     let credits = CreditLimits {
         lane_records: config.lanes.credit_lane_records,
         lane_bytes: config.lanes.credit_lane_bytes,

@@ -117,7 +117,7 @@ impl LaneCore {
         let position = match start_answer(opened.next, opened.last_fingerprint, &inspection) {
             StartAnswer::AtNext(next) => next,
             StartAnswer::FirstStart(low) => {
-                tracing::info!(lane = %lane, offset = %low, "first start of a lane: it begins at the low watermark");
+                tracing::debug!(lane = %lane, offset = %low, "first start of a lane: it begins at the low watermark");
                 low
             }
             StartAnswer::Gap(kind) => return Err(LaneExit::Gap(kind)),
