@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::event::JobStatus;
 use crate::ids::{Attempt, JobId, Sequence};
-use crate::jobs::guard::CaughtPanic;
+use crate::lane::guard::CaughtPanic;
 use crate::state::JobView;
 
 /// Tells the registry what jobs became in a committed transaction.

@@ -20,13 +20,13 @@ use tokio::sync::oneshot;
 use crate::backoff::{RestartDecision, RestartLedger};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
-use crate::jobs::guard::{CaughtPanic, guard, guard_async};
 use crate::jobs::handle::{JobRegistryParts, Shared};
 use crate::jobs::message::{
     ChildExited, GetJobCounts, GetJobState, GetJobSupervisor, JobCounts, JobSupervisorSnapshot,
     JobTransitioned, JobsTransitioned, RegistryError, Resync,
 };
 use crate::jobs::supervisor::JobSupervisor;
+use crate::lane::guard::{CaughtPanic, guard, guard_async};
 use crate::ports::store::StoreError;
 use crate::state::JobView;
 

@@ -13,9 +13,9 @@ use actix::{Actor, ActorContext, Context, Handler};
 use crate::clock::Timestamp;
 use crate::event::JobStatus;
 use crate::ids::{Attempt, JobId, Sequence};
-use crate::jobs::guard::{CaughtPanic, guard};
 use crate::jobs::handle::Shared;
 use crate::jobs::message::{ChildExited, GetJobState, JobSupervisorSnapshot, JobTransitioned, RegistryError};
+use crate::lane::guard::{CaughtPanic, guard};
 use crate::state::{JobOrigin, JobView};
 
 /// Messages that wait at most: a transition and its confirmation, since the newest view replaces older ones.
