@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
 use crate::clock::{Clock, Randomness};
 use crate::ids::JobId;
-use crate::jobs::guard::CaughtPanic;
 use crate::jobs::message::{
     GetJobCounts, GetJobSupervisor, JobCounts, JobSupervisorSnapshot, JobsTransitioned, RegistryError,
 };
 use crate::jobs::registry::JobRegistry;
 use crate::lane::behaviour::Notice;
+use crate::lane::guard::CaughtPanic;
 use crate::ports::query::QueryStore;
 use crate::state::JobView;
 

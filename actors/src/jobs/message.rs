@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::event::JobStatus;
 use crate::ids::{Attempt, JobId, Sequence};
-use crate::jobs::guard::CaughtPanic;
-use crate::state::{JobOrigin, JobView};
+use crate::lane::guard::CaughtPanic;
+use crate::state::JobView;
 
 /// Tells the registry what jobs became in a committed transaction.
 ///
@@ -115,13 +115,6 @@ pub struct JobSupervisorSnapshot {
     pub since: Timestamp,
     /// When this supervisor was started.
     pub live_since: Timestamp,
-}
-
-impl JobSupervisorSnapshot {
-    /// Tells the origin as a stored word would.
-    pub const fn origin(&self) -> JobOrigin {
-        if self.is_external { JobOrigin::External } else { JobOrigin::Owned }
-    }
 }
 
 /// The registry's figures.

@@ -7,7 +7,6 @@
 //! The behaviour decides; [`JobRegistry`](registry::JobRegistry) and its supervisors are told after the
 //! commit, hold nothing that is not in the store, and never delay a lane (design D18).
 
-mod guard;
 mod handle;
 pub mod judge;
 pub mod message;

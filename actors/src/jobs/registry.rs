@@ -20,13 +20,13 @@ use tokio::sync::oneshot;
 use crate::backoff::{RestartDecision, RestartLedger};
 use crate::clock::Timestamp;
 use crate::ids::JobId;
-use crate::jobs::guard::{CaughtPanic, guard, guard_async};
 use crate::jobs::handle::{JobRegistryParts, Shared};
 use crate::jobs::message::{
     ChildExited, GetJobCounts, GetJobState, GetJobSupervisor, JobCounts, JobSupervisorSnapshot,
     JobTransitioned, JobsTransitioned, RegistryError, Resync,
 };
 use crate::jobs::supervisor::JobSupervisor;
+use crate::lane::guard::{CaughtPanic, guard, guard_async};
 use crate::ports::store::StoreError;
 use crate::state::JobView;
 
@@ -44,6 +44,9 @@ const SWEEP_CHILDREN: usize = 2_048;
 
 /// Views that wait for a full mailbox at most; beyond that the store is read.
 const PENDING_MAX: usize = 4_096;
+
+/// Time between two readings of all live jobs, so that lasting overload does not become lasting reading.
+const READING_GAP: Duration = Duration::from_secs(1);
 
 /// How long a reading of the store may take.
 const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -426,6 +429,7 @@ impl JobRegistry {
         self.pending.retain(|job_id, _| self.children.contains_key(job_id));
         self.reading = None;
         self.failed_readings = 0;
+        self.reading_not_before = self.parts.clock.now().plus(READING_GAP);
         self.shared.resyncs.fetch_add(1, Ordering::Relaxed);
         self.count_live();
     }
@@ -441,6 +445,8 @@ async fn within_limit<T>(reply: crate::ports::Reply<T, StoreError>) -> ReadAnswe
     Ok(read??)
 }
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod fake_query;
 #[cfg(test)]

@@ -222,7 +222,7 @@ enum Edge {
     None,
 }
 
-/// Gives the edge between two statuses, whoever's job it is.
+/// Gives the edge between two statuses, whosever job it is.
 const fn edge(from: JobStatus, to: JobStatus) -> Edge {
     use JobStatus::{Cancelled, Completed, Failed, Queued, Running, Submitted};
     match (from, to) {

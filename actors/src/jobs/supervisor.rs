@@ -2,6 +2,9 @@
 //!
 //! Promises to know the job's committed state and to answer for it; holds nothing that is not in the store,
 //! so that its end costs nothing. Kept tiny: a million of them are to fit in 1 GiB.
+//!
+//! *Source*: resident memory of 200,000 of them in one map, divided: 981 bytes each with context, mailbox,
+//! address and job id (x86-64 Linux, actix 0.13.5).
 
 use std::sync::Arc;
 
@@ -10,9 +13,9 @@ use actix::{Actor, ActorContext, Context, Handler};
 use crate::clock::Timestamp;
 use crate::event::JobStatus;
 use crate::ids::{Attempt, JobId, Sequence};
-use crate::jobs::guard::{CaughtPanic, guard};
 use crate::jobs::handle::Shared;
 use crate::jobs::message::{ChildExited, GetJobState, JobSupervisorSnapshot, JobTransitioned, RegistryError};
+use crate::lane::guard::{CaughtPanic, guard};
 use crate::state::{JobOrigin, JobView};
 
 /// Messages that wait at most: a transition and its confirmation, since the newest view replaces older ones.
@@ -35,7 +38,7 @@ pub struct JobSupervisor {
     /// When this supervisor was started.
     live_since: Timestamp,
     /// Where ends and panics are noted.
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Actor for JobSupervisor {

@@ -1,142 +1,9 @@
-use std::future::Future;
-use std::sync::Mutex;
-
-use actix::Message;
-
-use super::fake_query::{FakeQuery, NoRandomness, TokioClock};
+use super::bench::{Bench, Break, Vanish, run, until, view};
+use super::fake_query::FakeQuery;
 use super::*;
-use crate::backoff::{BackoffPolicy, RestartPolicy};
 use crate::event::JobStatus;
 use crate::ids::Sequence;
-use crate::jobs::JobRegistryHandle;
 use crate::jobs::fixture;
-use crate::lane::behaviour::Notice;
-use crate::state::JobOrigin;
-
-/// Looks at a condition so often before a test gives up; the paused clock makes each look free.
-const LOOKS_MAX: u32 = 20_000;
-
-/// Has the registry, or a job's supervisor, panic in a handler.
-struct Break(Option<JobId>);
-
-impl Message for Break {
-    type Result = ();
-}
-
-impl Handler<Break> for JobRegistry {
-    type Result = ();
-
-    fn handle(&mut self, message: Break, ctx: &mut Self::Context) {
-        let Break(target) = message;
-        let _caught = self.guarded(ctx, |registry, _ctx| match &target {
-            None => panic!("the registry breaks"),
-            Some(job_id) => {
-                let sent = registry.children[job_id].supervisor.try_send(Break(target.clone()));
-                sent.expect("the supervisor lives");
-            }
-        });
-    }
-}
-
-impl Handler<Break> for JobSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, _message: Break, ctx: &mut Self::Context) {
-        let _caught = self.guarded(ctx, |_supervisor| panic!("the supervisor breaks"));
-    }
-}
-
-struct Bench {
-    query: Arc<FakeQuery>,
-    jobs: JobRegistryHandle,
-    escalated: Arc<Mutex<Vec<String>>>,
-}
-
-impl Bench {
-    fn start(query: FakeQuery) -> Self {
-        let query = Arc::new(query);
-        let escalated = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&escalated);
-        let parts = JobRegistryParts {
-            query: Arc::clone(&query) as Arc<dyn crate::ports::query::QueryStore>,
-            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
-            randomness: Arc::new(NoRandomness),
-            restarts: RestartPolicy {
-                budget: 3,
-                window: Duration::from_secs(60),
-                backoff: BackoffPolicy {
-                    initial: Duration::from_millis(5),
-                    limit: Duration::from_millis(500),
-                },
-            },
-            escalate: Arc::new(move |error| told.lock().expect("not poisoned").push(error)),
-        };
-        let jobs = JobRegistryHandle::start(&actix::Arbiter::current(), parts).expect("the arbiter runs");
-        Self { query, jobs, escalated }
-    }
-
-    /// Commits views as a lane does: the store first, then the notice.
-    fn commit(&self, views: &[JobView]) {
-        for view in views {
-            self.query.put(view);
-        }
-        let notices: Vec<Notice> = views.iter().cloned().map(Notice::JobChanged).collect();
-        self.jobs.on_notices(&notices);
-    }
-
-    async fn counts(&self) -> JobCounts {
-        until(|| async { self.jobs.job_counts().await.ok() }).await
-    }
-
-    async fn supervisor(&self, job_id: &str) -> Option<JobSupervisorSnapshot> {
-        let job_id = fixture::job(job_id);
-        until(|| async { self.jobs.job_supervisor(job_id.clone()).await.ok() }).await
-    }
-
-    async fn until_status(&self, job_id: &str, status: JobStatus) -> JobSupervisorSnapshot {
-        until(|| async { self.supervisor(job_id).await.filter(|found| found.status == status) }).await
-    }
-
-    async fn until_retired(&self, job_id: &str) {
-        until(|| async { self.supervisor(job_id).await.is_none().then_some(()) }).await;
-    }
-
-    async fn until_read(&self, resyncs: u64) {
-        until(|| async { (self.counts().await.resyncs >= resyncs).then_some(()) }).await;
-    }
-
-    async fn break_actor(&self, target: Option<&str>) {
-        let registry = until(|| async { self.jobs.registry().ok() }).await;
-        registry.send(Break(target.map(fixture::job))).await.expect("the registry took it");
-    }
-}
-
-/// Waits for a condition, with a limit.
-async fn until<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> T {
-    for _ in 0..LOOKS_MAX {
-        if let Some(found) = look().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("the condition did not come true");
-}
-
-fn run(test: impl Future<Output = ()>) {
-    actix::System::new().block_on(async {
-        tokio::time::pause();
-        test.await;
-    });
-}
-
-fn view(job_id: &str, status: JobStatus, sequence: u64) -> JobView {
-    let sequence = Sequence(sequence);
-    JobView {
-        last_sequence: sequence,
-        status_since: fixture::at(sequence.0),
-        ..fixture::view(job_id, status)
-    }
-}
 
 #[test]
 fn registry_first_committed_event_starts_a_supervisor() {
@@ -149,7 +16,7 @@ fn registry_first_committed_event_starts_a_supervisor() {
         let found = bench.until_status("a", JobStatus::Submitted).await;
         assert_eq!(found.job_id, fixture::job("a"));
         assert_eq!((found.last_sequence, found.since), (Sequence(1), fixture::at(1)));
-        assert_eq!((found.origin(), found.attempt.0), (JobOrigin::Owned, 1));
+        assert_eq!((found.is_external, found.attempt.0), (false, 1));
         assert_eq!(bench.jobs.live_supervisors(), 1);
     });
 }
@@ -222,6 +89,47 @@ fn supervisor_panic_rebuilds_it_and_touches_no_other() {
         let counts = bench.counts().await;
         assert_eq!((counts.live, counts.rebuilding, counts.registry_restarts), (2, 0, 0));
         assert_eq!(counts.last_error.as_deref(), Some("panicked: the supervisor breaks"));
+    });
+}
+
+#[test]
+fn supervisor_panic_is_told_before_the_next_tick() {
+    run(async {
+        let started = tokio::time::Instant::now();
+        let bench = Bench::start(FakeQuery::default());
+        bench.commit(&[view("a", JobStatus::Running, 5)]);
+        bench.until_status("a", JobStatus::Running).await;
+        // The clock is set just past a tick, so that the next one is far.
+        let past_tick = TICK.mul_f64((started.elapsed().as_secs_f64() / TICK.as_secs_f64()).ceil() + 0.1);
+        tokio::time::sleep_until(started + past_tick).await;
+
+        bench.break_actor(Some("a")).await;
+
+        until(|| async { (bench.counts().await.supervisor_restarts == 1).then_some(()) }).await;
+        assert!(started.elapsed() < past_tick + TICK / 2);
+    });
+}
+
+#[test]
+fn supervisor_that_ends_without_a_word_is_found_and_rebuilt() {
+    run(async {
+        let query = FakeQuery::default();
+        // More than one tick's slice, so that the last is found only if the next tick goes on from there.
+        for number in 0..=SWEEP_CHILDREN {
+            query.put(&view(&format!("job-{number:06}"), JobStatus::Running, 5));
+        }
+        let last = format!("job-{SWEEP_CHILDREN:06}");
+        let bench = Bench::start(query);
+        bench.until_read(1).await;
+        let before = bench.until_status(&last, JobStatus::Running).await;
+
+        let vanish = Vanish(fixture::job(&last));
+        bench.jobs.registry().expect("it runs").send(vanish).await.expect("taken");
+
+        until(|| async { (bench.counts().await.supervisor_restarts == 1).then_some(()) }).await;
+        let rebuilt = bench.until_status(&last, JobStatus::Running).await;
+        assert!(rebuilt.live_since > before.live_since);
+        assert_eq!(bench.counts().await.live, SWEEP_CHILDREN as u64 + 1);
     });
 }
 
