@@ -11,6 +11,7 @@
 //! | [`ManualClock`], [`SeededRandomness`] | time and randomness |
 
 pub mod clock;
+pub mod contract;
 pub mod event;
 pub mod memory_store;
 pub mod simulated_log;
