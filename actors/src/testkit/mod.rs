@@ -19,6 +19,7 @@
 
 pub mod capture;
 pub mod clock;
+pub mod contract;
 pub mod event;
 pub mod latency;
 pub mod memory_store;

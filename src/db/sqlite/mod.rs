@@ -36,3 +36,6 @@ mod writer;
 
 pub use config::{EXIT_DISK_FAILED, FatalError, FatalHook, SqliteConfig};
 pub use store::{SqliteReader, SqliteStore};
+
+#[cfg(test)]
+mod tests;

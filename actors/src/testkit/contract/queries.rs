@@ -1,0 +1,279 @@
+//! What people are shown.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Store;
+use super::sample::{
+    Owner, at, audit, auditor_lane, id, job, jobs_lane, outgoing, parking, partition, refusal, submit,
+};
+use crate::effect::{Effects, TimelineEntry};
+use crate::event::partition::partition_for;
+use crate::event::{EventType, JobStatus};
+use crate::ids::{Attempt, EventId, JobId, LaneKey, Offset, Sequence, Topic};
+use crate::ports::query::{AuditFilter, AuditPosition, JobFilter, StoredAuditEntry};
+use crate::ports::store::{JobRow, LaneStore};
+use crate::state::{Aggregate, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
+
+/// Opens a lane and commits one transaction.
+async fn commit(store: &impl LaneStore, lane: LaneKey, effects: Effects) {
+    let opened = store.open_lane(lane.clone()).await.expect("a lane can be opened");
+    store.commit(Owner::new(lane, &opened).step(effects)).await.expect("the owner may write");
+}
+
+/// Jobs come newest first, equal times by id, with each filter, in pages that join.
+pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
+    for (job_id, seconds, user, status) in [
+        ("job-a", 5, "ada", JobStatus::Submitted),
+        ("job-b", 7, "grace", JobStatus::Running),
+        ("job-c", 7, "ada", JobStatus::Running),
+        ("job-d", 7, "ada", JobStatus::Submitted),
+        ("job-e", 9, "ada", JobStatus::Running),
+    ] {
+        let row = JobRow { user_id: id(user), status, ..job(job_id, at(seconds)) };
+        store.write_job(submit(row)).await.expect("a job can be written");
+    }
+    let ids = async |filter: JobFilter| {
+        let rows = store.jobs(filter).await.expect("jobs can be read");
+        rows.into_iter().map(|row| (row.submitted_at, row.job_id)).collect::<Vec<_>>()
+    };
+    let all = JobFilter { limit: 10, ..JobFilter::default() };
+
+    let whole = ids(all.clone()).await;
+    let mut paged = Vec::new();
+    while let page = ids(JobFilter { before: paged.last().cloned(), limit: 2, ..all.clone() }).await
+        && !page.is_empty()
+    {
+        paged.extend(page);
+    }
+    let of_ada = ids(JobFilter { user_id: Some(id("ada")), ..all.clone() }).await;
+    let running = ids(JobFilter {
+        status: Some(JobStatus::Running),
+        user_id: Some(id("ada")),
+        before: Some((at(9), id("job-e"))),
+        ..all
+    })
+    .await;
+
+    let names = |found: &[(_, JobId)]| found.iter().map(|(_, job_id)| job_id.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&whole), ["job-e", "job-d", "job-c", "job-b", "job-a"]);
+    assert_eq!(paged, whole);
+    assert_eq!(names(&of_ada), ["job-e", "job-d", "job-c", "job-a"]);
+    assert_eq!(names(&running), ["job-c"]);
+}
+
+fn view(job_id: &str, status: JobStatus) -> JobView {
+    JobView {
+        job_id: id(job_id),
+        origin: JobOrigin::Owned,
+        user_id: id("ada"),
+        agent: Some(id("imaging")),
+        tacc_system: None,
+        status,
+        attempt: Attempt(1),
+        will_retry: false,
+        is_confirmed: true,
+        last_sequence: Sequence(4),
+        last_event_id: EventId(Uuid::from_u128(4)),
+        submitted_at: at(1),
+        status_since: at(2),
+        updated_at: at(3),
+    }
+}
+
+fn timeline_entry(job_id: &str, offset: u64) -> TimelineEntry {
+    TimelineEntry {
+        job_id: id(job_id),
+        offset: Offset(offset),
+        event_id: EventId(Uuid::from_u128(u128::from(offset))),
+        event_type: EventType::JobStatusChanged,
+        sequence: Sequence(offset),
+        status: JobStatus::Running,
+        attempt: Attempt(2),
+        happened_at: at(1),
+        applied_at: at(2),
+        payload: "{\"nul\":\"\0\"}".to_owned(),
+    }
+}
+
+/// View, timeline and refusals are of the job that is asked about; a view that ended is not live any more.
+pub async fn job_views_timeline_and_refusals_are_of_the_job(store: Arc<impl Store>) {
+    let states = |status: JobStatus| {
+        ["job-1", "job-2"]
+            .map(|name| (StateKey::JobView(id(name)), StateValue::JobView(view(name, status))))
+            .to_vec()
+    };
+    let effects = Effects {
+        states: states(JobStatus::Running),
+        timeline: vec![timeline_entry("job-1", 10), timeline_entry("job-2", 9), timeline_entry("job-1", 2)],
+        refusals: vec![refusal("job-1", 12), refusal("job-1", 3), refusal("job-2", 4)],
+        ..Effects::default()
+    };
+    commit(&*store, jobs_lane(0), effects).await;
+    let live = store.live_job_views(None, 10).await.expect("views can be read");
+    let after = store.live_job_views(Some(id("job-1")), 10).await.expect("views can be read");
+    let mut ended = states(JobStatus::Completed);
+    ended.truncate(1);
+    commit(&*store, jobs_lane(0), Effects { states: ended, ..Effects::default() }).await;
+
+    let found = store.job_view(id("job-1")).await.expect("views can be read");
+    let nobody = store.job_view(id("job-3")).await.expect("views can be read");
+    let still_live = store.live_job_views(None, 10).await.expect("views can be read");
+    let timeline = store.timeline(id("job-1"), 10).await.expect("timelines can be read");
+    let refusals = store.refusals(id("job-1"), 10).await.expect("refusals can be read");
+
+    assert_eq!(live, [view("job-1", JobStatus::Running), view("job-2", JobStatus::Running)]);
+    assert_eq!(after, [view("job-2", JobStatus::Running)]);
+    assert_eq!((found, nobody), (Some(view("job-1", JobStatus::Completed)), None));
+    assert_eq!(still_live, [view("job-2", JobStatus::Running)]);
+    assert_eq!(timeline, [timeline_entry("job-1", 2), timeline_entry("job-1", 10)]);
+    let refused: Vec<_> =
+        refusals.iter().map(|row| (row.lane.clone(), row.offset.0, row.detail.as_str())).collect();
+    assert_eq!(refused, [(jobs_lane(0), 3, "with\0nul"), (jobs_lane(0), 12, "with\0nul")]);
+    assert_eq!(store.timeline(id("job-1"), 1).await.expect("timelines can be read").len(), 1);
+}
+
+fn aggregate(attempt: u32) -> JobAggregate {
+    let one = Aggregate { count: 1, sum: 2.5, min: 2.5, max: 2.5 };
+    JobAggregate {
+        job_id: id("job-1"),
+        attempt: Attempt(attempt),
+        cpu_usage_percent: one,
+        memory_usage_mb: one,
+        io_operations: one,
+        execution_time_seconds: one,
+        last_sequence: None,
+        summary: None,
+        updated_at: at(1),
+    }
+}
+
+/// Aggregates come by attempt; counts of statuses are summed over lanes, in order of status.
+pub async fn aggregates_and_counts_are_summed_over_lanes(store: Arc<impl Store>) {
+    let count = |status, count| (StateKey::StatusCount(status), StateValue::StatusCount(count));
+    let row = |attempt| {
+        let key = StateKey::JobAggregate(id("job-1"), Attempt(attempt));
+        (key, StateValue::JobAggregate(aggregate(attempt)))
+    };
+    let states = vec![count(JobStatus::Running, 3), row(2), row(1)];
+    commit(&*store, jobs_lane(0), Effects { states, ..Effects::default() }).await;
+    let states = vec![count(JobStatus::Running, 4), count(JobStatus::Queued, 1)];
+    commit(&*store, jobs_lane(1), Effects { states, ..Effects::default() }).await;
+
+    let aggregates = store.aggregates(id("job-1")).await.expect("aggregates can be read");
+    let counts = store.status_counts().await.expect("counts can be read");
+
+    assert_eq!(aggregates, [aggregate(1), aggregate(2)]);
+    assert_eq!(counts, [(JobStatus::Queued, 1), (JobStatus::Running, 7)]);
+}
+
+/// Reads all pages of a filter.
+async fn all_pages(store: &impl Store, filter: AuditFilter) -> Vec<StoredAuditEntry> {
+    let mut entries = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store
+            .audit_entries(AuditFilter { after, ..filter.clone() })
+            .await
+            .expect("the audit log can be read");
+        assert!(page.entries.len() <= filter.limit);
+        entries.extend(page.entries);
+        match page.next {
+            None => return entries,
+            next => after = next,
+        }
+    }
+}
+
+/// Pages join without gap over partitions and topics; filters leave the rest out; logs tell their state.
+pub async fn audit_entries_pages_join_without_gap(store: Arc<impl Store>) {
+    let lanes = [(Topic::AuditTrail, 1, 2), (Topic::JobLifecycle, 3, 70), (Topic::JobLifecycle, 1, 1)];
+    let keys = ["k"; 70];
+    for (topic, number, count) in lanes {
+        let effects = audit(0, keys.get(..count).unwrap_or_default());
+        commit(&*store, auditor_lane(topic, number), effects).await;
+    }
+    let all = AuditFilter { limit: 3, ..AuditFilter::default() };
+
+    let paged = all_pages(&*store, all.clone()).await;
+    let whole = all_pages(&*store, AuditFilter { limit: 1000, ..all.clone() }).await;
+    let of_topic = all_pages(&*store, AuditFilter { topic: Some(Topic::AuditTrail), ..all.clone() }).await;
+    let of_partition =
+        all_pages(&*store, AuditFilter { topic: Some(Topic::JobLifecycle), partition: Some(1), ..all }).await;
+    let logs = store.audit_logs().await.expect("the audit log can be read");
+
+    let position = |topic, number, index| AuditPosition { topic_partition: partition(topic, number), index };
+    let mut wanted = vec![position(Topic::JobLifecycle, 1, 0)];
+    wanted.extend((0..70).map(|index| position(Topic::JobLifecycle, 3, index)));
+    wanted.extend((0..2).map(|index| position(Topic::AuditTrail, 1, index)));
+    let positions = |entries: &[StoredAuditEntry]| {
+        entries.iter().map(|entry| entry.position).collect::<Vec<AuditPosition>>()
+    };
+    assert_eq!(positions(&paged), wanted);
+    assert_eq!(whole, paged);
+    assert_eq!(positions(&of_topic), wanted.get(71..).unwrap_or_default());
+    assert_eq!(positions(&of_partition), wanted.get(..1).unwrap_or_default());
+    let sizes: Vec<_> = logs.iter().map(|(of, log)| (*of, log.size, log.frontier.len())).collect();
+    let log = |topic, number, size, peaks| (partition(topic, number), size, peaks);
+    let wanted_sizes = [
+        log(Topic::JobLifecycle, 1, 1, 1),
+        log(Topic::JobLifecycle, 3, 70, 3),
+        log(Topic::AuditTrail, 1, 2, 1),
+    ];
+    assert_eq!(sizes, wanted_sizes);
+    let stored = paged.get(1).map(|entry| (entry.mark.as_str(), entry.leaf_hash, entry.appended_at));
+    assert_eq!(stored, Some(("event", [0; 32], at(4))));
+    let original = audit(0, &["k"]).audit_entries.into_iter().next().map(|entry| entry.record);
+    assert_eq!(paged.get(1).and_then(|entry| entry.record.clone()), original);
+}
+
+/// A job's entries are found among those of others, on lifecycle and metrics alone.
+pub async fn audit_entries_of_job_are_found_among_others(store: Arc<impl Store>) {
+    let mut wanted = Vec::new();
+    for topic in [Topic::JobLifecycle, Topic::JobMetrics] {
+        let at_home = partition_for(topic, Some(b"job-1"), EventId(Uuid::nil()));
+        let keys = ["job-1", "job-10", "job-1", "", "job-1"];
+        commit(&*store, auditor_lane(topic, at_home.0), audit(0, &keys)).await;
+        wanted.extend(
+            [0, 2, 4].map(|index| AuditPosition { topic_partition: partition(topic, at_home.0), index }),
+        );
+    }
+    commit(&*store, auditor_lane(Topic::AuditTrail, 0), audit(0, &["job-1"])).await;
+    let filter = |limit| AuditFilter { job_id: Some(id("job-1")), limit, ..AuditFilter::default() };
+
+    let whole = all_pages(&*store, filter(100)).await;
+    let paged = all_pages(&*store, filter(1)).await;
+
+    assert_eq!(whole.iter().map(|entry| entry.position).collect::<Vec<_>>(), wanted);
+    assert_eq!(paged, whole);
+}
+
+/// Progress, log ends and parked keys are listed in order of lane.
+pub async fn progress_ends_and_parked_keys_are_listed_in_order(store: Arc<impl Store>) {
+    commit(&*store, jobs_lane(2), parking("job-b", 3)).await;
+    commit(&*store, jobs_lane(1), parking("job-a", 4)).await;
+    store.open_lane(auditor_lane(Topic::AuditTrail, 0)).await.expect("a lane can be opened");
+    let here = partition(Topic::Notifications, 1);
+    store.append_records(vec![outgoing(here, "x"), outgoing(here, "y")], Vec::new()).await.expect("appended");
+
+    let progress = store.progress().await.expect("progress can be read");
+    let ends = store.log_ends().await.expect("ends can be read");
+    let keys = store.parked_keys(10).await.expect("parked keys can be read");
+    let one = store.parked_keys(1).await.expect("parked keys can be read");
+    let usage = store.usage().await.expect("usage can be read");
+
+    let lanes: Vec<_> = progress.iter().map(|lane| (lane.lane.clone(), lane.next, lane.revision)).collect();
+    let wanted = [
+        (auditor_lane(Topic::AuditTrail, 0), None, 0),
+        (jobs_lane(1), Some(Offset(1)), 1),
+        (jobs_lane(2), Some(Offset(1)), 1),
+    ];
+    assert_eq!(lanes, wanted);
+    assert_eq!(ends, [(here, Offset(2))]);
+    let parked: Vec<_> =
+        keys.iter().map(|key| (key.lane.clone(), key.key.clone(), key.head.0, key.records)).collect();
+    assert_eq!(parked, [(jobs_lane(1), "job-a".into(), 4, 1), (jobs_lane(2), "job-b".into(), 3, 1)]);
+    assert_eq!(one.as_slice(), keys.get(..1).unwrap_or_default());
+    assert!(usage.used_bytes > 0 && usage.used_bytes < usage.limit_bytes);
+}
