@@ -1,8 +1,5 @@
-//! The integration tests.
-//! Horizons from outside, with real processes, files and services; one file for each feature or situation.
-
-mod local_scheduler;
-//! Everything that looks at Horizons from outside: one binary, one file per feature or situation.
+//! Everything that looks at Horizons from outside, with real processes, files and services: one binary, one
+//! file or folder per feature or situation.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -15,3 +12,5 @@ mod architecture;
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
+/// The local scheduler with real child processes under their shim.
+mod local_scheduler;
