@@ -21,7 +21,6 @@ const HOOKS: Hooks = Hooks {
     bench: |_, _| Err(not_built_in("bench")),
     run_agent: |_| Err(not_built_in("run-agent")),
     open_store: |_| Err(not_built_in("--data")),
-    verifier: |_, _| Box::new(cli::NoVerifier),
     check_agent: |_| Vec::new(),
 };
 

@@ -1,7 +1,7 @@
 //! The core of Horizons: events, messages, actors, state machines and the ports they need. No C, no I/O.
 
-pub mod auditor;
 pub mod aggregator;
+pub mod auditor;
 pub mod backoff;
 pub mod clock;
 pub mod command;

@@ -284,8 +284,7 @@ fn groups(
     arbiters: impl Iterator<Item = actix_rt::ArbiterHandle>,
 ) -> Vec<GroupSpec> {
     let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
-    let log: Arc<dyn EventLog> =
-        Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
     let credits = CreditLimits {
         lane_records: config.lanes.credit_lane_records,
         lane_bytes: config.lanes.credit_lane_bytes,

@@ -16,7 +16,8 @@ pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<LocalS
     let SchedulerKind::Local = config.scheduler.kind;
     let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
-    let folder = std::path::absolute(attempts_folder(config)).map_err(|error| Failure::new(Exit::Store, &error))?;
+    let folder =
+        std::path::absolute(attempts_folder(config)).map_err(|error| Failure::new(Exit::Store, &error))?;
     let agents = config.agents.iter().map(|(name, agent)| (name.clone(), agent_config(agent)));
     let local = LocalSchedulerConfig {
         attempts_folder: folder,
