@@ -22,7 +22,6 @@ const HOOKS: Hooks = Hooks {
     bench: |_, _| Err(not_built_in("bench")),
     run_agent: app::run_agent,
     open_store: |_| Err(not_built_in("--data")),
-    verifier: |_, _| Box::new(cli::NoVerifier),
     check_agent: app::check_agent,
 };
 

@@ -1,25 +1,24 @@
 //! `horizons audit`: reads the audit trail and recomputes it.
 //!
 //! Promises that verification trusts no stored hash: every leaf, the chain and the tree are computed from the
-//! records, through the verifier that the program is given. Works with a running server, or on a data folder
+//! records, by the core's verifier. Works with a running server, or on a data folder
 //! where none runs.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use horizons_actors::auditor::verify::{LogVerifier, VerificationReport};
 use horizons_actors::ids::{JobId, LogId, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry};
 use horizons_actors::ports::store::StoreError;
+use horizons_actors::state::AuditLogState;
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
-use super::audit_json::{
-    JsonFieldError, digest, digest_from_hex, entry_from_json, entry_to_json, number, text,
-    topic_partition_from_json,
-};
+use super::audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json, text};
 use super::client::{Call, Client, ClientOptions};
-use super::hooks::{LogEnd, LogVerifier, OpenedStore, VerifyFinding};
+use super::hooks::OpenedStore;
 use super::output::Form;
 use super::{Context, PageOptions, ask, converse, print_page, with_output};
 
@@ -73,12 +72,13 @@ const COLUMNS: [(&str, &str); 7] = [
     ("LEAF HASH", "leaf_hash"),
 ];
 
-const VERIFY_COLUMNS: [(&str, &str); 5] = [
+const VERIFY_COLUMNS: [(&str, &str); 6] = [
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
-    ("ENTRIES", "entries"),
+    ("ENTRIES", "entries_total"),
     ("RESULT", "result"),
-    ("FINDING", "finding"),
+    ("FINDINGS", "findings_total"),
+    ("ROOT", "root"),
 ];
 
 /// Runs one of the commands.
@@ -90,14 +90,40 @@ pub(super) fn run(command: AuditCommand, context: &Context<'_>) -> Result<Exit, 
                 Some(folder) => Source::Store((context.hooks.open_store)(&folder)?),
                 None => Source::Server(Client::new(&client, context)?),
             };
-            let results = converse(verify(&source, context.hooks.verifier))?;
-            with_output(Form::from_flag(client.json), context, |output| {
-                output.rows(&VERIFY_COLUMNS, &results.iter().map(LogResult::to_json).collect::<Vec<_>>())
-            })?;
-            let is_sound = results.iter().all(|result| result.finding.is_none());
-            Ok(if is_sound { Exit::Done } else { Exit::Failed })
+            let reports = converse(verify(&source))?;
+            print_reports(&reports, Form::from_flag(client.json), context)?;
+            let is_intact = reports.iter().all(|report| report.is_intact);
+            Ok(if is_intact { Exit::Done } else { Exit::Failed })
         }
     }
+}
+
+fn print_reports(reports: &[VerificationReport], form: Form, context: &Context<'_>) -> Result<(), Failure> {
+    let mut rows = Vec::with_capacity(reports.len());
+    for report in reports {
+        let mut row = serde_json::to_value(report).map_err(|error| Failure::new(Exit::Failed, &error))?;
+        if let Some(fields) = row.as_object_mut() {
+            fields.insert("result".to_owned(), if report.is_intact { "verified" } else { "broken" }.into());
+        }
+        rows.push(row);
+    }
+    with_output(form, context, |output| {
+        output.rows(&VERIFY_COLUMNS, &rows)?;
+        if form == Form::Json {
+            return Ok(());
+        }
+        let findings =
+            reports.iter().flat_map(|report| report.findings.iter().map(move |finding| (report, finding)));
+        for (report, finding) in findings {
+            let kind = serde_json::to_value(finding.tampering).unwrap_or_default();
+            let kind = kind.as_str().unwrap_or_default();
+            output.line(&format!(
+                "{} index {}: {kind}: {}",
+                report.topic_partition, finding.index, finding.detail
+            ))?;
+        }
+        Ok(())
+    })
 }
 
 fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -167,107 +193,50 @@ enum Cursor {
     Store(AuditPosition),
 }
 
-/// How one log was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct LogResult {
-    topic_partition: TopicPartition,
-    /// Entries that were recomputed.
-    entries: u64,
-    /// What is wrong, where anything is.
-    finding: Option<String>,
-}
-
-impl LogResult {
-    fn to_json(&self) -> Value {
-        json!({
-            "topic": self.topic_partition.topic,
-            "partition": self.topic_partition.partition,
-            "entries": self.entries,
-            "result": if self.finding.is_none() { "verified" } else { "broken" },
-            "finding": self.finding,
-        })
-    }
-}
-
 /// Entries of one page while verifying.
 const VERIFY_PAGE: usize = 500;
 
 /// Recomputes every log up to the size that it had when the verification began.
-async fn verify(
-    source: &Source,
-    verifier: fn(&LogId, TopicPartition) -> Box<dyn LogVerifier>,
-) -> Result<Vec<LogResult>, Failure> {
+async fn verify(source: &Source) -> Result<Vec<VerificationReport>, Failure> {
     let (log_id, logs) = source.logs().await?;
-    let mut results = Vec::with_capacity(logs.len());
-    for (topic_partition, end) in logs {
-        results.push(verify_log(source, topic_partition, &end, verifier(&log_id, topic_partition)).await?);
+    let mut reports = Vec::with_capacity(logs.len());
+    for (topic_partition, state) in logs {
+        let verifier = LogVerifier::new(log_id.clone(), topic_partition);
+        reports.push(verify_log(source, topic_partition, &state, verifier).await?);
     }
-    Ok(results)
+    Ok(reports)
 }
 
 async fn verify_log(
     source: &Source,
     topic_partition: TopicPartition,
-    end: &LogEnd,
-    mut verifier: Box<dyn LogVerifier>,
-) -> Result<LogResult, Failure> {
-    let mut entries = 0;
+    state: &AuditLogState,
+    mut verifier: LogVerifier,
+) -> Result<VerificationReport, Failure> {
     let mut cursor = None;
-    let broken = |entries, finding: String| LogResult { topic_partition, entries, finding: Some(finding) };
-    while entries < end.size {
+    loop {
         let (page, next) = source.page(topic_partition, cursor.take()).await?;
-        let wanted = usize::try_from(end.size - entries).unwrap_or(usize::MAX);
-        for entry in page.iter().take(wanted) {
-            if let Err(finding) = check_entry(verifier.as_mut(), entry, topic_partition, entries) {
-                return Ok(broken(entries, format!("index {entries}: {finding}")));
-            }
-            entries += 1;
-        }
+        // A running server appends meanwhile; where none runs, what lies beyond the state is a finding.
+        let is_late = |entry: &StoredAuditEntry| source.is_growing() && entry.position.index >= state.size;
+        page.iter().filter(|entry| !is_late(entry)).for_each(|entry| verifier.push(entry));
         match next {
-            Some(next) => cursor = Some(next),
-            None if entries < end.size => {
-                let finding = format!("wanted {} entries, got {entries}: the log was truncated", end.size);
-                return Ok(broken(entries, finding));
-            }
-            None => {}
+            Some(next) if !page.last().is_some_and(is_late) => cursor = Some(next),
+            _ => return Ok(verifier.finish(state)),
         }
     }
-    let finding = verifier.finish(end).err().map(|finding| finding.to_string());
-    Ok(LogResult { topic_partition, entries, finding })
-}
-
-/// Checks that the entry is the next one of this log, then what it says.
-fn check_entry(
-    verifier: &mut dyn LogVerifier,
-    entry: &StoredAuditEntry,
-    topic_partition: TopicPartition,
-    index: u64,
-) -> Result<(), VerifyFinding> {
-    let wanted = AuditPosition { topic_partition, index };
-    if entry.position != wanted {
-        let got = entry.position;
-        return Err(VerifyFinding(format!(
-            "wanted this entry next, got {}:{}",
-            got.topic_partition, got.index
-        )));
-    }
-    verifier.check(entry)
 }
 
 impl Source {
-    async fn logs(&self) -> Result<(LogId, Vec<(TopicPartition, LogEnd)>), Failure> {
+    /// Tells whether logs may grow while they are read.
+    const fn is_growing(&self) -> bool {
+        matches!(self, Source::Server(_))
+    }
+
+    async fn logs(&self) -> Result<(LogId, Vec<(TopicPartition, AuditLogState)>), Failure> {
         match self {
             Source::Store(opened) => {
                 let logs = opened.store.audit_logs().await.map_err(|error| store_failure(&error))?;
-                let ends = logs.into_iter().map(|(topic_partition, state)| {
-                    let end = LogEnd {
-                        size: state.size,
-                        chain_head: state.chain_head,
-                        frontier: Some(state.frontier),
-                    };
-                    (topic_partition, end)
-                });
-                Ok((opened.log_id.clone(), ends.collect()))
+                Ok((opened.log_id.clone(), logs))
             }
             Source::Server(client) => {
                 let path = "/audit/logs";
@@ -319,16 +288,6 @@ impl Source {
             }
         }
     }
-}
-
-/// Reads what the server claims about a log: `topic`, `partition`, `size`, `chain_head`, and where it is told
-/// `frontier`, digests in hexadecimal.
-fn log_from_json(row: &Value) -> Result<(TopicPartition, LogEnd), JsonFieldError> {
-    let frontier = row.get("frontier").and_then(Value::as_array).and_then(|digests| {
-        digests.iter().map(|digest| digest.as_str().and_then(digest_from_hex)).collect::<Option<Vec<_>>>()
-    });
-    let end = LogEnd { size: number(row, "size")?, chain_head: digest(row, "chain_head")?, frontier };
-    Ok((topic_partition_from_json(row)?, end))
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //! Promises that what is read back is what was written, so that a verifier far from the store hashes the same
 //! bytes. Key, headers and payload are base64, because they need not be text; absent is null.
 
+use horizons_actors::auditor::to_hex;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::{AuditPosition, StoredAuditEntry};
 use horizons_actors::record::{Digest32, Headers, LogRecord, TimestampType};
+use horizons_actors::state::{AuditLogState, AuditSegment};
 use serde_json::{Value, json};
 
 use super::client::{base64_bytes, base64_text};
@@ -43,8 +45,8 @@ pub fn entry_to_json(entry: &StoredAuditEntry) -> Value {
         "topic": entry.position.topic_partition.topic,
         "partition": entry.position.topic_partition.partition,
         "index": entry.position.index,
-        "leaf_hash": hex(&entry.leaf_hash),
-        "chain_hash": hex(&entry.chain_hash),
+        "leaf_hash": to_hex(&entry.leaf_hash),
+        "chain_hash": to_hex(&entry.chain_hash),
         "mark": entry.mark,
         "appended_at": entry.appended_at,
         "record": record,
@@ -89,8 +91,64 @@ fn record_from_json(record: &Value) -> Result<LogRecord, JsonFieldError> {
     })
 }
 
+/// Writes a log's state.
+///
+/// *Shape*: `topic`, `partition`, `size`, `chain_head` and `frontier` (hexadecimal), `last_offset`, and
+/// `segment` with `number`, `first_index`, `opened_at` and `closed` (null or `end_index` and `closed_at`).
+pub fn log_to_json(topic_partition: TopicPartition, state: &AuditLogState) -> Value {
+    let closed = state
+        .segment
+        .closed
+        .map(|(end_index, closed_at)| json!({"end_index": end_index, "closed_at": closed_at}));
+    json!({
+        "topic": topic_partition.topic,
+        "partition": topic_partition.partition,
+        "size": state.size,
+        "chain_head": to_hex(&state.chain_head),
+        "frontier": state.frontier.iter().map(to_hex).collect::<Vec<_>>(),
+        "last_offset": state.last_offset,
+        "segment": {
+            "number": state.segment.number,
+            "first_index": state.segment.first_index,
+            "opened_at": state.segment.opened_at,
+            "closed": closed,
+        },
+    })
+}
+
+/// Reads a log's state.
+///
+/// *Errors*: [`JsonFieldError`] with the first field that is not as wanted.
+pub fn log_from_json(row: &Value) -> Result<(TopicPartition, AuditLogState), JsonFieldError> {
+    let frontier = row.get("frontier").and_then(Value::as_array).and_then(|digests| {
+        digests.iter().map(|digest| digest.as_str().and_then(digest_from_hex)).collect::<Option<Vec<_>>>()
+    });
+    let last_offset = match row.get("last_offset") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(Offset(number(row, "last_offset")?)),
+    };
+    let segment = row.get("segment").ok_or_else(|| wrong(row, "segment", "an object"))?;
+    let closed = match segment.get("closed") {
+        None | Some(Value::Null) => None,
+        Some(closed) => Some((number(closed, "end_index")?, time(closed, "closed_at")?)),
+    };
+    let state = AuditLogState {
+        size: number(row, "size")?,
+        chain_head: digest(row, "chain_head")?,
+        frontier: frontier.ok_or_else(|| wrong(row, "frontier", "a list of digests"))?,
+        last_offset,
+        segment: AuditSegment {
+            number: number(segment, "number")?,
+            first_index: number(segment, "first_index")?,
+            opened_at: time(segment, "opened_at")?,
+            closed,
+        },
+    };
+    Ok((topic_partition_from_json(row)?, state))
+}
+
 /// Reads the partition that an object names.
-pub(super) fn topic_partition_from_json(value: &Value) -> Result<TopicPartition, JsonFieldError> {
+fn topic_partition_from_json(value: &Value) -> Result<TopicPartition, JsonFieldError> {
     let topic =
         Topic::parse(text(value, "topic")?).map_err(|_| wrong(value, "topic", "a topic of record"))?;
     let partition = u16::try_from(number(value, "partition")?);
@@ -99,12 +157,12 @@ pub(super) fn topic_partition_from_json(value: &Value) -> Result<TopicPartition,
 }
 
 /// Reads a digest in hexadecimal.
-pub(super) fn digest(value: &Value, field: &'static str) -> Result<Digest32, JsonFieldError> {
+fn digest(value: &Value, field: &'static str) -> Result<Digest32, JsonFieldError> {
     digest_from_hex(text(value, field)?).ok_or_else(|| wrong(value, field, "64 hexadecimal digits"))
 }
 
 /// Reads 64 hexadecimal digits.
-pub(super) fn digest_from_hex(text: &str) -> Option<Digest32> {
+fn digest_from_hex(text: &str) -> Option<Digest32> {
     let digits: Option<Vec<u8>> =
         text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
     let bytes: Option<Vec<u8>> = digits?
@@ -115,7 +173,7 @@ pub(super) fn digest_from_hex(text: &str) -> Option<Digest32> {
 }
 
 /// Reads a whole number.
-pub(super) fn number(value: &Value, field: &'static str) -> Result<u64, JsonFieldError> {
+fn number(value: &Value, field: &'static str) -> Result<u64, JsonFieldError> {
     value.get(field).and_then(Value::as_u64).ok_or_else(|| wrong(value, field, "a whole number"))
 }
 
@@ -131,10 +189,6 @@ fn time(value: &Value, field: &'static str) -> Result<Timestamp, JsonFieldError>
 fn wrong(value: &Value, field: &'static str, wanted: &'static str) -> JsonFieldError {
     let got = value.get(field).map_or_else(|| "nothing".to_owned(), Value::to_string);
     JsonFieldError { field, wanted, got }
-}
-
-fn hex(digest: &Digest32) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use horizons_actors::ids::{LogId, TopicPartition};
-use horizons_actors::ports::query::{QueryStore, StoredAuditEntry};
-use horizons_actors::record::Digest32;
+use horizons_actors::ids::LogId;
+use horizons_actors::ports::query::QueryStore;
 
 use crate::config::{Agent, AgentProblem, Config};
 use crate::exit::{Exit, Failure};
@@ -25,35 +24,6 @@ pub struct OpenedStore {
     pub log_id: LogId,
 }
 
-/// What is claimed about the end of an audit log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEnd {
-    /// Its entries.
-    pub size: u64,
-    /// The head of its hash chain.
-    pub chain_head: Digest32,
-    /// The roots of its tree's perfect subtrees, where the source tells them.
-    pub frontier: Option<Vec<Digest32>>,
-}
-
-/// What is wrong with an audit log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct VerifyFinding(pub String);
-
-/// Recomputes one audit log from its entries.
-pub trait LogVerifier {
-    /// Takes the next entry, in order of index.
-    ///
-    /// *Errors*: what is wrong with it.
-    fn check(&mut self, entry: &StoredAuditEntry) -> Result<(), VerifyFinding>;
-
-    /// Compares what was recomputed with the claim.
-    ///
-    /// *Errors*: what does not match.
-    fn finish(self: Box<Self>, end: &LogEnd) -> Result<(), VerifyFinding>;
-}
-
 /// The functions behind the commands.
 #[derive(Clone, Copy)]
 pub struct Hooks {
@@ -67,22 +37,6 @@ pub struct Hooks {
     pub run_agent: fn(Vec<OsString>) -> Result<Exit, Failure>,
     /// Opens a data folder for reading while no server runs.
     pub open_store: fn(&Path) -> Result<OpenedStore, Failure>,
-    /// Starts to recompute an audit log.
-    pub verifier: fn(&LogId, TopicPartition) -> Box<dyn LogVerifier>,
     /// Checks an agent by the scheduler's rules.
     pub check_agent: fn(&Agent) -> Vec<AgentProblem>,
-}
-
-/// Verifies nothing and says so, in a build without the auditor.
-#[derive(Debug, Clone, Copy)]
-pub struct NoVerifier;
-
-impl LogVerifier for NoVerifier {
-    fn check(&mut self, _: &StoredAuditEntry) -> Result<(), VerifyFinding> {
-        Err(VerifyFinding("this build contains no verifier".to_owned()))
-    }
-
-    fn finish(self: Box<Self>, _: &LogEnd) -> Result<(), VerifyFinding> {
-        Err(VerifyFinding("this build contains no verifier".to_owned()))
-    }
 }

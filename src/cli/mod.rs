@@ -31,11 +31,11 @@ use crate::config::{AgentCheck, Config, Loaded, LogLevel, Source, load};
 use crate::exit::{Exit, Failure};
 use crate::telemetry::{self, wants_colour};
 
-pub use audit_json::{JsonFieldError, entry_from_json, entry_to_json};
+pub use audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json, log_to_json};
 pub use bench::BenchOptions;
 pub use client::{ClientError, ClientOptions, ProblemDocument};
 pub use demo::DemoOptions;
-pub use hooks::{Hooks, LogEnd, LogVerifier, NoVerifier, OpenedStore, VerifyFinding};
+pub use hooks::{Hooks, OpenedStore};
 pub use output::{Colour, Form, Output};
 
 use client::{Answer, Call, Client};

@@ -1,4 +1,6 @@
 //! Everything that looks at Horizons from outside: one binary, one file per feature or situation.
+//! Everything that looks at Horizons from outside, with real processes, files and services: one binary, one
+//! file or folder per feature or situation.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -12,4 +14,5 @@ mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
 /// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
+/// The local scheduler with real child processes under their shim.
 mod local_scheduler;

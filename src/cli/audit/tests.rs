@@ -1,22 +1,28 @@
-//! Verification against a store in memory, with a verifier whose hash a person can follow.
+//! Verification against a store in memory, written by the auditor itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use horizons_actors::auditor::verify::Tampering;
+use horizons_actors::auditor::{Auditor, empty_log};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::JobStatus;
-use horizons_actors::ids::{Group, Offset};
+use horizons_actors::ids::{Group, LaneKey, Offset};
+use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::query::{
     AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredDeadLetter,
     StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::JobRow;
-use horizons_actors::record::{Digest32, Headers, LogRecord, TimestampType};
-use horizons_actors::state::{AuditLogState, AuditSegment, JobAggregate, JobView};
+use horizons_actors::record::{Headers, LogRecord, TimestampType};
+use horizons_actors::rejection::Rejection;
+use horizons_actors::state::{AuditLogState, JobAggregate, JobView, StateValue};
 
 use super::*;
+use crate::cli::audit_json::log_to_json;
 
 /// Entries that one read of the store in memory gives, less than is asked for.
 const PAGE: usize = 3;
@@ -106,88 +112,70 @@ impl QueryStore for OneLog {
     }
 }
 
-/// Sums the payloads' lengths into the first byte of the chain: enough to tell records apart.
-struct SumVerifier {
-    sum: u8,
-}
-
-impl LogVerifier for SumVerifier {
-    fn check(&mut self, entry: &StoredAuditEntry) -> Result<(), VerifyFinding> {
-        self.sum += payload_length(entry);
-        if entry.chain_hash == chain(self.sum) {
-            Ok(())
-        } else {
-            Err(VerifyFinding("chain differs".to_owned()))
-        }
-    }
-
-    fn finish(self: Box<Self>, end: &LogEnd) -> Result<(), VerifyFinding> {
-        if end.chain_head == chain(self.sum) { Ok(()) } else { Err(VerifyFinding("head differs".to_owned())) }
-    }
-}
-
-fn payload_length(entry: &StoredAuditEntry) -> u8 {
-    let payload = entry.record.as_ref().and_then(|record| record.payload.as_ref());
-    u8::try_from(payload.unwrap().len()).unwrap()
-}
-
-fn chain(sum: u8) -> Digest32 {
-    [sum; 32]
-}
-
-/// Makes a sound log of `size` entries.
-fn sound(size: u8) -> OneLog {
-    let entry = |index: u8| StoredAuditEntry {
-        position: AuditPosition { topic_partition: LOG, index: u64::from(index) },
-        leaf_hash: [0; 32],
-        chain_hash: chain((0..=index).sum()),
-        mark: "event".to_owned(),
-        appended_at: Timestamp::from_millis(5),
-        record: Some(LogRecord {
-            offset: Offset(u64::from(index)),
+/// Makes a sound log of `size` entries, as the auditor writes it.
+fn sound(size: u64) -> OneLog {
+    let lane = LaneKey { group: Group::audit_trail(), topic_partition: LOG };
+    let (log_id, now, nothing) = (log_id(), Timestamp::from_millis(5), HashMap::new());
+    let mut work = Workspace::new(&log_id, &lane, now, &nothing);
+    for offset in 0..size {
+        let record = LogRecord {
+            offset: Offset(offset),
             timestamp: Timestamp::from_millis(4),
             timestamp_type: TimestampType::CreateTime,
             key: None,
             headers: Headers::none(),
-            payload: Some(Bytes::from(vec![b'x'; usize::from(index)])),
-        }),
-    };
-    OneLog {
-        entries: (0..size).map(entry).collect(),
-        state: AuditLogState {
-            size: u64::from(size),
-            chain_head: chain((0..size).sum()),
-            frontier: Vec::new(),
-            last_offset: None,
-            segment: AuditSegment {
-                number: 0,
-                first_index: 0,
-                opened_at: Timestamp::from_millis(1),
-                closed: None,
-            },
-        },
+            payload: Some(Bytes::from(offset.to_string())),
+        };
+        let verdict = Verdict::Rejected(Rejection::PayloadMissing);
+        Auditor::new().apply(&Entry { record, verdict }, &mut work);
     }
+    Auditor::new().finish(&mut work);
+    let (effects, _) = work.finish();
+    let state = effects.states.into_iter().find_map(|(_, value)| match value {
+        StateValue::AuditLog(state) => Some(state),
+        _ => None,
+    });
+    let entries = effects.audit_entries.into_iter().map(|entry| StoredAuditEntry {
+        position: AuditPosition { topic_partition: LOG, index: entry.index },
+        leaf_hash: entry.leaf_hash,
+        chain_hash: entry.chain_hash,
+        mark: entry.mark.to_stored(),
+        appended_at: entry.appended_at,
+        record: Some(entry.record),
+    });
+    OneLog { entries: entries.collect(), state: state.unwrap_or_else(|| empty_log(now)) }
 }
 
-/// Verifies a log and gives its result.
-fn verified(log: OneLog) -> LogResult {
-    let source = Source::Store(OpenedStore { store: Arc::new(log), log_id: LogId::parse("log-1").unwrap() });
-    let mut results = converse(verify(&source, |_, _| Box::new(SumVerifier { sum: 0 }))).unwrap();
-    results.remove(0)
+fn log_id() -> LogId {
+    LogId::parse("log-1").unwrap()
+}
+
+/// Verifies a log and gives its report.
+fn verified(log: OneLog) -> VerificationReport {
+    let source = Source::Store(OpenedStore { store: Arc::new(log), log_id: log_id() });
+    converse(verify(&source)).unwrap().remove(0)
+}
+
+/// Gives the first finding: its index and kind.
+fn first_finding(log: OneLog) -> (u64, Tampering) {
+    let report = verified(log);
+    assert!(!report.is_intact);
+    (report.findings[0].index, report.findings[0].tampering)
 }
 
 #[test]
 fn verify_sound_log_reads_every_page() {
-    let result = verified(sound(10));
+    let report = verified(sound(10));
 
-    assert_eq!(result, LogResult { topic_partition: LOG, entries: 10, finding: None });
+    assert!(report.is_intact, "{report:?}");
+    assert_eq!(report.entries_total, 10);
 }
 
 #[test]
 fn verify_empty_log_is_sound() {
-    let result = verified(sound(0));
+    let report = verified(sound(0));
 
-    assert_eq!(result, LogResult { topic_partition: LOG, entries: 0, finding: None });
+    assert!(report.is_intact, "{report:?}");
 }
 
 #[test]
@@ -195,9 +183,7 @@ fn verify_edited_record_names_its_index() {
     let mut log = sound(10);
     log.entries[7].record.as_mut().unwrap().payload = Some(Bytes::from_static(b"y"));
 
-    let result = verified(log);
-
-    assert_eq!(result.finding.as_deref(), Some("index 7: chain differs"));
+    assert_eq!(first_finding(log), (7, Tampering::BodyEdited));
 }
 
 #[test]
@@ -205,9 +191,7 @@ fn verify_missing_entry_names_its_index() {
     let mut log = sound(10);
     log.entries.remove(4);
 
-    let result = verified(log);
-
-    assert_eq!(result.finding.as_deref(), Some("index 4: wanted this entry next, got audit-trail-1:5"));
+    assert_eq!(first_finding(log), (4, Tampering::EntryMissing));
 }
 
 #[test]
@@ -215,29 +199,15 @@ fn verify_truncated_log_is_found() {
     let mut log = sound(10);
     log.entries.truncate(8);
 
-    let result = verified(log);
-
-    assert_eq!(result.finding.as_deref(), Some("wanted 10 entries, got 8: the log was truncated"));
+    assert_eq!(first_finding(log), (8, Tampering::LogTruncated));
 }
 
 #[test]
-fn verify_grown_log_stops_at_its_claimed_size() {
+fn verify_closed_store_beyond_its_state_is_found() {
     let mut log = sound(10);
     log.state = sound(8).state;
 
-    let result = verified(log);
-
-    assert_eq!(result, LogResult { topic_partition: LOG, entries: 8, finding: None });
-}
-
-#[test]
-fn verify_wrong_head_is_found() {
-    let mut log = sound(10);
-    log.state.chain_head = chain(1);
-
-    let result = verified(log);
-
-    assert_eq!(result.finding.as_deref(), Some("head differs"));
+    assert!(!verified(log).is_intact);
 }
 
 #[test]
@@ -251,13 +221,13 @@ fn position_cursor_survives_text() {
 }
 
 #[test]
-fn log_claim_from_json_reads_every_field() {
-    let head = "ab".repeat(32);
-    let row =
-        json!({"topic": "audit-trail", "partition": 1, "size": 3, "chain_head": head, "frontier": [head]});
+fn log_state_survives_json() {
+    for closed in [None, Some((3, Timestamp::from_millis(9)))] {
+        let mut state = sound(3).state;
+        state.segment.closed = closed;
 
-    let (topic_partition, end) = log_from_json(&row).unwrap();
+        let read = log_from_json(&log_to_json(LOG, &state)).unwrap();
 
-    assert_eq!(topic_partition, LOG);
-    assert_eq!(end, LogEnd { size: 3, chain_head: [0xab; 32], frontier: Some(vec![[0xab; 32]]) });
+        assert_eq!(read, (LOG, state));
+    }
 }
