@@ -5,6 +5,7 @@ use std::time::Duration;
 use horizons_actors::command::{Command, OrderKind, Principal};
 use horizons_actors::event::{JobStatus, Payload};
 use horizons_actors::ids::{JobId, Topic, UserId};
+use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::testkit::{Fault, SchedulerVerdict, StoreCall, wait_until};
 
 use super::super::{OrchestratorError, Verdict};
@@ -161,4 +162,24 @@ async fn cancel_caller_gone_still_keeps_the_wish() {
 
     let row = house.reach(&id, JobStatus::Running).await;
     assert_eq!(row.cancel.unwrap().cancelled_by.as_str(), "grace");
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempt_cancelled_at_scheduler_before_it_was_recorded_is_cancelled() {
+    let house = House::driven();
+    // The scheduler takes the attempt but the answer is lost; before the next try somebody cancels it there.
+    house.scheduler.script(SchedulerVerdict::AcceptUnanswered);
+    let submit = house.orchestrator.submit(submit_command());
+    let cancel_there = async {
+        wait_until("the attempt", LIMIT, || !house.scheduler.submitted().is_empty()).await;
+        house.scheduler.cancel(house.scheduler.submitted()[0].id.clone()).await.unwrap();
+    };
+
+    let (submitted, ()) = tokio::join!(submit, cancel_there);
+
+    let id = attempt_of(&submitted.unwrap().job.job_id);
+    let row = house.reach(&id, JobStatus::Cancelled).await;
+    assert_eq!(row.cancel.unwrap().cancelled_by.as_str(), "scheduler");
+    assert_eq!(house.lifecycle(&id), ["job.submitted", "job.status_changed", "job.cancelled"]);
+    assert!(house.store.orders().iter().all(|(_, answer)| answer.is_some()));
 }

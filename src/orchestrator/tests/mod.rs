@@ -4,6 +4,7 @@ mod cancel;
 mod crash;
 mod operators;
 mod progress;
+mod sqlite;
 mod submit;
 
 use std::collections::BTreeMap;
