@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 const HOOKS: Hooks = Hooks {
     serve: app::serve::serve,
     demo: |_, _| Err(not_built_in("demo")),
-    bench: |_, _| Err(not_built_in("bench")),
+    bench: app::bench::bench,
     run_agent: app::run_agent,
     open_store: |_| Err(not_built_in("--data")),
     check_agent: app::check_agent,
