@@ -48,7 +48,7 @@ struct Round {
     bare_copy: Duration,
     group: Duration,
     group_processor: Duration,
-    group_peak_bytes: Option<u64>,
+    group_memory: Option<Memory>,
 }
 
 /// Measures and prints.
@@ -94,8 +94,7 @@ async fn measure(
         rounds.push(one_round(&config, &filled, &round, records, per_commit).await?);
     }
     let lens = Arc::new(Lens::default());
-    let (watched, writer) =
-        audited(&config, &filled, &folder.join("watched"), records, Some(&lens)).await?;
+    let (watched, writer) = audited(&config, &filled, &folder.join("watched"), records, Some(&lens)).await?;
 
     let mut figures = figures(records, &rounds);
     figures.extend(profile(&lens, &watched, writer));
@@ -145,7 +144,8 @@ async fn one_round(
     let (group, _) = audited(config, filled, &folder.join("group"), records, None).await?;
     if bare_read.records != records || bare_insert.records != records {
         let (read, inserted) = (bare_read.records, bare_insert.records);
-        let text = format!("limits do not add up: wanted {records} records, read {read}, inserted {inserted}");
+        let text =
+            format!("limits do not add up: wanted {records} records, read {read}, inserted {inserted}");
         return Err(Failure::text(Exit::Failed, text));
     }
     remove(folder)?;
@@ -155,7 +155,7 @@ async fn one_round(
         bare_copy,
         group: group.time,
         group_processor: group.processor,
-        group_peak_bytes: group.peak_bytes,
+        group_memory: group.memory,
     })
 }
 
@@ -232,7 +232,10 @@ fn bare_copied(
     if copied == records {
         Ok(time)
     } else {
-        Err(Failure::text(Exit::Failed, format!("limit does not add up: wanted {records} records, copied {copied}")))
+        Err(Failure::text(
+            Exit::Failed,
+            format!("limit does not add up: wanted {records} records, copied {copied}"),
+        ))
     }
 }
 
@@ -247,7 +250,14 @@ fn counted(sink: &mut BareInsert) -> Result<u64, Failure> {
 struct Audited {
     time: Duration,
     processor: Duration,
-    peak_bytes: Option<u64>,
+    memory: Option<Memory>,
+}
+
+/// Resident memory around a run, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    before: u64,
+    peak: u64,
 }
 
 /// Lets the auditor alone read a copy of the log, and verifies what it wrote.
@@ -260,17 +270,17 @@ async fn audited(
 ) -> Result<(Audited, WriterTimes), Failure> {
     copy_folder(filled, folder)?;
     let store = open(config, folder)?;
-    let is_peak_ours = meter::reset_peak();
+    let memory_before = meter::resident_bytes().filter(|_| meter::reset_peak());
     let processor_before = meter::processor_time();
     let before = store.writer_times();
     let time = group::run(config, &store, records, lens).await?;
     let writer = since(before, store.writer_times());
     let processor = meter::processor_time().saturating_sub(processor_before);
-    let peak_bytes = meter::peak_bytes().filter(|_| is_peak_ours);
+    let memory = memory_before.zip(meter::peak_bytes()).map(|(before, peak)| Memory { before, peak });
     verify(&store, records).await?;
     drop(store);
     remove(folder)?;
-    Ok((Audited { time, processor, peak_bytes }, writer))
+    Ok((Audited { time, processor, memory }, writer))
 }
 
 /// Recomputes every audit log and counts its entries.
@@ -281,7 +291,8 @@ async fn verify(store: &Arc<SqliteStore>, records: u64) -> Result<(), Failure> {
     let unlike_events: u64 =
         reports.iter().map(|report| report.duplicates_total + report.malformed_total).sum();
     if let Some(broken) = reports.iter().find(|report| !report.is_intact) {
-        let text = format!("audit log of `{}` does not verify: {:?}", broken.topic_partition, broken.findings);
+        let text =
+            format!("audit log of `{}` does not verify: {:?}", broken.topic_partition, broken.findings);
         return Err(Failure::text(Exit::Failed, text));
     }
     if entries != records || unlike_events != 0 {
@@ -304,8 +315,18 @@ fn figures(records: u64, rounds: &[Round]) -> Vec<Figure> {
     let insert: fn(&Round) -> Duration = |round| round.bare_insert.min(round.bare_copy);
     let mut figures = vec![
         Figure::of_rounds("one_group_sqlite", "records/s", "bare_insert", &speeds(insert)),
-        Figure::of_rounds("one_group_sqlite", "records/s", "bare_insert_rows", &speeds(|round| round.bare_insert)),
-        Figure::of_rounds("one_group_sqlite", "records/s", "bare_insert_copy", &speeds(|round| round.bare_copy)),
+        Figure::of_rounds(
+            "one_group_sqlite",
+            "records/s",
+            "bare_insert_rows",
+            &speeds(|round| round.bare_insert),
+        ),
+        Figure::of_rounds(
+            "one_group_sqlite",
+            "records/s",
+            "bare_insert_copy",
+            &speeds(|round| round.bare_copy),
+        ),
         Figure::of_rounds("one_group_sqlite", "records/s", "bare_read", &speeds(|round| round.bare_read)),
     ];
     let processor: Vec<(f64, f64)> = rounds
@@ -319,11 +340,11 @@ fn figures(records: u64, rounds: &[Round]) -> Vec<Figure> {
     figures.push(Figure::of_rounds("one_group_processor", "s/million", "bare_read_and_insert", &processor));
     let peaks: Vec<(f64, f64)> = rounds
         .iter()
-        .filter_map(|round| round.group_peak_bytes)
-        .map(|bytes| (bytes as f64, bytes as f64))
+        .filter_map(|round| round.group_memory)
+        .map(|memory| (memory.peak as f64, memory.before as f64))
         .collect();
     if !peaks.is_empty() {
-        figures.push(Figure::of_rounds("one_group_peak_memory", "bytes", "itself", &peaks));
+        figures.push(Figure::of_rounds("one_group_peak_memory", "bytes", "before_it", &peaks));
     }
     figures
 }

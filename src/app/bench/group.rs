@@ -130,7 +130,10 @@ async fn until_done(finish: &Finish) -> Result<Instant, Failure> {
             let wanted = finish.wanted;
             return Err(Failure::text(
                 Exit::Failed,
-                format!("failed to read the log to its end: wanted {wanted} records, got {seen} and then none for {} s", STALL_LIMIT.as_secs()),
+                format!(
+                    "failed to read the log to its end: wanted {wanted} records, got {seen} and then none for {} s",
+                    STALL_LIMIT.as_secs()
+                ),
             ));
         }
         seen_before = seen;

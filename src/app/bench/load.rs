@@ -7,7 +7,8 @@ use bytes::Bytes;
 use horizons_actors::clock::{Randomness, Timestamp};
 use horizons_actors::event::{
     EncodeError, Encoding, Event, JobCompleted, JobMetricsRecorded, JobQueued, JobRunning, JobStatus,
-    JobStatusChanged, JobSubmitted, Payload, TaccSystem, encode, new_correlation_id, new_event_id, new_job_id,
+    JobStatusChanged, JobSubmitted, Payload, TaccSystem, encode, new_correlation_id, new_event_id,
+    new_job_id,
 };
 use horizons_actors::ids::{
     AgentName, Attempt, CorrelationId, DatasetId, JobId, SchedulerJobId, Sequence, UserId,
@@ -121,7 +122,8 @@ impl Life {
         let user = randomness.next_u64() % USERS;
         Self {
             job_id: new_job_id(randomness),
-            user_id: UserId::parse(&format!("astronomer-{user}")).expect("a plain name is a valid identifier"),
+            user_id: UserId::parse(&format!("astronomer-{user}"))
+                .expect("a plain name is a valid identifier"),
             correlation_id: new_correlation_id(randomness),
             steps_done: 0,
             lifecycle: 0,
@@ -221,7 +223,8 @@ mod tests {
         let LogTopic::Record(topic) = record.topic else { panic!("a dead letter: {record:?}") };
         let OutgoingRecord { timestamp, key, headers, payload, .. } = record;
         let timestamp_type = TimestampType::CreateTime;
-        decode(topic, &LogRecord { offset: Offset(0), timestamp, timestamp_type, key, headers, payload }).unwrap()
+        decode(topic, &LogRecord { offset: Offset(0), timestamp, timestamp_type, key, headers, payload })
+            .unwrap()
     }
 
     #[test]
@@ -229,7 +232,8 @@ mod tests {
         let wanted = 700;
         let mut load = Load::new(Timestamp::from_micros(1_700_000_000_000_000), wanted);
 
-        let records: Vec<_> = (0..2 * JOBS_AT_ONCE * LIFE.len()).map(|_| load.next_record().unwrap()).collect();
+        let records: Vec<_> =
+            (0..2 * JOBS_AT_ONCE * LIFE.len()).map(|_| load.next_record().unwrap()).collect();
 
         assert!(records.iter().all(|record| record.payload.as_ref().unwrap().len() == wanted));
         let completed = records
@@ -265,8 +269,10 @@ mod tests {
             })
             .collect();
 
-        let lifecycle: Vec<u64> = sequences.iter().filter(|(_, is_sample)| !is_sample).map(|(n, _)| *n).collect();
-        let metrics: Vec<u64> = sequences.iter().filter(|(_, is_sample)| *is_sample).map(|(n, _)| *n).collect();
+        let lifecycle: Vec<u64> =
+            sequences.iter().filter(|(_, is_sample)| !is_sample).map(|(n, _)| *n).collect();
+        let metrics: Vec<u64> =
+            sequences.iter().filter(|(_, is_sample)| *is_sample).map(|(n, _)| *n).collect();
         assert_eq!(lifecycle, [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(metrics, [1, 2, 3, 4, 5]);
     }

@@ -70,7 +70,9 @@ impl Figure {
     pub(super) fn line(&self) -> String {
         let Self { figure, value, unit, limit, limit_value, ratio, .. } = self;
         let decimals = if *value < 1_000.0 { 3 } else { 0 };
-        format!("{figure:<24} {value:>12.decimals$} {unit:<12} {ratio:>6.3} of {limit} ({limit_value:.decimals$})")
+        format!(
+            "{figure:<24} {value:>12.decimals$} {unit:<12} {ratio:>6.3} of {limit} ({limit_value:.decimals$})"
+        )
     }
 }
 
@@ -80,7 +82,11 @@ pub(super) fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
-    if sorted.len().is_multiple_of(2) && middle > 0 { (at(middle - 1) + at(middle)) / 2.0 } else { at(middle) }
+    if sorted.len().is_multiple_of(2) && middle > 0 {
+        (at(middle - 1) + at(middle)) / 2.0
+    } else {
+        at(middle)
+    }
 }
 
 /// Gives how many there were in a second.

@@ -9,7 +9,13 @@ fn config() -> Config {
 }
 
 fn options(records: u64, form: Form) -> BenchOptions {
-    BenchOptions { records: NonZeroU64::new(records).unwrap(), payload_bytes: 400, rounds: 1, folder: None, form }
+    BenchOptions {
+        records: NonZeroU64::new(records).unwrap(),
+        payload_bytes: 400,
+        rounds: 1,
+        folder: None,
+        form,
+    }
 }
 
 fn measured(records: u64) -> Vec<serde_json::Value> {
@@ -33,7 +39,10 @@ fn bench_small_log_prints_every_figure_above_zero() {
         assert!(line["value"].as_f64().unwrap() > 0.0 || is_wait, "{line}");
         assert!(line["limit_value"].as_f64().unwrap() > 0.0, "{line}");
     }
-    assert_eq!(lines.iter().filter(|line| line["figure"].as_str().unwrap().starts_with("profile_")).count(), 8);
+    assert_eq!(
+        lines.iter().filter(|line| line["figure"].as_str().unwrap().starts_with("profile_")).count(),
+        8
+    );
 }
 
 #[test]

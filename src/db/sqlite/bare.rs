@@ -115,9 +115,7 @@ impl BareInsert {
         let lock = FolderLock::take(folder)?;
         let file = connection::database_file(folder);
         let mut connection = connection::open_writer(&config)?;
-        connection
-            .batch_execute(TABLES)
-            .map_err(|error| connection::open_error(&file, error.to_string()))?;
+        connection.batch_execute(TABLES).map_err(|error| connection::open_error(&file, error.to_string()))?;
         let wal = Arc::new(WriteAheadLog::new(&file, config.wal_limit_bytes));
         let stop = Arc::new(Stop::default());
         let checkpointer = checkpoint::start(
