@@ -1,5 +1,6 @@
 mod commands;
 mod problems;
 mod reads;
+mod schemas;
 mod server;
 mod world;
