@@ -19,6 +19,7 @@ use horizons_actors::clock::Clock;
 use horizons_actors::command::{Command, CommandKind, JobRequest, Principal};
 use horizons_actors::event::{JobStatus, TaccSystem, new_correlation_id, new_event_id};
 use horizons_actors::ids::{AgentName, CommandId, DatasetId, JobId, Topic, UserId};
+use horizons_actors::ports::commands::{ExternalRecord, Verdict};
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::record::Headers;
 use serde_json::{Map, Value};
@@ -30,7 +31,7 @@ use super::{Extras, Running, bind, open_store};
 use crate::cli::{Afterwards, Colour, DemoOptions, Form, Output};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::orchestrator::{ExternalRecord, Verdict};
+
 
 /// How long the demonstration may take beside a second a job; past it something is wrong.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
