@@ -16,7 +16,5 @@ mod config;
 /// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
 /// The local scheduler with real child processes under their shim.
 mod local_scheduler;
-//! Everything that needs the outside world: one binary, a file per feature and per situation.
-
-#[cfg(test)]
+/// The SQLite store's file, folder, limits and triggers.
 mod store;

@@ -325,7 +325,7 @@ impl LaneStore for SqliteStore {
 
     fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
         let (answer, receiver) = oneshot::channel();
-        match self.queue.push_lane(LaneWork::Commit { transaction, answer }) {
+        match self.queue.push_lane(LaneWork::Commit { transaction: Box::new(transaction), answer }) {
             Ok(()) => Box::pin(async move {
                 receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(away().to_string())))
             }),
