@@ -176,8 +176,10 @@ impl Running {
             },
         )
         .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let counted = jobs.clone();
+        board.count_job_supervisors_with(move || counted.live_supervisors());
         let mut listeners: Vec<Arc<dyn CommitListener>> = vec![
-            Arc::new(SupervisorListener { jobs: jobs.clone(), board: Arc::clone(&board) }),
+            Arc::new(SupervisorListener { jobs: jobs.clone() }),
             Arc::new(OrderListener { orchestrator: orchestrator.clone() }),
         ];
         listeners.extend(extras.listeners);
@@ -342,15 +344,11 @@ fn stuck(stuck: Stuck) {
 /// Passes committed transitions to the job supervisors.
 struct SupervisorListener {
     jobs: JobRegistryHandle,
-    board: Arc<StatusBoard>,
 }
 
 impl CommitListener for SupervisorListener {
     fn committed(&self, notice: &CommitNotice) {
-        if !notice.notices.is_empty() {
-            self.jobs.on_notices(&notice.notices);
-            self.board.set_job_supervisors(self.jobs.live_supervisors());
-        }
+        self.jobs.on_notices(&notice.notices);
     }
 }
 
