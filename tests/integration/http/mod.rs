@@ -1,0 +1,5 @@
+mod commands;
+mod problems;
+mod reads;
+mod server;
+mod world;
