@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
+use horizons_actors::ports::commands::CommandError;
 use horizons_actors::ports::store::StoreError;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -16,8 +17,6 @@ use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reject::{MethodNotAllowed, Rejection};
 use warp::reply::{Reply as _, Response};
-
-use super::commands::CommandError;
 
 /// The content type of every refusal and failure.
 pub(super) const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";

@@ -12,6 +12,7 @@ use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{AgentName, DatasetId, JobId, UserId};
+use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView};
@@ -23,7 +24,6 @@ use warp::reply::Response;
 
 use super::Shared;
 use super::answer::{cut_page, json_answer, with_lane};
-use super::commands::{Cancelling, Submitted, Verdict};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;

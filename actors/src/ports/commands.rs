@@ -1,17 +1,17 @@
-//! What HTTP asks of whoever carries commands out.
+//! What users and operators ask, and what they are answered: the port between HTTP and the orchestrator.
 //!
 //! Promises only the shape of request and answer: the program puts the orchestrator behind it, tests a fake.
 //! Every request is one [`Command`] with its principal; the answer comes after the commit.
 
 use std::time::Duration;
 
+use crate::command::Command;
+use crate::event::JobStatus;
+use crate::ids::JobId;
+use crate::ports::Reply;
+use crate::ports::store::{AppendedAt, JobRow};
+use crate::record::Headers;
 use bytes::Bytes;
-use horizons_actors::command::Command;
-use horizons_actors::event::JobStatus;
-use horizons_actors::ids::JobId;
-use horizons_actors::ports::Reply;
-use horizons_actors::ports::store::{AppendedAt, JobRow};
-use horizons_actors::record::Headers;
 
 /// Carries commands out.
 pub trait Commands: Send + Sync {
@@ -69,6 +69,8 @@ pub struct Cancelling {
 }
 
 /// A record that somebody else made.
+///
+/// *Shape*: identified by nothing but where it is appended; its bytes are kept as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalRecord {
     /// The key, null apart from empty.
