@@ -1,3 +1,5 @@
+//! The HTTP interface over real connections.
+
 mod commands;
 mod problems;
 mod reads;
