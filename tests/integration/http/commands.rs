@@ -1,9 +1,9 @@
 //! Requests that change state: what reaches the receiver of commands, and what is refused before it.
 
-use horizons::http::{CommandError, Verdict};
 use horizons_actors::command::CommandKind;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
+use horizons_actors::ports::commands::{CommandError, Verdict};
 use serde_json::{Value, json};
 
 use super::world::{JSON, World};

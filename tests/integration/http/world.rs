@@ -5,10 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use horizons::http::{
-    AppState, Cancelling, CommandError, Commands, ExternalRecord, HttpLimits, ServeError, Served, Submitted,
-    Verdict, serve,
-};
+use horizons::http::{AppState, HttpLimits, ServeError, Served, serve};
 use horizons::metrics::ProcessMetrics;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, CommandKind};
@@ -21,6 +18,9 @@ use horizons_actors::ids::{
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::commands::{
+    Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
+};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction,
 };
