@@ -56,6 +56,12 @@ pub(crate) enum ShimError {
         /// Why it failed.
         source: Errno,
     },
+    /// Signals could not be caught or read.
+    #[error("failed to catch signals: {source}")]
+    Signals {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The folder does not say what to run.
     #[error("failed to read `{}`: wanted an attempt with a program to run", .0.display())]
     NothingToRun(PathBuf),
@@ -102,7 +108,7 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
     let attempt: AttemptFile = folder::read_json(&folder, folder::ATTEMPT_FILE)?
         .ok_or_else(|| ShimError::NothingToRun(folder.clone()))?;
     // Blocked before there is a claim: whoever reads it may send a signal at once.
-    let signals = supervision::Signals::block()?;
+    let signals = supervision::Signals::catch()?;
     if !claim(&folder)? {
         return Ok(EXIT_NOT_MINE);
     }
