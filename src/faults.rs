@@ -10,8 +10,11 @@
 //!
 //! Points: `shim-before-claim` (the shim holds the attempt's lock, nothing is claimed), `shim-after-claim` (the
 //! folder is claimed, the agent is not started), `shim-after-agent-exit` (the agent has ended, its result is
-//! not written), `scheduler-after-accept` (the attempt is durable, the caller has no answer). Store and
-//! orchestrator add points of their own and list them here.
+//! not written), `scheduler-after-accept` (the attempt is durable, the caller has no answer),
+//! `orchestrator-after-accept` (the scheduler has accepted the attempt, nothing of it is stored),
+//! `store-after-progress` (progress of all lanes of a commit is moved, their rows are not written),
+//! `store-before-commit` (everything is written, nothing is committed), `store-after-commit` (it is durable,
+//! nobody has an answer).
 
 /// The environment variable that says where to fail.
 pub const VARIABLE: &str = "HORIZONS_FAIL_AT";

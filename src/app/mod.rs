@@ -7,6 +7,8 @@
 
 mod audit;
 pub mod bench;
+mod commands;
+pub mod demo;
 mod scheduler;
 pub mod serve;
 
@@ -175,8 +177,10 @@ impl Running {
             },
         )
         .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let counted = jobs.clone();
+        board.count_job_supervisors_with(move || counted.live_supervisors());
         let mut listeners: Vec<Arc<dyn CommitListener>> = vec![
-            Arc::new(SupervisorListener { jobs: jobs.clone(), board: Arc::clone(&board) }),
+            Arc::new(SupervisorListener { jobs: jobs.clone() }),
             Arc::new(OrderListener { orchestrator: orchestrator.clone() }),
         ];
         listeners.extend(extras.listeners);
@@ -241,6 +245,11 @@ impl Running {
     /// Gives a future that is ready once the end has begun; intake stops then.
     pub fn until_stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         until_set(self.stop.subscribe())
+    }
+
+    /// Begins the end: intake stops.
+    fn begin_stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Ends everything in order; the store closes when the last holder of it goes.
@@ -352,15 +361,11 @@ fn stuck(stuck: Stuck) {
 /// Passes committed transitions to the job supervisors.
 struct SupervisorListener {
     jobs: JobRegistryHandle,
-    board: Arc<StatusBoard>,
 }
 
 impl CommitListener for SupervisorListener {
     fn committed(&self, notice: &CommitNotice) {
-        if !notice.notices.is_empty() {
-            self.jobs.on_notices(&notice.notices);
-            self.board.set_job_supervisors(self.jobs.live_supervisors());
-        }
+        self.jobs.on_notices(&notice.notices);
     }
 }
 

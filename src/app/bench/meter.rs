@@ -58,7 +58,9 @@ mod tests {
     }
 
     #[test]
-    fn peak_of_a_live_process_is_over_a_page() {
-        assert!(peak_bytes().unwrap() >= resident_bytes().unwrap() && resident_bytes().unwrap() > 4096);
+    fn memory_of_a_live_process_is_over_a_page() {
+        // Not compared with each other: another test of this process may forget the peak in between.
+        assert!(peak_bytes().unwrap() > 4096);
+        assert!(resident_bytes().unwrap() > 4096);
     }
 }

@@ -49,9 +49,7 @@ impl Writer {
             let mut idle_since = Instant::now();
             while let Some(round) = self.queue.take() {
                 self.profile.waited_since(idle_since);
-                if let Err(fatal) = self.carry_out(round) {
-                    return Err(fatal);
-                }
+                self.carry_out(round)?;
                 idle_since = Instant::now();
             }
             Ok(())
@@ -109,7 +107,7 @@ impl Writer {
             }
             Err(error) => {
                 if let RoundError::Disk(text) = &error {
-                    // Nobody is answered before the process has ended: what is on the disk is not known.
+                    // Whoever waits is told that the store ended, which is true whatever is on the disk.
                     return Err(FatalError::Disk(text.clone()));
                 }
                 answer_failed(round, &error);
