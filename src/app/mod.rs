@@ -5,6 +5,7 @@
 //! that an orderly end stops intake first, lets every lane finish what it has at the store, and closes the
 //! store last. A crash instead of an orderly end loses nothing either (design D1).
 
+mod faults;
 mod scheduler;
 pub mod serve;
 
@@ -27,7 +28,6 @@ use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
 use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
 use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
-use horizons_actors::lane::fault::NoFaults;
 use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
@@ -185,7 +185,7 @@ impl Running {
             randomness: Arc::clone(&randomness),
             decoder: Arc::new(decode),
             listener: Arc::new(Listeners(listeners)),
-            faults: Arc::new(NoFaults),
+            faults: faults::lane_faults(),
             metrics: lane_metrics.clone(),
             board: Arc::clone(&board),
             settings: lane_settings(config),
@@ -294,9 +294,9 @@ fn groups(
     let audited = config.audit.topics.clone();
     let clean_after = config.jobs.clean_after;
     let factories: [BehaviourFactory; 3] = [
-        Arc::new(move || Box::new(Auditor::of(audited.clone()))),
-        Arc::new(move || Box::new(Jobs::new(clean_after))),
-        Arc::new(|| Box::new(MetricsAggregator)),
+        Arc::new(move || faults::with_points(Box::new(Auditor::of(audited.clone())))),
+        Arc::new(move || faults::with_points(Box::new(Jobs::new(clean_after)))),
+        Arc::new(|| faults::with_points(Box::new(MetricsAggregator))),
     ];
     factories
         .into_iter()
