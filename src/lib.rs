@@ -35,6 +35,8 @@ pub mod db;
 pub mod embedded_log;
 pub mod exit;
 pub mod faults;
+pub mod http;
+pub mod metrics;
 pub mod orchestrator;
 pub mod run_agent;
 pub mod scheduler;

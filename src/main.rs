@@ -18,10 +18,10 @@ fn main() -> ExitCode {
 /// The functions behind the commands.
 const HOOKS: Hooks = Hooks {
     serve: app::serve::serve,
-    demo: |_, _| Err(not_built_in("demo")),
+    demo: app::demo::demo,
     bench: |_, _| Err(not_built_in("bench")),
     run_agent: app::run_agent,
-    open_store: |_| Err(not_built_in("--data")),
+    open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
 };
 

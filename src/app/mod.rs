@@ -5,6 +5,9 @@
 //! that an orderly end stops intake first, lets every lane finish what it has at the store, and closes the
 //! store last. A crash instead of an orderly end loses nothing either (design D1).
 
+mod audit;
+mod commands;
+pub mod demo;
 mod faults;
 mod scheduler;
 pub mod serve;
@@ -233,6 +236,11 @@ impl Running {
     /// Gives a future that is ready once the end has begun; intake stops then.
     pub fn until_stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         until_set(self.stop.subscribe())
+    }
+
+    /// Begins the end: intake stops.
+    fn begin_stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Ends everything in order; the store closes when the last holder of it goes.

@@ -9,6 +9,7 @@ use horizons_actors::orchestrator::{Context, Decision, Input, Refusal, decide};
 use horizons_actors::ports::store::{JobRow, JobWritten, StoreError};
 use tokio::sync::MutexGuard;
 
+use super::verdict::verdict_of;
 use super::{Shared, Verdict};
 
 /// How often a decision is made again because the row moved. Within one process turns prevent it, so more
@@ -80,7 +81,7 @@ impl Shared {
             Input::SchedulerRefused { field, reason } => {
                 Verdict::Refused { field: Some(field.clone()), reason: reason.clone() }
             }
-            _ => Verdict::of(row),
+            _ => verdict_of(row),
         };
         if verdict != Verdict::Pending {
             self.verdicts.tell(row, &verdict);

@@ -27,9 +27,9 @@ use horizons_actors::ports::store::JobStore;
 use horizons_actors::record::OutgoingRecord;
 use tokio::sync::{Mutex, Notify};
 
-pub use error::OrchestratorError;
-pub use requests::{APPEND_RECORDS_MAX, Cancelling, ExternalRecord, Submitted};
-pub use verdict::Verdict;
+pub use horizons_actors::ports::commands::CommandError as OrchestratorError;
+use horizons_actors::ports::commands::{Cancelling, ExternalRecord, Submitted, Verdict};
+pub use requests::APPEND_RECORDS_MAX;
 
 /// How many locks stand for all jobs: enough that two busy jobs seldom share one.
 const TURNS: usize = 256;

@@ -15,11 +15,12 @@ use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
 use horizons_actors::orchestrator::{Decision, Input, audit_event};
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{AppendedAt, JobRow, JobWrite, JobWritten, ParkedWish, StoreError};
-use horizons_actors::record::{Headers, OutgoingRecord};
+use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
 
 use super::apply::Applied;
-use super::{Orchestrator, OrchestratorError, Shared, Verdict};
+use super::verdict::verdict_of;
+use super::{Cancelling, ExternalRecord, Orchestrator, OrchestratorError, Shared, Submitted, Verdict, error};
 
 /// How many records one request may append: what fits a transaction that does not hold up others.
 pub const APPEND_RECORDS_MAX: usize = 1000;
@@ -27,49 +28,16 @@ pub const APPEND_RECORDS_MAX: usize = 1000;
 /// The header that names an event.
 const EVENT_ID_HEADER: &str = "event-id";
 
-/// A job that was submitted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Submitted {
-    /// The job as it stands.
-    pub job: JobRow,
-    /// Whether the request was made before, with the same idempotency key.
-    pub is_repeat: bool,
-    /// What the scheduler said so far.
-    pub verdict: Verdict,
+fn weight_bytes(record: &ExternalRecord) -> usize {
+    record.key.as_ref().map_or(0, Bytes::len)
+        + record.headers.as_block().len()
+        + record.payload.as_ref().map_or(0, Bytes::len)
 }
 
-/// A job that is being cancelled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cancelling {
-    /// The job as it stands; it is CANCELLED once the scheduler has ended it.
-    pub job: JobRow,
-    /// Whether it was asked for before.
-    pub is_repeat: bool,
-}
-
-/// A record that somebody else made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExternalRecord {
-    /// The key, null apart from empty.
-    pub key: Option<Bytes>,
-    /// All headers.
-    pub headers: Headers,
-    /// The payload.
-    pub payload: Option<Bytes>,
-}
-
-impl ExternalRecord {
-    fn weight_bytes(&self) -> usize {
-        self.key.as_ref().map_or(0, Bytes::len)
-            + self.headers.as_block().len()
-            + self.payload.as_ref().map_or(0, Bytes::len)
-    }
-
-    /// Gives the id that chooses the partition of a record without a key.
-    fn event_id(&self) -> Option<EventId> {
-        let text = std::str::from_utf8(self.headers.get(EVENT_ID_HEADER)?).ok()?;
-        EventId::parse(text).ok()
-    }
+/// Gives the id that chooses the partition of a record without a key.
+fn event_id(record: &ExternalRecord) -> Option<EventId> {
+    let text = std::str::from_utf8(record.headers.get(EVENT_ID_HEADER)?).ok()?;
+    EventId::parse(text).ok()
 }
 
 impl Orchestrator {
@@ -112,7 +80,7 @@ impl Orchestrator {
         // The place is taken before the row is read: a verdict in between is not missed.
         let mut waiting = self.shared.verdicts.wait_for(&job_id);
         let job = self.job(&job_id).await?;
-        let verdict = Verdict::of(&job);
+        let verdict = verdict_of(&job);
         if verdict != Verdict::Pending {
             return Ok(Submitted { job, is_repeat: true, verdict });
         }
@@ -166,7 +134,7 @@ impl Orchestrator {
         let mut changes = Map::new();
         changes.insert("records".to_owned(), json!(records.len()));
         changes.insert("record_id".to_owned(), json!(record_id));
-        let bytes: usize = records.iter().map(ExternalRecord::weight_bytes).sum();
+        let bytes: usize = records.iter().map(weight_bytes).sum();
         changes.insert("record_bytes".to_owned(), json!(bytes));
         let audit = self.shared.audit(&command, changes)?;
         let records = records.into_iter().map(|record| self.shared.outgoing(*topic, record)).collect();
@@ -241,7 +209,7 @@ impl Shared {
     }
 
     fn outgoing(&self, topic: Topic, record: ExternalRecord) -> OutgoingRecord {
-        let event_id = record.event_id().unwrap_or_else(|| EventId(self.randomness.next_uuid()));
+        let event_id = event_id(&record).unwrap_or_else(|| EventId(self.randomness.next_uuid()));
         OutgoingRecord {
             topic: LogTopic::Record(topic),
             partition: partition_for(topic, record.key.as_deref(), event_id),
@@ -253,11 +221,11 @@ impl Shared {
     }
 
     pub(super) fn store_error(&self, error: StoreError) -> OrchestratorError {
-        OrchestratorError::from_store(error, self.config.retry_after)
+        error::from_store(error, self.config.retry_after)
     }
 
     fn scheduler_error(&self, error: horizons_actors::ports::scheduler::SchedulerError) -> OrchestratorError {
-        OrchestratorError::from_scheduler(error, self.config.retry_after)
+        error::from_scheduler(error, self.config.retry_after)
     }
 }
 
@@ -283,7 +251,7 @@ fn check_records(records: &[ExternalRecord]) -> Result<(), OrchestratorError> {
         return Err(OrchestratorError::Invalid { field: "records".to_owned(), reason });
     }
     for (index, record) in records.iter().enumerate() {
-        let got = record.weight_bytes();
+        let got = weight_bytes(record);
         if got > RECORD_MAX_BYTES {
             let reason = format!("wanted at most {RECORD_MAX_BYTES} bytes, got {got}");
             return Err(OrchestratorError::Invalid { field: format!("records[{index}]"), reason });

@@ -9,42 +9,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
 use horizons_actors::orchestrator::ERROR_CODE_REFUSED;
+use horizons_actors::ports::commands::Verdict;
 use horizons_actors::ports::store::JobRow;
 use tokio::sync::oneshot;
 
-/// What the scheduler said about a submitted job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It accepted the job, or the job went on since.
-    Accepted,
-    /// It refused the job for good: the job is FAILED.
-    Refused {
-        /// The field at fault; none when the verdict is read from a job that was refused before.
-        field: Option<String>,
-        /// Why.
-        reason: String,
-    },
-    /// Nothing yet; the job is stored and will be handed over.
-    Pending,
-}
-
-impl Verdict {
-    /// Reads the verdict from a job as it is stored.
-    pub fn of(row: &JobRow) -> Self {
-        match (row.status, &row.failure) {
-            (JobStatus::Submitted, _) => Verdict::Pending,
-            (JobStatus::Failed, Some(failure)) if failure.error_code == ERROR_CODE_REFUSED => {
-                Verdict::Refused { field: None, reason: failure.error_message.clone() }
-            }
-            (
-                JobStatus::Queued
-                | JobStatus::Running
-                | JobStatus::Completed
-                | JobStatus::Failed
-                | JobStatus::Cancelled,
-                _,
-            ) => Verdict::Accepted,
+/// Reads the verdict from a job as it is stored.
+pub(super) fn verdict_of(row: &JobRow) -> Verdict {
+    match (row.status, &row.failure) {
+        (JobStatus::Submitted, _) => Verdict::Pending,
+        (JobStatus::Failed, Some(failure)) if failure.error_code == ERROR_CODE_REFUSED => {
+            Verdict::Refused { field: None, reason: failure.error_message.clone() }
         }
+        (
+            JobStatus::Queued
+            | JobStatus::Running
+            | JobStatus::Completed
+            | JobStatus::Failed
+            | JobStatus::Cancelled,
+            _,
+        ) => Verdict::Accepted,
     }
 }
 

@@ -92,7 +92,8 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
     let folder = fs::canonicalize(attempt_folder).map_err(FolderError::io("find", attempt_folder))?;
     let Some(lock) = folder::try_lock(&folder)? else { return Ok(EXIT_LOCKED) };
     faults::hit("shim-before-claim");
-    // The lock is held from here to the end of the process, and nobody else writes these files meanwhile.
+    // The lock is held from here to the end of the process: no tombstone appears any more. A wish to cancel may,
+    // and is then found when the agent is looked at for the first time.
     for name in [TOMBSTONE_FILE, RESULT_FILE, CANCEL_FILE] {
         if folder::is_there(&folder.join(name))? {
             return Ok(EXIT_NOT_MINE);
@@ -165,7 +166,8 @@ fn write_result(folder: &Path, result: &AttemptResult) -> Result<(), ShimError> 
     loop {
         match folder::write_whole(folder, RESULT_FILE, result) {
             Ok(()) => return Ok(()),
-            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
+            // A folder that was removed does not come back.
+            Err(error) if error.is_missing() || Instant::now() >= give_up_at => return Err(error.into()),
             Err(error) => log(&format!("{error}; trying again")),
         }
         std::thread::park_timeout(RESULT_WRITE_PAUSE);

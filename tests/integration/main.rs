@@ -1,4 +1,3 @@
-//! Everything that looks at Horizons from outside: one binary, one file per feature or situation.
 //! Everything that looks at Horizons from outside, with real processes, files and services: one binary, one
 //! file or folder per feature or situation.
 #![expect(
@@ -13,6 +12,7 @@ mod architecture;
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
-/// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
 /// The local scheduler with real child processes under their shim.
 mod local_scheduler;
+/// The SQLite store's file, folder, limits and triggers.
+mod store;

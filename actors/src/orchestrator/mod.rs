@@ -134,6 +134,16 @@ pub enum Refusal {
     },
 }
 
+impl From<Refusal> for crate::ports::commands::CommandError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownJob => Self::NotFound { what: "job".to_owned() },
+            Refusal::Illegal { state, reason } => Self::Conflict { state, reason },
+            Refusal::Invalid { field, reason } => Self::Invalid { field, reason },
+        }
+    }
+}
+
 impl Refusal {
     /// Gives the field at fault, where one is.
     pub fn field(&self) -> Option<&str> {

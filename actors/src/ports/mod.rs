@@ -3,6 +3,7 @@
 //! Promises that a call only queues work and gives back a future: no port ever blocks the caller's thread.
 //! The future may be dropped at any time; the work may then happen or not, as after a crash.
 
+pub mod commands;
 pub mod log;
 pub mod query;
 pub mod scheduler;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::db::error::OpenError;
+use crate::exit::Exit;
 
 /// The database's file in its folder.
 pub(super) const FILE_NAME: &str = "horizons.db";
@@ -16,7 +17,7 @@ pub(super) const LOCK_NAME: &str = "lock";
 pub(super) const PAGE_BYTES: u64 = 8192;
 
 /// Exit code when the disk refused to make a commit durable: what is on it cannot be known any more.
-pub const EXIT_DISK_FAILED: i32 = 74;
+pub const EXIT_DISK_FAILED: i32 = Exit::NotDurable.code() as i32;
 
 /// Smallest disk limit: an empty store with its indexes, and some room.
 const DISK_LIMIT_MIN_BYTES: u64 = 1024 * 1024;

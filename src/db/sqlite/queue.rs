@@ -50,7 +50,7 @@ pub(super) enum CommandWork {
 pub(super) enum LaneWork {
     Open { lane: LaneKey, answer: Answer<LaneOpened, StoreError> },
     ReadProgress { lane: LaneKey, answer: Answer<Option<Progress>, StoreError> },
-    Commit { transaction: LaneTransaction, answer: Answer<LaneCommitted, CommitError> },
+    Commit { transaction: Box<LaneTransaction>, answer: Answer<LaneCommitted, CommitError> },
 }
 
 /// What goes into one commit, in this order.

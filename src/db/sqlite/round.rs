@@ -136,10 +136,10 @@ struct Gathered<'a> {
     used_bytes: Option<u64>,
 }
 
-fn write<'a>(
+fn write(
     connection: &mut SqliteConnection,
     context: &Context<'_>,
-    round: &'a Round,
+    round: &Round,
 ) -> Result<Done, StoreError> {
     let mut gathered = Gathered::default();
     let mut commands = Vec::with_capacity(round.commands.len());

@@ -37,6 +37,9 @@ use crate::db::error::{OpenError, engine};
 /// Connections for readers of the log, beside those of the reading threads: one for each consumer group.
 const LOG_READERS: usize = 5;
 
+/// Stands for a lane that was never opened: numbers start at 1.
+const NO_LANE: i64 = 0;
+
 /// Most rows that one call reads, whatever is asked for.
 pub(super) const ROWS_MAX: usize = 10_000;
 
@@ -269,7 +272,7 @@ impl LaneStore for SqliteStore {
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| {
-            let Some(number) = lanes.number(&lane) else { return Ok(Vec::new()) };
+            let number = lanes.number(&lane).unwrap_or(NO_LANE);
             // One snapshot for all keys.
             connection
                 .transaction(|connection| {
@@ -322,7 +325,7 @@ impl LaneStore for SqliteStore {
 
     fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
         let (answer, receiver) = oneshot::channel();
-        match self.queue.push_lane(LaneWork::Commit { transaction, answer }) {
+        match self.queue.push_lane(LaneWork::Commit { transaction: Box::new(transaction), answer }) {
             Ok(()) => Box::pin(async move {
                 receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(away().to_string())))
             }),

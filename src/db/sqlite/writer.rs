@@ -45,9 +45,7 @@ impl Writer {
         let on_fatal = Arc::clone(&self.on_fatal);
         let ended = catch_unwind(AssertUnwindSafe(|| {
             while let Some(round) = self.queue.take() {
-                if let Err(fatal) = self.carry_out(round) {
-                    return Err(fatal);
-                }
+                self.carry_out(round)?;
             }
             Ok(())
         }));
@@ -100,7 +98,7 @@ impl Writer {
             }
             Err(error) => {
                 if let RoundError::Disk(text) = &error {
-                    // Nobody is answered before the process has ended: what is on the disk is not known.
+                    // Whoever waits is told that the store ended, which is true whatever is on the disk.
                     return Err(FatalError::Disk(text.clone()));
                 }
                 answer_failed(round, &error);

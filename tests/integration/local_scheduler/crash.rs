@@ -118,8 +118,13 @@ fn shim_that_is_killed_while_no_scheduler_lives_is_found_lost_after_restart() {
     let folder = bench.attempt_folder();
     drop(scheduler);
 
-    kill(pid_in(&folder, "claim.json", "shim"), Signal::SIGKILL);
+    let shim = pid_in(&folder, "claim.json", "shim");
+    kill(shim, Signal::SIGKILL);
+    wait_for("the shim's death", || !is_alive(shim));
+    let lock_of_orphan = fs::File::open(folder.join("lock")).unwrap().try_lock();
     let scheduler = bench.start();
+
+    assert!(matches!(lock_of_orphan, Err(fs::TryLockError::WouldBlock)));
 
     assert_eq!(error_code(&end(&scheduler, "job")), "attempt_lost");
     assert!(processes_of(&folder).is_empty());
@@ -182,6 +187,7 @@ fn claim_without_a_start_is_lost_and_never_starts() {
 
         assert_eq!(error_code(&end(&scheduler, "job")), "attempt_lost");
         assert_eq!(find(&scheduler, "job").started_at, None);
+        drop(scheduler);
         assert_eq!(wait_for_exit(&mut bench.shim(&folder)).code(), Some(i32::from(EXIT_NOT_MINE)));
         assert_eq!(bench.note("starts"), "");
     }

@@ -130,8 +130,8 @@ fn cancel_of_a_queued_attempt_leaves_a_tombstone_that_every_shim_obeys() {
 
     answer(scheduler.cancel(id("job"))).unwrap();
     assert_eq!(end(&scheduler, "job").exit, AttemptExit::Cancelled);
-    let by_hand = wait_for_exit(&mut bench.shim(&bench.attempt_folder()));
     drop(scheduler);
+    let by_hand = wait_for_exit(&mut bench.shim(&bench.attempt_folder()));
     bench.config.slots = 4;
     let scheduler = bench.start();
     submit(&scheduler, spec("marker", "a"));

@@ -91,3 +91,12 @@ macro_rules! store_contract {
         )*
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::testkit::MemoryStore;
+
+    crate::store_contract!((Arc::new(MemoryStore::new()), ()));
+}

@@ -6,7 +6,8 @@
 //! played by dropping the actors and opening their lanes again on the same store.
 //!
 //! A write is carried out when it is asked for, even if nobody awaits the answer. Only when a fault delays
-//! it, or an earlier write is delayed, does it wait for its turn in a task of the current tokio runtime.
+//! it, or an earlier write is delayed, does it wait for its turn in a task of the current tokio runtime; if
+//! that runtime is dropped, the writes that waited are lost, as in a crash.
 //!
 //! ```
 //! use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
@@ -244,9 +245,11 @@ impl MemoryStore {
         // Nobody may be waiting any more; the write is carried out all the same.
         let act = Box::new(move || drop(answer.send(run())));
         writer.waiting.push_back(QueuedWrite { wait, act });
-        if !writer.is_running {
-            writer.is_running = true;
-            tokio::spawn(run_writer(Arc::clone(&self.shared)));
+        let is_first = !std::mem::replace(&mut writer.is_running, true);
+        drop(writer);
+        if is_first {
+            // Made before the task first runs, so that its loss is noticed even then.
+            tokio::spawn(run_writer(WriterRun { shared: Arc::clone(&self.shared), is_finished: false }));
         }
         async move { answered.await.unwrap_or_else(|_| Err(E::lost_answer())) }.boxed()
     }
@@ -274,16 +277,31 @@ impl MemoryStore {
 }
 
 /// Carries waiting writes out, one after the other, until none waits.
-async fn run_writer(shared: Arc<Shared>) {
+async fn run_writer(mut run: WriterRun) {
     loop {
         let write = {
-            let mut writer = locked(&shared.writer);
+            let mut writer = locked(&run.shared.writer);
             let write = writer.waiting.pop_front();
             writer.is_running = write.is_some();
+            run.is_finished = write.is_none();
             write
         };
         let Some(QueuedWrite { wait, act }) = write else { return };
-        shared.faults.wait(wait).await;
+        run.shared.faults.wait(wait).await;
         act();
+    }
+}
+
+/// One run of the writer. When its runtime goes before it is finished, what waited is lost, as in a crash.
+struct WriterRun {
+    shared: Arc<Shared>,
+    is_finished: bool,
+}
+
+impl Drop for WriterRun {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            *locked(&self.shared.writer) = Writer::default();
+        }
     }
 }

@@ -283,6 +283,22 @@ async fn fault_slow_makes_writes_take_their_time_one_after_the_other() {
     assert_eq!(started.elapsed().as_secs(), 20);
 }
 
+#[test]
+fn runtime_dropped_loses_what_waited_and_the_next_one_goes_on() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let store = MemoryStore::new();
+    store.faults().script(StoreCall::Commit, Fault::Hang);
+    runtime().block_on(async {
+        let fence = store.open_lane(lane()).await.unwrap().fence;
+        drop(store.commit(transaction(fence, None, 1, counted(1))));
+    });
+
+    let reopened = runtime().block_on(store.open_lane(lane())).unwrap();
+
+    assert_eq!(reopened.next, None);
+    assert_nothing_written(&store);
+}
+
 #[tokio::test]
 async fn fault_away_fails_every_call_but_the_log_until_back() {
     let store = MemoryStore::new();

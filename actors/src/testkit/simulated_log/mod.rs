@@ -298,6 +298,13 @@ impl SimulatedLog {
         state.announce(member, Announcement::Lost(partitions));
     }
 
+    /// Ends a member as a broker does when a killed process stops its heartbeats: its partitions are free,
+    /// nothing more is delivered, and nobody tells it.
+    pub fn expire(&self, member: MemberId) {
+        locked(&self.shared.state).close(member);
+        self.shared.wake_all();
+    }
+
     /// Spreads the group's partitions evenly over its open members, as a broker does when one joins or
     /// leaves: what moves is revoked first, everywhere, then assigned. Partitions that stay are not touched.
     pub async fn rebalance(&self, group: &Group, deadline: Duration) {

@@ -196,6 +196,21 @@ async fn rebalance_second_member_moves_half_after_the_lanes_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn expire_killed_member_leaves_its_partitions_to_the_rest() {
+    let (_store, log) = fixture();
+    let (killed, _reader) = join(&log, 1_000);
+    let (heir, heir_reader) = join(&log, 1_000);
+
+    log.expire(log.members(&Group::jobs())[0]);
+    log.rebalance(&Group::jobs(), Duration::from_secs(1)).await;
+    wait_until("the assignment", LIMIT, || heir.has_assigned(FIRST)).await;
+
+    assert!(heir_reader.confirm_ownership(FIRST, Offset(0)).await.unwrap());
+    assert_eq!(locked(&heir.assigned).len(), 10);
+    assert_eq!((locked(&killed.lost).len(), locked(&killed.revocations).len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn revoke_unanswered_is_lost_at_the_deadline() {
     let (_store, log) = fixture();
     let (sink, reader) = join(&log, 1_000);

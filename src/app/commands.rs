@@ -1,0 +1,61 @@
+//! The orchestrator behind the port that HTTP speaks to.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::command::{Command, CommandKind};
+use horizons_actors::ids::LaneKey;
+use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::commands::{Cancelling, CommandError, Commands, ExternalRecord, Submitted};
+use horizons_actors::ports::store::AppendedAt;
+
+use crate::orchestrator::Orchestrator;
+
+/// Carries commands out, and wakes the lane that a wish is about.
+pub(super) struct CommandPort {
+    pub(super) orchestrator: Orchestrator,
+    pub(super) board: Arc<StatusBoard>,
+}
+
+impl Commands for CommandPort {
+    fn submit(&self, command: Command) -> Reply<Submitted, CommandError> {
+        let orchestrator = self.orchestrator.clone();
+        async move { orchestrator.submit(command).await }.boxed()
+    }
+
+    fn cancel(&self, command: Command) -> Reply<Cancelling, CommandError> {
+        let orchestrator = self.orchestrator.clone();
+        async move { orchestrator.cancel(command).await }.boxed()
+    }
+
+    fn append_records(
+        &self,
+        command: Command,
+        records: Vec<ExternalRecord>,
+    ) -> Reply<Vec<AppendedAt>, CommandError> {
+        let orchestrator = self.orchestrator.clone();
+        async move { orchestrator.append_records(command, records).await }.boxed()
+    }
+
+    fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
+        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
+        async move {
+            let lane = lane_of(&command.kind);
+            orchestrator.set_parked_wish(command).await?;
+            // A lane that is not on the board reads the wish when it starts.
+            if let Some(status) = lane.and_then(|lane| board.find_lane(&lane)) {
+                status.nudge();
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
+    match kind {
+        CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => Some(key.lane.clone()),
+        CommandKind::SubmitJob(_) | CommandKind::CancelJob { .. } | CommandKind::AppendRecord { .. } => None,
+    }
+}

@@ -1,0 +1,107 @@
+//! Time from the commit that published an event to the commit of its last effect.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use horizons_actors::ids::{Group, Offset, Topic, TopicPartition};
+use horizons_actors::lane::notice::{CommitListener, CommitNotice};
+use horizons_actors::latency::{LatencyRecorder, LatencySummary};
+use horizons_actors::ports::log::{LogHeads, RecordSource};
+
+use crate::db::sqlite::SqliteStore;
+
+/// What is known of one partition.
+#[derive(Default)]
+struct Partition {
+    /// Ends of the partition and when they were committed, oldest first.
+    published: VecDeque<(Offset, Instant)>,
+    /// How far each group is.
+    applied: HashMap<Group, Offset>,
+    /// Below it every group has applied everything.
+    done: Offset,
+}
+
+#[derive(Default)]
+struct Measured {
+    partitions: BTreeMap<TopicPartition, Partition>,
+    recorder: LatencyRecorder,
+}
+
+/// Measures every event of a run.
+pub(super) struct LatencyListener {
+    measured: Arc<Mutex<Measured>>,
+}
+
+fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
+    measured.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives how many groups follow a topic: the auditor follows all, the metrics two, the jobs one.
+const fn followers(topic: Topic) -> usize {
+    match topic {
+        Topic::JobLifecycle => 3,
+        Topic::JobMetrics => 2,
+        Topic::Notifications | Topic::AuditTrail | Topic::SystemHealth => 1,
+    }
+}
+
+impl LatencyListener {
+    /// Measures what is published to a store from now on.
+    pub(super) fn over(store: &Arc<SqliteStore>) -> Self {
+        let measured: Arc<Mutex<Measured>> = Arc::default();
+        let heads = store.heads();
+        let (noted, read) = (Arc::clone(&measured), Arc::downgrade(&heads));
+        heads.on_advance(move || {
+            if let Some(heads) = read.upgrade() {
+                note_ends(&noted, &heads);
+            }
+        });
+        Self { measured }
+    }
+
+    /// Gives the latencies of all events, and by topic.
+    pub(super) fn summaries(&self, elapsed: Duration) -> (LatencySummary, Vec<(Topic, LatencySummary)>) {
+        let measured = locked(&self.measured);
+        (measured.recorder.summary(elapsed), measured.recorder.by_topic(elapsed))
+    }
+}
+
+/// Notes when partitions grew. Called right after the commit, on the thread that committed.
+fn note_ends(measured: &Mutex<Measured>, heads: &LogHeads) {
+    let now = Instant::now();
+    let mut measured = locked(measured);
+    for partition in Topic::ALL.into_iter().flat_map(Topic::all_partitions) {
+        let end = heads.end(partition);
+        let known = measured.partitions.entry(partition).or_default();
+        if end > known.published.back().map_or(known.done, |(end, _)| *end) {
+            known.published.push_back((end, now));
+        }
+    }
+}
+
+impl CommitListener for LatencyListener {
+    fn committed(&self, notice: &CommitNotice) {
+        let now = Instant::now();
+        let mut measured = locked(&self.measured);
+        let Measured { partitions, recorder } = &mut *measured;
+        let topic = notice.lane.topic_partition.topic;
+        let partition = partitions.entry(notice.lane.topic_partition).or_default();
+        partition.applied.insert(notice.lane.group.clone(), notice.next);
+        if partition.applied.len() < followers(topic) {
+            return;
+        }
+        let done = partition.applied.values().min().copied().unwrap_or_default();
+        while partition.done < done
+            && let Some((end, published)) = partition.published.front().copied()
+        {
+            let upto = end.min(done);
+            let events = usize::try_from(upto.0 - partition.done.0).unwrap_or(usize::MAX);
+            recorder.record_batch(topic, events, now.saturating_duration_since(published));
+            partition.done = upto;
+            if end <= done {
+                partition.published.pop_front();
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What HTTP asks of whoever carries commands out.
+//!
+//! Promises only the shape of request and answer: the program puts the orchestrator behind it, tests a fake.
+//! Every request is one [`Command`] with its principal; the answer comes after the commit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use horizons_actors::command::Command;
+use horizons_actors::event::JobStatus;
+use horizons_actors::ids::JobId;
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::store::{AppendedAt, JobRow};
+use horizons_actors::record::Headers;
+
+/// Carries commands out.
+pub trait Commands: Send + Sync {
+    /// Submits a job: stores it, then waits a moment for the scheduler's verdict.
+    fn submit(&self, command: Command) -> Reply<Submitted, CommandError>;
+
+    /// Asks for a job's end.
+    fn cancel(&self, command: Command) -> Reply<Cancelling, CommandError>;
+
+    /// Appends records as they are; answers where each of them went, in order.
+    fn append_records(
+        &self,
+        command: Command,
+        records: Vec<ExternalRecord>,
+    ) -> Reply<Vec<AppendedAt>, CommandError>;
+
+    /// Stores what an operator wants of a parked key: the command says key and wish.
+    fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError>;
+}
+
+/// A job that was submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submitted {
+    /// The job as it stands.
+    pub job: JobRow,
+    /// Whether the request was made before, with the same idempotency key.
+    pub is_repeat: bool,
+    /// What the scheduler said so far.
+    pub verdict: Verdict,
+}
+
+/// What the scheduler said about a submitted job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It accepted the job.
+    Accepted,
+    /// It refused the job for good.
+    Refused {
+        /// The field at fault, where it is known.
+        field: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing yet; the job is stored and will be handed over.
+    Pending,
+}
+
+/// A job that is being cancelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cancelling {
+    /// The job as it stands.
+    pub job: JobRow,
+    /// Whether it was asked for before.
+    pub is_repeat: bool,
+}
+
+/// A record that somebody else made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalRecord {
+    /// The key, null apart from empty.
+    pub key: Option<Bytes>,
+    /// All headers.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Option<Bytes>,
+}
+
+/// Tells why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CommandError {
+    /// Store or scheduler are away or have too much to do; the same request may succeed later.
+    #[error("busy, try again after {} s: {reason}", retry_after.as_secs_f64())]
+    Busy {
+        /// When to come back.
+        retry_after: Duration,
+        /// What stands in the way, for the operator.
+        reason: String,
+    },
+    /// The disk limit for new work is reached.
+    #[error("disk limit reached: {used_bytes} of {limit_bytes} bytes are used")]
+    DiskLimit {
+        /// What the database takes now.
+        used_bytes: u64,
+        /// What it may take.
+        limit_bytes: u64,
+    },
+    /// The request is at fault; nothing was stored.
+    #[error("invalid `{field}`: {reason}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What was wanted and what was got.
+        reason: String,
+    },
+    /// What the request is about does not exist.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// The state of the job does not allow it.
+    #[error("job is {state}: {reason}")]
+    Conflict {
+        /// The state.
+        state: JobStatus,
+        /// What was wanted.
+        reason: String,
+    },
+    /// The idempotency key was used before for another request.
+    #[error("idempotency key was used for another request, which became job `{job_id}`")]
+    KeyReused {
+        /// The other request's job.
+        job_id: JobId,
+    },
+    /// A promise of our own is broken.
+    #[error("failed inside: {0}")]
+    Broken(String),
+}
+
+impl CommandError {
+    /// Tells whether the same command may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, CommandError::Busy { .. } | CommandError::DiskLimit { .. })
+    }
+}

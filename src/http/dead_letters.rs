@@ -1,0 +1,58 @@
+//! Dead letters: records that no lane could apply, with their original bytes.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::{DeadLetterId, StoredDeadLetter};
+use serde_json::{Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::{cut_page, json_answer, record_json, with_lane};
+use super::error::ApiError;
+use super::request::{ApiRequest, cursor_text};
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] =
+    &[Route { method: RouteMethod::Get, template: "/dead-letters", handler: |s, r| list(s, r).boxed() }];
+
+/// Names the cursors of this list.
+const CURSOR_KIND: &str = "dead letters";
+
+async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let query = request.query(&["group", "limit", "cursor"])?;
+    let limit = query.limit()?;
+    let group = query.parsed("group", Group::parse)?;
+    let after: Option<(Group, Topic, Partition, Offset)> = query.cursor(CURSOR_KIND)?;
+    let after = after.map(|(group, topic, partition, offset)| {
+        let topic_partition = TopicPartition { topic, partition };
+        let lane = LaneKey { group, topic_partition };
+        DeadLetterId { lane, offset }
+    });
+    let letters = shared.state.queries.dead_letters(group, after, limit + 1).await?;
+    let (letters, has_more) = cut_page(letters, limit);
+    let next = letters.last().filter(|_| has_more).map(position_text);
+    let rows: Vec<Value> = letters.iter().map(letter_json).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "dead_letters": rows, "next": next })))
+}
+
+fn position_text(letter: &StoredDeadLetter) -> String {
+    let TopicPartition { topic, partition } = letter.lane.topic_partition;
+    cursor_text(CURSOR_KIND, &(&letter.lane.group, topic, partition, letter.record.offset))
+}
+
+fn letter_json(letter: &StoredDeadLetter) -> Value {
+    let row = json!({
+        "offset": letter.record.offset,
+        "state": letter.state,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "rejected_at": letter.rejected_at,
+        "updated_at": letter.updated_at,
+        "record": record_json(&letter.record),
+    });
+    with_lane(&letter.lane, row)
+}

@@ -1,0 +1,330 @@
+//! Jobs: submit, list, show, cancel, timeline and metrics.
+//!
+//! Promises that a submit is answered after its commit, and that a job of another producer is shown from the
+//! jobs group's view, marked `external`.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::aggregator::summary_differences;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::{CommandKind, JobRequest};
+use horizons_actors::effect::TimelineEntry;
+use horizons_actors::event::{JobStatus, TaccSystem};
+use horizons_actors::ids::{AgentName, DatasetId, JobId, UserId};
+use horizons_actors::ports::query::JobFilter;
+use horizons_actors::ports::store::JobRow;
+use horizons_actors::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value, json};
+use warp::http::StatusCode;
+use warp::http::header::{HeaderValue, LOCATION};
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::{cut_page, json_answer};
+use super::commands::{Cancelling, Submitted, Verdict};
+use super::document::{Fields, invalid, shortened};
+use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
+use super::gate::single;
+use super::request::{ApiRequest, PAGE_MAX, cursor_text};
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route { method: RouteMethod::Post, template: "/jobs", handler: |s, r| submit(s, r).boxed() },
+    Route { method: RouteMethod::Get, template: "/jobs", handler: |s, r| list(s, r).boxed() },
+    Route { method: RouteMethod::Get, template: "/jobs/{job_id}", handler: |s, r| show(s, r).boxed() },
+    Route {
+        method: RouteMethod::Post,
+        template: "/jobs/{job_id}/cancel",
+        handler: |s, r| cancel(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/jobs/{job_id}/timeline",
+        handler: |s, r| timeline(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/jobs/{job_id}/metrics",
+        handler: |s, r| metrics(s, r).boxed(),
+    },
+];
+
+/// Names the cursors of this list.
+const CURSOR_KIND: &str = "jobs";
+
+async fn submit(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let job = read_job_request(request.document()?)?;
+    let key = single(&request.headers, IDEMPOTENCY_KEY_HEADER)?.map(str::to_owned);
+    let state = &shared.state;
+    let kind = CommandKind::SubmitJob(job);
+    let mut command = request.command(state.clock.as_ref(), state.randomness.as_ref(), None, kind);
+    command.idempotency_key = key;
+
+    let Submitted { job, is_repeat, verdict } = state.commands.submit(command).await?;
+    let status = match verdict {
+        Verdict::Refused { field, reason } => {
+            return Err(ApiError::Refused { field, reason, job_id: job.job_id });
+        }
+        Verdict::Pending => StatusCode::ACCEPTED,
+        Verdict::Accepted if is_repeat => StatusCode::OK,
+        Verdict::Accepted => StatusCode::CREATED,
+    };
+    let mut answer = json_answer(status, &json!({ "job": row_json(&job) }));
+    if status != StatusCode::OK {
+        let segment = utf8_percent_encode(job.job_id.as_str(), NON_ALPHANUMERIC);
+        let location = HeaderValue::from_str(&format!("/jobs/{segment}"));
+        answer.headers_mut().insert(LOCATION, location.expect("percent-encoded text is ASCII"));
+    }
+    Ok(answer)
+}
+
+fn read_job_request(mut fields: Fields) -> Result<JobRequest, ApiError> {
+    let agent = fields.parsed("agent", AgentName::parse)?;
+    let dataset_id = fields.parsed("dataset_id", DatasetId::parse)?;
+    let parameters = fields.object("parameters")?;
+    let tacc_system = match fields.optional_text("tacc_system")? {
+        None => TaccSystem::Local,
+        Some(name) => TaccSystem::from_name(&name).ok_or_else(|| {
+            let names = TaccSystem::ALL.map(TaccSystem::name).join("`, `");
+            invalid("tacc_system", format!("wanted one of `{names}`, got `{}`", shortened(&name)))
+        })?,
+    };
+    fields.finish("`agent`, `dataset_id`, `parameters`, `tacc_system`")?;
+    Ok(JobRequest { agent, dataset_id, parameters, tacc_system })
+}
+
+async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let query = request.query(&["user", "status", "limit", "cursor"])?;
+    let limit = query.limit()?;
+    let before: Option<(i64, JobId)> = query.cursor(CURSOR_KIND)?;
+    let filter = JobFilter {
+        user_id: query.parsed("user", UserId::parse)?,
+        status: query.parsed("status", parse_status)?,
+        before: before.map(|(micros, job_id)| (Timestamp::from_micros(micros), job_id)),
+        limit: limit + 1,
+    };
+    let (rows, has_more) = cut_page(shared.state.queries.jobs(filter).await?, limit);
+    let position = |row: &JobRow| cursor_text(CURSOR_KIND, &(row.submitted_at.as_micros(), &row.job_id));
+    let next = rows.last().filter(|_| has_more).map(position);
+    let jobs: Vec<Value> = rows.iter().map(row_json).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "jobs": jobs, "next": next })))
+}
+
+fn parse_status(name: &str) -> Result<JobStatus, String> {
+    JobStatus::from_name(name).ok_or_else(|| {
+        let names = JobStatus::ALL.map(JobStatus::name).join("`, `");
+        format!("wanted one of `{names}`, got `{}`", shortened(name))
+    })
+}
+
+async fn show(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    request.query(&[])?;
+    let (row, view) = find(&shared, &job_id_of(&request)?).await?;
+    let mut job = match (&row, &view) {
+        (Some(row), _) => row_json(row),
+        (None, Some(view)) => external_json(view),
+        (None, None) => Value::Null,
+    };
+    if let Some(fields) = job.as_object_mut() {
+        fields.insert("view".to_owned(), view.as_ref().map_or(Value::Null, view_json));
+    }
+    Ok(json_answer(StatusCode::OK, &json!({ "job": job })))
+}
+
+async fn cancel(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let mut fields = request.document()?;
+    let reason = fields.optional_text("reason")?;
+    fields.finish("`reason`")?;
+    let state = &shared.state;
+    let kind = CommandKind::CancelJob { job_id: job_id_of(&request)? };
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), reason, kind);
+
+    let Cancelling { job, is_repeat } = state.commands.cancel(command).await?;
+    let is_done = is_repeat || job.status == JobStatus::Cancelled;
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(json_answer(status, &json!({ "job": row_json(&job) })))
+}
+
+async fn timeline(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    request.query(&[])?;
+    let job_id = job_id_of(&request)?;
+    let queries = &shared.state.queries;
+    let (steps, refusals) = futures_util::future::try_join(
+        queries.timeline(job_id.clone(), PAGE_MAX + 1),
+        queries.refusals(job_id.clone(), PAGE_MAX + 1),
+    )
+    .await?;
+    if steps.is_empty() && refusals.is_empty() {
+        find(&shared, &job_id).await?;
+    }
+    let (steps, has_more_steps) = cut_page(steps, PAGE_MAX);
+    let (refusals, has_more_refusals) = cut_page(refusals, PAGE_MAX);
+    let body = json!({
+        "steps": steps.iter().map(step_json).collect::<Vec<_>>(),
+        "refusals": refusals,
+        "has_more": has_more_steps || has_more_refusals,
+    });
+    Ok(json_answer(StatusCode::OK, &body))
+}
+
+async fn metrics(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    request.query(&[])?;
+    let job_id = job_id_of(&request)?;
+    let aggregates = shared.state.queries.aggregates(job_id.clone()).await?;
+    if aggregates.is_empty() {
+        find(&shared, &job_id).await?;
+    }
+    let attempts: Vec<Value> = aggregates.iter().map(attempt_json).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "attempts": attempts })))
+}
+
+/// Reads the job of the path; an id that cannot be one names no job.
+fn job_id_of(request: &ApiRequest) -> Result<JobId, ApiError> {
+    let text = request.path_parameter(0);
+    JobId::parse(text).map_err(|_| no_job(text))
+}
+
+fn no_job(text: &str) -> ApiError {
+    ApiError::NotFound { what: format!("job `{}`", shortened(text)) }
+}
+
+/// Finds a job as the orchestrator and as the jobs group has it.
+async fn find(shared: &Shared, job_id: &JobId) -> Result<(Option<JobRow>, Option<JobView>), ApiError> {
+    let queries = &shared.state.queries;
+    let found =
+        futures_util::future::try_join(queries.job(job_id.clone()), queries.job_view(job_id.clone())).await?;
+    match found {
+        (None, None) => Err(no_job(job_id.as_str())),
+        found => Ok(found),
+    }
+}
+
+fn row_json(row: &JobRow) -> Value {
+    let parameters = serde_json::from_str::<Value>(&row.parameters);
+    json!({
+        "job_id": row.job_id,
+        "origin": origin_name(JobOrigin::Owned),
+        "user_id": row.user_id,
+        "agent": row.agent,
+        "dataset_id": row.dataset_id,
+        // Stored text that is no JSON would be our bug; it is shown as it is rather than hidden.
+        "parameters": parameters.unwrap_or_else(|_| Value::from(row.parameters.as_str())),
+        "tacc_system": row.tacc_system,
+        "correlation_id": row.correlation_id,
+        "status": row.status,
+        "attempt": row.attempt,
+        "will_retry": row.will_retry,
+        "lifecycle_sequence": row.lifecycle_sequence,
+        "metrics_sequence": row.metrics_sequence,
+        "scheduler_job_id": row.scheduler_job_id,
+        "cancel": row.cancel.as_ref().map(|cancel| json!({
+            "cancelled_by": cancel.cancelled_by,
+            "reason": cancel.reason,
+            "requested_at": cancel.requested_at,
+        })),
+        "failure": row.failure.as_ref().map(|failure| json!({
+            "error_code": failure.error_code,
+            "error_message": failure.error_message,
+        })),
+        "execution_time_seconds": row.execution_time_seconds,
+        "submitted_at": row.submitted_at,
+        "updated_at": row.updated_at,
+    })
+}
+
+/// Writes a job that only the jobs group knows; what its events did not tell is left out.
+fn external_json(view: &JobView) -> Value {
+    json!({
+        "job_id": view.job_id,
+        "origin": origin_name(view.origin),
+        "user_id": view.user_id,
+        "agent": view.agent,
+        "tacc_system": view.tacc_system,
+        "status": view.status,
+        "attempt": view.attempt,
+        "will_retry": view.will_retry,
+        "lifecycle_sequence": view.last_sequence,
+        "submitted_at": view.submitted_at,
+        "updated_at": view.updated_at,
+    })
+}
+
+fn view_json(view: &JobView) -> Value {
+    json!({
+        "status": view.status,
+        "attempt": view.attempt,
+        "will_retry": view.will_retry,
+        "is_confirmed": view.is_confirmed,
+        "is_terminal": view.is_terminal(),
+        "last_sequence": view.last_sequence,
+        "last_event_id": view.last_event_id,
+        "status_since": view.status_since,
+        "updated_at": view.updated_at,
+    })
+}
+
+const fn origin_name(origin: JobOrigin) -> &'static str {
+    match origin {
+        JobOrigin::Owned => "owned",
+        JobOrigin::External => "external",
+    }
+}
+
+fn step_json(step: &TimelineEntry) -> Value {
+    let payload = serde_json::from_str::<Value>(&step.payload);
+    json!({
+        "offset": step.offset,
+        "event_id": step.event_id,
+        "event_type": step.event_type.name(),
+        "sequence": step.sequence,
+        "status": step.status,
+        "attempt": step.attempt,
+        "happened_at": step.happened_at,
+        "applied_at": step.applied_at,
+        "payload": payload.unwrap_or_else(|_| Value::from(step.payload.as_str())),
+    })
+}
+
+fn attempt_json(row: &JobAggregate) -> Value {
+    let aggregates: Map<String, Value> = [
+        ("cpu_usage_percent", row.cpu_usage_percent),
+        ("memory_usage_mb", row.memory_usage_mb),
+        ("io_operations", row.io_operations),
+        ("execution_time_seconds", row.execution_time_seconds),
+    ]
+    .into_iter()
+    .map(|(name, aggregate)| (name.to_owned(), aggregate_json(aggregate)))
+    .collect();
+    json!({
+        "attempt": row.attempt,
+        "aggregates": aggregates,
+        "summary": row.summary.map(summary_json),
+        "differences": summary_differences(row),
+        "last_sequence": row.last_sequence,
+        "updated_at": row.updated_at,
+    })
+}
+
+/// Writes an aggregate; of no samples there is no least, greatest or mean.
+fn aggregate_json(aggregate: Aggregate) -> Value {
+    let Aggregate { count, sum, min, max } = aggregate;
+    let of_samples = |value: f64| (count > 0).then_some(value);
+    json!({
+        "count": count,
+        "sum": sum,
+        "min": of_samples(min),
+        "max": of_samples(max),
+        "mean": of_samples(sum / count as f64),
+    })
+}
+
+fn summary_json(summary: AttemptSummary) -> Value {
+    json!({
+        "cpu_usage_percent": summary.cpu_usage_percent,
+        "memory_usage_mb": summary.memory_usage_mb,
+        "io_operations": summary.io_operations,
+        "execution_time_seconds": summary.execution_time_seconds,
+    })
+}

@@ -1,0 +1,99 @@
+//! HTTP: reads through the query port, commands through [`Commands`], health and metrics of the process.
+//!
+//! Promises that every refusal and failure is `application/problem+json` that says which field and why; that
+//! nothing is asked of the store for a request that is refused; and that all a handler needs is in its
+//! [`AppState`], nothing global. Reads show committed data only and may be a moment behind what was answered
+//! to a command. There are no tokens yet (design D17): loopback only, and the header `X-Horizons-User` is
+//! believed.
+//!
+//! `schemas/openapi.json` describes the routes and is held against them by a test; `docs/api.md` is for people.
+
+mod actors;
+mod answer;
+mod audit;
+mod commands;
+mod dead_letters;
+mod document;
+mod error;
+mod gate;
+mod health;
+mod jobs;
+mod metrics;
+mod parked;
+mod records;
+mod request;
+mod route;
+mod server;
+
+use std::sync::Arc;
+
+use horizons_actors::clock::{Clock, Randomness};
+use horizons_actors::ids::LogId;
+use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::metrics::LaneMetrics;
+use horizons_actors::ports::query::QueryStore;
+use prometheus::Registry;
+
+pub use commands::{Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict};
+pub use server::{HttpLimits, ServeError, Served, serve};
+
+use crate::metrics::ProcessMetrics;
+use health::OpeningWatch;
+use route::Route;
+
+/// What the handlers are given.
+#[derive(Clone)]
+pub struct AppState {
+    /// Reads.
+    pub queries: Arc<dyn QueryStore>,
+    /// Carries commands out.
+    pub commands: Arc<dyn Commands>,
+    /// How lanes and groups are.
+    pub board: Arc<StatusBoard>,
+    /// The event log that the audit logs are about.
+    pub log_id: LogId,
+    /// Where every metric is declared.
+    pub registry: Registry,
+    /// The lanes' metrics, whose gauges are set when metrics are read.
+    pub lane_metrics: LaneMetrics,
+    /// The program's own metrics.
+    pub process_metrics: ProcessMetrics,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where new ids come from.
+    pub randomness: Arc<dyn Randomness>,
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppState").field("log_id", &self.log_id).finish_non_exhaustive()
+    }
+}
+
+/// What every request shares.
+struct Shared {
+    state: AppState,
+    limits: HttpLimits,
+    opening: OpeningWatch,
+}
+
+impl Shared {
+    fn new(state: AppState, limits: HttpLimits) -> Self {
+        Self { state, limits, opening: OpeningWatch::default() }
+    }
+}
+
+/// Lists every route; those of one template stand together.
+fn routes() -> Vec<Route> {
+    let resources: [&[Route]; 8] = [
+        jobs::ROUTES,
+        records::ROUTES,
+        audit::ROUTES,
+        dead_letters::ROUTES,
+        parked::ROUTES,
+        actors::ROUTES,
+        metrics::ROUTES,
+        health::ROUTES,
+    ];
+    resources.concat()
+}

@@ -1,0 +1,90 @@
+//! Parked keys: list, release and discard.
+//!
+//! Promises that an answered wish is stored. The lane carries it out later and in order; it is told at once,
+//! and reads its orders again anyway.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::command::{CommandKind, ParkedKeyId};
+use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::StoredParkedKey;
+use serde_json::{Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::{base64_text, cut_page, json_answer, with_lane};
+use super::document::invalid;
+use super::error::ApiError;
+use super::request::ApiRequest;
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route { method: RouteMethod::Get, template: "/parked", handler: |s, r| list(s, r).boxed() },
+    Route {
+        method: RouteMethod::Post,
+        template: "/parked/release",
+        handler: |s, r| wish(s, r, CommandKind::ReleaseKey).boxed(),
+    },
+    Route {
+        method: RouteMethod::Post,
+        template: "/parked/discard",
+        handler: |s, r| wish(s, r, CommandKind::DiscardHead).boxed(),
+    },
+];
+
+async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let limit = request.query(&["limit"])?.limit()?;
+    let (keys, has_more) = cut_page(shared.state.queries.parked_keys(limit + 1).await?, limit);
+    let parked: Vec<Value> = keys.iter().map(key_json).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "parked": parked, "has_more": has_more })))
+}
+
+fn key_json(key: &StoredParkedKey) -> Value {
+    let row = json!({
+        "key_base64": base64_text(&key.key),
+        "head": key.head,
+        "reason": key.reason,
+        "detail": key.detail,
+        "records": key.records,
+        "wish": key.wish.name(),
+        "parked_at": key.parked_at,
+    });
+    with_lane(&key.lane, row)
+}
+
+async fn wish(
+    shared: Arc<Shared>,
+    request: ApiRequest,
+    kind: fn(ParkedKeyId) -> CommandKind,
+) -> Result<Response, ApiError> {
+    let (key, reason) = read_key(&request)?;
+    let lane = key.lane.clone();
+    let state = &shared.state;
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind(key));
+    let command_id = command.command_id;
+
+    state.commands.set_parked_wish(command).await?;
+    if let Some(status) = state.board.find_lane(&lane) {
+        status.nudge();
+    }
+    Ok(json_answer(StatusCode::ACCEPTED, &json!({ "command_id": command_id })))
+}
+
+fn read_key(request: &ApiRequest) -> Result<(ParkedKeyId, String), ApiError> {
+    let mut fields = request.document()?;
+    let group = fields.parsed("group", Group::parse)?;
+    let topic = fields.parsed("topic", Topic::parse)?;
+    let partition = fields.partition("partition")?;
+    let key = fields.optional_base64("key_base64")?;
+    let key = key.ok_or_else(|| invalid("key_base64", "wanted the key in base64, got nothing"))?;
+    let reason = fields.text("reason")?;
+    fields.finish("`group`, `topic`, `partition`, `key_base64`, `reason`")?;
+    if partition >= topic.partitions() {
+        let last = topic.partitions() - 1;
+        return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
+    }
+    let topic_partition = TopicPartition { topic, partition: Partition(partition) };
+    Ok((ParkedKeyId { lane: LaneKey { group, topic_partition }, key }, reason))
+}

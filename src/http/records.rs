@@ -1,0 +1,76 @@
+//! Records that other producers made, appended to a topic as they are.
+//!
+//! Promises that key, value and header values reach the log byte for byte, null apart from empty. Headers are
+//! written in the order of their names, because a JSON object has no other. Nothing is decoded here: a record
+//! that is no event is appended all the same, and becomes a dead letter.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::command::CommandKind;
+use horizons_actors::ids::{EventId, Topic};
+use horizons_actors::record::Headers;
+use serde_json::{Map, Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::json_answer;
+use super::commands::ExternalRecord;
+use super::document::{Fields, invalid, shortened};
+use super::error::ApiError;
+use super::request::ApiRequest;
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] = &[Route {
+    method: RouteMethod::Post,
+    template: "/topics/{topic}/records",
+    handler: |s, r| append(s, r).boxed(),
+}];
+
+async fn append(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let name = request.path_parameter(0);
+    let topic = Topic::parse(name)
+        .map_err(|_| ApiError::NotFound { what: format!("topic `{}`", shortened(name)) })?;
+    let records = read_records(request.document()?)?;
+    let state = &shared.state;
+    let kind = CommandKind::AppendRecord { topic, record_id: EventId(state.randomness.next_uuid()) };
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), None, kind);
+
+    let appended = state.commands.append_records(command, records).await?;
+    let appended: Vec<Value> =
+        appended.iter().map(|at| json!({ "partition": at.partition, "offset": at.offset })).collect();
+    Ok(json_answer(StatusCode::CREATED, &json!({ "appended": appended })))
+}
+
+fn read_records(mut fields: Fields) -> Result<Vec<ExternalRecord>, ApiError> {
+    let items = fields.list("records")?;
+    fields.finish("`records`")?;
+    let read = |(index, item)| read_record(Fields::of_item("records", index, item)?);
+    items.into_iter().enumerate().map(read).collect()
+}
+
+fn read_record(mut fields: Fields) -> Result<ExternalRecord, ApiError> {
+    let key = fields.optional_base64("key_base64")?;
+    let payload = fields.optional_base64("value_base64")?;
+    let given = fields.object("headers")?;
+    let headers = headers_of(&given, &fields)?;
+    fields.finish("`key_base64`, `value_base64`, `headers`")?;
+    Ok(ExternalRecord { key, headers, payload })
+}
+
+fn headers_of(given: &Map<String, Value>, fields: &Fields) -> Result<Headers, ApiError> {
+    let mut headers = Vec::with_capacity(given.len());
+    for (name, value) in given {
+        let value = match value {
+            Value::Null => None,
+            Value::String(text) => Some(text.as_bytes()),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                let field = fields.path(&format!("headers.{name}"));
+                return Err(invalid(field, "wanted a text or null"));
+            }
+        };
+        headers.push((name.as_bytes(), value));
+    }
+    Ok(Headers::new(headers))
+}

@@ -1,0 +1,137 @@
+//! What the program counts about itself and its HTTP interface, declared once, on a registry that is passed in.
+//!
+//! Promises bounded labels: routes are templates, methods and statuses closed sets; never a path, a user or
+//! an id. What lanes count is in [`horizons_actors::metrics`].
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use warp::http::Method;
+
+/// Bounds of the answer times, in seconds: from a read of one row to a submit that waits for its verdict.
+const ANSWER_BUCKETS_SECONDS: [f64; 13] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0];
+
+/// The metrics of the program itself and of HTTP.
+#[derive(Debug, Clone)]
+pub struct ProcessMetrics {
+    requests: IntCounterVec,
+    answer_seconds: HistogramVec,
+    connections: IntGauge,
+    resident_memory_bytes: IntGauge,
+}
+
+impl ProcessMetrics {
+    /// Declares the metrics on a registry.
+    ///
+    /// *Errors*: when a name is declared twice.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let requests = IntCounterVec::new(
+            Opts::new("horizons_http_requests_total", "Requests answered, by route template and status"),
+            &["route", "method", "status"],
+        )?;
+        let answer_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "horizons_http_request_seconds",
+                "Time from a request's headers until its answer is made",
+            )
+            .buckets(ANSWER_BUCKETS_SECONDS.to_vec()),
+            &["route"],
+        )?;
+        let connections = IntGauge::new("horizons_http_connections", "Connections that are served now")?;
+        let resident_memory_bytes = IntGauge::new(
+            "process_resident_memory_bytes",
+            "Resident memory in bytes; 0 where the operating system does not tell",
+        )?;
+        let build = IntGaugeVec::new(Opts::new("horizons_build_info", "Always 1"), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(answer_seconds.clone()))?;
+        registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(resident_memory_bytes.clone()))?;
+        registry.register(Box::new(build))?;
+        Ok(Self { requests, answer_seconds, connections, resident_memory_bytes })
+    }
+
+    /// Counts a request: `route` is a path template, or one fixed name for all that match none.
+    pub fn count_request(&self, route: &'static str, method: &Method, status: u16, took: Duration) {
+        let status = status.to_string();
+        self.requests.with_label_values(&[route, method_label(method), status.as_str()]).inc();
+        self.answer_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a connection until the mark is dropped.
+    pub fn count_connection(&self) -> CountedConnection {
+        self.connections.inc();
+        CountedConnection(self.connections.clone())
+    }
+
+    /// Reads what the operating system says about the process; called when metrics are read.
+    pub fn observe_process(&self) {
+        self.resident_memory_bytes.set(resident_memory_bytes().unwrap_or(0));
+    }
+}
+
+/// Marks a connection that is served.
+#[derive(Debug)]
+pub struct CountedConnection(IntGauge);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Gives a method's label: any text may stand in a request.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        _ => "other",
+    }
+}
+
+/// Reads the resident memory.
+///
+/// *Source*: `proc_pid_status(5)`: `VmRSS` in KiB. The file is made by the kernel; reading it waits for no disk.
+fn resident_memory_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn register_twice_is_refused() {
+        let registry = Registry::new();
+
+        let first = ProcessMetrics::register(&registry);
+        let second = ProcessMetrics::register(&registry);
+
+        assert!(first.is_ok() && second.is_err());
+    }
+
+    #[test]
+    fn connection_gauge_follows_its_marks() {
+        let metrics = ProcessMetrics::register(&Registry::new()).unwrap();
+
+        let mark = metrics.count_connection();
+        let during = metrics.connections.get();
+        drop(mark);
+
+        assert_eq!((during, metrics.connections.get()), (1, 0));
+    }
+
+    #[test]
+    fn method_label_unknown_methods_share_one() {
+        let odd = Method::from_bytes(b"BREW").unwrap();
+
+        assert_eq!((method_label(&odd), method_label(&Method::POST)), ("other", "POST"));
+    }
+}
