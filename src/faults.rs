@@ -53,7 +53,7 @@ mod armed {
     use std::io::Write;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::{BAD_TEXT_EXIT_CODE, VARIABLE};
 
@@ -115,7 +115,14 @@ mod armed {
             Action::Panic => panic!("fail point `{}`", fault.point),
             Action::Hang => hang(),
             Action::Exit(code) => std::process::exit(code),
-            Action::Delay(delay) => std::thread::sleep(delay),
+            Action::Delay(delay) => rest(delay),
+        }
+    }
+
+    fn rest(delay: Duration) {
+        let until = Instant::now() + delay;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
         }
     }
 
