@@ -1,5 +1,6 @@
 //! From the configuration to the local scheduler, and the shim's entry.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,17 +27,11 @@ pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<LocalS
         kill_grace: config.scheduler.kill_grace,
         poll_interval: config.scheduler.poll_interval,
         shim_program,
-        shim_environment: shim_environment(),
+        shim_environment: BTreeMap::new(),
         agents: agents.collect(),
     };
     let scheduler = LocalScheduler::start(local, clock).map_err(|error| Failure::new(Exit::Store, &error))?;
     Ok(Arc::new(scheduler))
-}
-
-/// Gives what the shim sees besides `PATH`, `HOME` and `LANG`: in a test build, where it is to fail.
-fn shim_environment() -> std::collections::BTreeMap<String, String> {
-    let fault = crate::faults::VARIABLE;
-    std::env::var(fault).ok().map(|value| (fault.to_owned(), value)).into_iter().collect()
 }
 
 fn agent_config(agent: &Agent) -> AgentConfig {

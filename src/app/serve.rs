@@ -45,7 +45,11 @@ pub fn serve(config: Config) -> Result<Exit, Failure> {
 }
 
 /// Starts HTTP on a bound listener.
-pub(super) fn start_http(running: &Running, config: &Config, listener: TcpListener) -> Result<Server, Failure> {
+pub(super) fn start_http(
+    running: &Running,
+    config: &Config,
+    listener: TcpListener,
+) -> Result<Server, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, error);
     let address = listener.local_addr().map_err(|error| failed(&error))?;
     let process_metrics = ProcessMetrics::register(&running.registry).map_err(|error| failed(&error))?;

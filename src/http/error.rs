@@ -17,7 +17,7 @@ use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reject::{MethodNotAllowed, Rejection};
 use warp::reply::{Reply as _, Response};
 
-use super::commands::CommandError;
+use horizons_actors::ports::commands::CommandError;
 
 /// The content type of every refusal and failure.
 pub(super) const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";

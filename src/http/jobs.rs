@@ -23,12 +23,12 @@ use warp::reply::Response;
 
 use super::Shared;
 use super::answer::{cut_page, json_answer};
-use super::commands::{Cancelling, Submitted, Verdict};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;
 use super::request::{ApiRequest, PAGE_MAX, cursor_text};
 use super::route::{Route, RouteMethod};
+use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 
 pub(super) const ROUTES: &[Route] = &[
     Route { method: RouteMethod::Post, template: "/jobs", handler: |s, r| submit(s, r).boxed() },

@@ -11,7 +11,6 @@
 mod actors;
 mod answer;
 mod audit;
-mod commands;
 mod dead_letters;
 mod document;
 mod error;
@@ -31,10 +30,10 @@ use horizons_actors::clock::{Clock, Randomness};
 use horizons_actors::ids::LogId;
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
+use horizons_actors::ports::commands::Commands;
 use horizons_actors::ports::query::QueryStore;
 use prometheus::Registry;
 
-pub use commands::{Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict};
 pub use server::{HttpLimits, ServeError, Served, serve};
 
 use crate::metrics::ProcessMetrics;

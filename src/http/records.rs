@@ -16,11 +16,11 @@ use warp::reply::Response;
 
 use super::Shared;
 use super::answer::json_answer;
-use super::commands::ExternalRecord;
 use super::document::{Fields, invalid, shortened};
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
+use horizons_actors::ports::commands::ExternalRecord;
 
 pub(super) const ROUTES: &[Route] = &[Route {
     method: RouteMethod::Post,

@@ -125,7 +125,8 @@ impl Facts {
         let metrics = self.events.get(&Topic::JobMetrics).copied().unwrap_or_default();
         let samples: u64 = self.jobs.values().map(|job| job.samples + u64::from(job.has_totals)).sum();
         let parked_groups = |key: &StoredParkedKey| {
-            poisoned.iter().any(|job_id| key.key == job_id.as_str().as_bytes()) && key.reason == "malformed_bytes"
+            poisoned.iter().any(|job_id| key.key == job_id.as_str().as_bytes())
+                && key.reason == "malformed_bytes"
         };
         vec![
             (
@@ -157,7 +158,9 @@ impl Facts {
             ("the poison event is in the audit trail, marked".to_owned(), malformed == 1),
             (
                 "the poison event is dead-lettered and parks its job alone".to_owned(),
-                self.dead_letters.len() == 2 && self.parked.len() == 2 && self.parked.iter().all(parked_groups),
+                self.dead_letters.len() == 2
+                    && self.parked.len() == 2
+                    && self.parked.iter().all(parked_groups),
             ),
         ]
     }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use horizons_actors::clock::Clock;
 use horizons_actors::command::{Command, CommandKind, JobRequest, Principal};
 use horizons_actors::event::{JobStatus, TaccSystem, new_correlation_id, new_event_id};
 use horizons_actors::ids::{AgentName, CommandId, DatasetId, JobId, Topic, UserId};
@@ -31,7 +30,6 @@ use super::{Extras, Running, bind, open_store};
 use crate::cli::{Afterwards, Colour, DemoOptions, Form, Output};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-
 
 /// How long the demonstration may take beside a second a job; past it something is wrong.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -73,7 +71,7 @@ impl Role {
         match self {
             Role::IsCancelled => "observe",
             Role::Fails => "fail",
-            Role::Succeeds | Role::IsPoisoned if number % 2 == 0 => "image",
+            Role::Succeeds | Role::IsPoisoned if number.is_multiple_of(2) => "image",
             Role::Succeeds | Role::IsPoisoned => "calibrate",
         }
     }
@@ -92,7 +90,10 @@ pub fn demo(mut config: Config, options: DemoOptions) -> Result<Exit, Failure> {
     for agent in AGENTS {
         let name = AgentName::parse(agent).map_err(|error| Failure::new(Exit::Failed, &error))?;
         if !config.agents.contains_key(&name) {
-            return Err(Failure::text(Exit::Config, format!("the demonstration needs agent `agents.{agent}`")));
+            return Err(Failure::text(
+                Exit::Config,
+                format!("the demonstration needs agent `agents.{agent}`"),
+            ));
         }
     }
     let folder = tempfile::Builder::new()
@@ -182,7 +183,8 @@ async fn submit_all(
         let role = Role::of(number);
         let request = JobRequest {
             agent: AgentName::parse(role.agent(number)).expect("the example agents have valid names"),
-            dataset_id: DatasetId::parse(&format!("field-{number:04}")).expect("the name is a valid data set id"),
+            dataset_id: DatasetId::parse(&format!("field-{number:04}"))
+                .expect("the name is a valid data set id"),
             parameters: Map::from_iter([("number".to_owned(), Value::from(number))]),
             tacc_system: TaccSystem::Local,
         };
@@ -251,11 +253,13 @@ async fn settle(
                 *by_status.entry(job.status).or_default() += 1;
             }
         }
-        let ended: usize = by_status.iter().filter(|(status, _)| status.is_attempt_end()).map(|(_, n)| n).sum();
+        let ended: usize =
+            by_status.iter().filter(|(status, _)| status.is_attempt_end()).map(|(_, n)| n).sum();
         let ends = queries.log_ends().await.map_err(away)?;
         let events: u64 = ends.iter().map(|(_, end)| end.0).sum();
         let behind = check::records_behind(running, &ends).await?;
-        let shown: Vec<String> = by_status.iter().map(|(status, count)| format!("{count} {status}")).collect();
+        let shown: Vec<String> =
+            by_status.iter().map(|(status, count)| format!("{count} {status}")).collect();
         progress.draw(&format!("{}; {events} events, {behind} still to apply", shown.join(", ")));
         if ended == jobs.len() && behind == 0 {
             return Ok(true);

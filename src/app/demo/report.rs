@@ -63,7 +63,8 @@ fn print_text(
     let intact = facts.audit.iter().filter(|log| log.is_intact).count();
     output.line("Audit trail")?;
     output.line(&format!("  {entries} entries, {intact} of {} logs verify", facts.audit.len()))?;
-    output.line("Throughput and latency (from the commit that publishes to the commit of the last effect)")?;
+    output
+        .line("Throughput and latency (from the commit that publishes to the commit of the last effect)")?;
     let events: u64 = facts.events.values().sum();
     output.line(&format!("  {events} events in {:.1} s", elapsed.as_secs_f64()))?;
     output.line(&format!("  all: p50 {:.2} ms, p99 {:.2} ms", latency.p50_ms, latency.p99_ms))?;
@@ -94,7 +95,8 @@ fn print_json(
         output.json(&json!({ "figure": "jobs", "status": status.name(), "value": count, "unit": "jobs" }))?;
     }
     for (topic, count) in &facts.events {
-        output.json(&json!({ "figure": "events", "topic": topic.name(), "value": count, "unit": "events" }))?;
+        output
+            .json(&json!({ "figure": "events", "topic": topic.name(), "value": count, "unit": "events" }))?;
     }
     for letter in &facts.dead_letters {
         output.json(&json!({
@@ -111,7 +113,9 @@ fn print_json(
     }
     let entries: u64 = facts.audit.iter().map(|log| log.entries_total).sum();
     let is_intact = facts.audit.iter().all(|log| log.is_intact);
-    output.json(&json!({ "figure": "audit_entries", "value": entries, "unit": "entries", "is_intact": is_intact }))?;
+    output.json(
+        &json!({ "figure": "audit_entries", "value": entries, "unit": "entries", "is_intact": is_intact }),
+    )?;
     let events: u64 = facts.events.values().sum();
     let seconds = elapsed.as_secs_f64();
     output.json(&json!({ "figure": "throughput", "value": events as f64 / seconds, "unit": "events/s" }))?;
