@@ -95,13 +95,17 @@ mod armed {
     }
 
     pub(super) fn hit(point: &str) {
-        for fault in faults().iter().filter(|fault| fault.point == point) {
-            let hits = fault.hits.fetch_add(1, Ordering::SeqCst) + 1;
-            let is_repeated = matches!(fault.action, Action::Delay(_));
-            if hits == fault.nth || (is_repeated && hits > fault.nth) {
-                carry_out(fault);
-            }
-        }
+        // All are counted before one is carried out: a panic must not hide a hit from the others.
+        let due: Vec<&Fault> =
+            faults().iter().filter(|fault| fault.point == point && is_due(fault)).collect();
+        due.into_iter().for_each(carry_out);
+    }
+
+    /// Counts a hit and tells whether it is the one.
+    fn is_due(fault: &Fault) -> bool {
+        let hits = fault.hits.fetch_add(1, Ordering::SeqCst) + 1;
+        let is_repeated = matches!(fault.action, Action::Delay(_));
+        hits == fault.nth || (is_repeated && hits > fault.nth)
     }
 
     fn carry_out(fault: &Fault) {

@@ -14,5 +14,7 @@ mod cli;
 mod config;
 /// The local scheduler with real child processes under their shim.
 mod local_scheduler;
+/// The program as a process under load, kills, damage and bad input.
+mod process;
 /// The SQLite store's file, folder, limits and triggers.
 mod store;
