@@ -3,9 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+
 use super::checker::{self, Seen};
 use super::client::Client;
-use super::load::Load;
+use super::load::{Load, Submit};
 use super::look::Look;
 use super::random::Random;
 use super::server::{Server, World, pass, wait_for};
@@ -32,15 +36,15 @@ pub(super) fn settle(world: &World) {
     }
 }
 
-/// Makes load until a moment has passed or the server is gone.
-pub(super) fn work_for(load: &Load, client: Client, random: &mut Random, moment: Duration) {
+/// Makes load while something else is done, or until the server is gone.
+pub(super) fn work_during(load: &Load, client: Client, random: &mut Random, act: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             let random = Random::of(random.next());
             scope.spawn(|| load.work(client, random, &is_over));
         }
-        pass(moment);
+        act();
         is_over.store(true, Ordering::Relaxed);
     });
 }
@@ -79,20 +83,71 @@ fn server_killed_at_random_moments_under_load_loses_and_doubles_nothing() {
         let client = server.client();
         load.repeat(client, &mut random);
         let life = Duration::from_millis(random.below(LIFE_MAX_MS));
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..WORKERS {
-                let random = Random::of(random.next());
-                scope.spawn(|| load.work(client, random, &is_over));
-            }
+        work_during(&load, client, &mut random, || {
             pass(life);
             server.kill();
-            is_over.store(true, Ordering::Relaxed);
         });
     }
     let seen = settle_and_check(&world, &load, world.serve(), &mut random);
 
     restarts.sort();
     println!("{rounds} kills: {seen:?}; start to ready, median: {:?}", restarts.get(restarts.len() / 2));
-    assert!(seen.jobs > 0 && seen.starts > 0, "{seen:?}");
+    assert!(seen.starts > 0 && seen.records > seen.jobs, "{seen:?}");
+    assert!(seen.by_status.contains_key("COMPLETED"), "{seen:?}");
+}
+
+/// Breaks a folder that is in order, and gives what the checker says.
+fn judged_after(damage: impl FnOnce(&World, &Load)) -> String {
+    let world = World::new();
+    let load = Load::default();
+    let server = world.serve();
+    for agent in ["quick", "slow"] {
+        assert!(load.submit_new(server.client(), agent));
+    }
+    settle_and_check(&world, &load, server, &mut Random::of(1));
+    damage(&world, &load);
+    checker::judge(&world, &load.ledger.lock().unwrap()).unwrap_err()
+}
+
+fn execute(world: &World, statement: &str) {
+    let file = world.data().join("horizons.db").display().to_string();
+    let mut connection = SqliteConnection::establish(&file).unwrap();
+    connection.batch_execute(statement).unwrap();
+}
+
+#[test]
+fn checker_of_crashes_finds_what_is_lost_or_doubled() {
+    let statements = [
+        ("DELETE FROM job_timeline WHERE sequence = 3", "timeline of"),
+        ("UPDATE jobs SET is_live = 1", "not over"),
+        ("UPDATE job_views SET is_confirmed = 0", "view of"),
+        ("UPDATE job_aggregates SET cpu_count = cpu_count + 1", "aggregates"),
+        ("UPDATE status_counts SET entered = entered + 1", "status counts"),
+        ("UPDATE progress SET next_offset = 0", "progress"),
+        (
+            "DELETE FROM log WHERE position = (SELECT max(position) FROM log WHERE position < 1 << 56)",
+            "heads of",
+        ),
+        ("DROP TRIGGER audit_entries_refuse_delete; DELETE FROM audit_entries WHERE entry & 1", "audit"),
+        (
+            "DROP TRIGGER audit_bodies_refuse_update; UPDATE audit_bodies SET payload = x'00'",
+            "bytes of entry",
+        ),
+        ("DELETE FROM jobs", "jobs: wanted"),
+    ];
+    for (statement, named) in statements {
+        let found = judged_after(|world, _| execute(world, statement));
+
+        assert!(found.contains(named), "{statement}: {found}");
+    }
+    let found = judged_after(|world, _| {
+        let notes = std::fs::read_to_string(world.notes()).unwrap();
+        std::fs::write(world.notes(), format!("{notes}{notes}")).unwrap();
+    });
+    assert!(found.contains("2 starts"), "{found}");
+    let found = judged_after(|_, load| {
+        let submit = Submit { agent: "quick", job_id: Some("forgotten".to_owned()) };
+        load.ledger.lock().unwrap().submits.insert("promised".to_owned(), submit);
+    });
+    assert!(found.contains("forgotten"), "{found}");
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::checker::Seen;
-use super::crash::{settle_and_check, work_for};
+use super::crash::{settle_and_check, work_during};
 use super::load::Load;
 use super::random::Random;
-use super::server::World;
+use super::server::{World, pass};
 
 /// How long a server that does not come by its point is given.
 const LIFE: Duration = Duration::from_millis(700);
@@ -36,7 +36,7 @@ fn kill_at(point: &str, hits_max: u64) -> Seen {
         let mut server = world.spawn(Some(&format!("{point}:{}=kill", 1 + random.below(hits))));
         if server.wait_until_ready_or_gone() {
             load.repeat(server.client(), &mut random);
-            work_for(&load, server.client(), &mut random, LIFE);
+            work_during(&load, server.client(), &mut random, || pass(LIFE));
         }
         deaths += u64::from(!server.is_running());
         server.kill();
@@ -55,7 +55,7 @@ fn kill_shims_at(point: &str) -> Seen {
     let load = Load::default();
     let mut server = world.spawn(Some(&format!("{point}=kill")));
     server.wait_until_ready();
-    work_for(&load, server.client(), &mut random, LIFE);
+    work_during(&load, server.client(), &mut random, || pass(LIFE));
     server.kill();
 
     let seen = settle_and_check(&world, &load, world.serve(), &mut random);

@@ -52,6 +52,9 @@ pub(super) struct World {
     servers: AtomicU32,
 }
 
+/// How a server is started.
+const SERVE: [&str; 3] = ["serve", "--config", "config.toml"];
+
 /// What every test's configuration begins with; its own settings come last in their sections.
 const CONFIG: &str = r#"
 [events]
@@ -147,12 +150,31 @@ impl World {
 
     /// Starts a server; `fault` says where it is to fail.
     pub(super) fn spawn(&self, fault: Option<&str>) -> Server {
-        let number = self.servers.fetch_add(1, Ordering::Relaxed);
-        let stderr = self.folder().join(format!("stderr-{number}"));
-        let mut command = self.command(&["serve", "--config", "config.toml"]);
+        let mut command = self.command(&SERVE);
         if let Some(fault) = fault {
             command.env("HORIZONS_FAIL_AT", fault);
         }
+        self.start(command)
+    }
+
+    /// Starts a server that may not write files beyond a size; a write beyond it fails and kills nobody.
+    pub(super) fn spawn_limited(&self, bytes: u64) -> Server {
+        // POSIX: `ulimit -f` counts blocks of 512 bytes. An ignored signal stays ignored in the program.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        let program = self.command(&SERVE);
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).arg(program.get_program()).args(program.get_args());
+        command.current_dir(self.folder()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            assert!(value.is_none());
+            command.env_remove(name);
+        }
+        self.start(command)
+    }
+
+    fn start(&self, mut command: Command) -> Server {
+        let number = self.servers.fetch_add(1, Ordering::Relaxed);
+        let stderr = self.folder().join(format!("stderr-{number}"));
         let child = command.stderr(fs::File::create(&stderr).unwrap()).stdout(Stdio::null()).spawn().unwrap();
         Server { child, stderr, address: None }
     }
