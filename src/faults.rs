@@ -5,16 +5,25 @@
 //!
 //! *Shape*: `name[:nth]=action`, several separated by `;`; `nth` counts from 1 (the default) inside one
 //! process. Actions: `kill` (SIGKILL to this process), `panic`, `hang` (this thread waits for ever),
-//! `exit:CODE`. A text that cannot be read ends the process with [`BAD_TEXT_EXIT_CODE`]: a test that names a
-//! point wrongly must not pass.
+//! `exit:CODE`, and `delay:MS`, which waits at the `nth` hit and at every one after it. A text that cannot be
+//! read ends the process with [`BAD_TEXT_EXIT_CODE`]: a test that names a point wrongly must not pass.
 //!
-//! Points: `shim-before-claim` (the shim holds the attempt's lock, nothing is claimed), `shim-after-claim` (the
-//! folder is claimed, the agent is not started), `shim-after-agent-exit` (the agent has ended, its result is
-//! not written), `scheduler-after-accept` (the attempt is durable, the caller has no answer),
-//! `orchestrator-after-accept` (the scheduler has accepted the attempt, nothing of it is stored),
-//! `store-after-progress` (progress of all lanes of a commit is moved, their rows are not written),
-//! `store-before-commit` (everything is written, nothing is committed), `store-after-commit` (it is durable,
-//! nobody has an answer).
+//! | point | where it lies |
+//! |---|---|
+//! | `shim-before-claim` | the shim holds the attempt's lock, nothing is claimed |
+//! | `shim-after-claim` | the folder is claimed, the agent is not started |
+//! | `shim-after-agent-exit` | the agent has ended, its result is not written |
+//! | `scheduler-after-accept` | the attempt is durable, the caller has no answer |
+//! | `orchestrator-after-accept` | the scheduler has accepted, the order is not answered |
+//! | `store-after-progress` | progress of a round's lanes is moved, their rows are not written |
+//! | `store-before-commit` | a round is written, not committed |
+//! | `store-after-commit` | a round is committed, nobody has an answer |
+//! | `lane-started`, `lane-before-batch`, `lane-before-apply`, `lane-before-commit`, `lane-after-commit`, `lane-before-tick`, `lane-before-drain` | see [`FaultPoint`](horizons_actors::lane::fault::FaultPoint) |
+//! | `behaviour-apply`, `behaviour-tick` | inside a behaviour, before it looks at an event or a timer |
+//!
+//! The points of lanes and behaviours may be narrowed to a group, and further to a topic:
+//! `lane-before-apply/jobs`, `lane-before-apply/audit-trail/system-health`. Each of these names counts its
+//! own hits.
 
 /// The environment variable that says where to fail.
 pub const VARIABLE: &str = "HORIZONS_FAIL_AT";
@@ -33,11 +42,18 @@ pub fn hit(point: &str) {
     armed::hit(point);
 }
 
+/// Tells whether any point is to fail, so that whoever must build a name first can spare it.
+#[cfg(feature = "fail-points")]
+pub(crate) fn is_armed() -> bool {
+    armed::is_armed()
+}
+
 #[cfg(feature = "fail-points")]
 mod armed {
     use std::io::Write;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::{BAD_TEXT_EXIT_CODE, VARIABLE};
 
@@ -47,6 +63,7 @@ mod armed {
         Panic,
         Hang,
         Exit(i32),
+        Delay(Duration),
     }
 
     #[derive(Debug)]
@@ -59,23 +76,36 @@ mod armed {
 
     static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
 
-    pub(super) fn hit(point: &str) {
-        let faults = FAULTS.get_or_init(|| match std::env::var(VARIABLE) {
+    fn faults() -> &'static [Fault] {
+        FAULTS.get_or_init(|| match std::env::var(VARIABLE) {
             Ok(text) => parse(&text).unwrap_or_else(|part| {
                 // Nothing is left to do if standard error is closed: the exit code says it as well.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "failed to read `{VARIABLE}`: wanted `name[:nth]=kill|panic|hang|exit:CODE`, got `{part}`"
+                    "failed to read `{VARIABLE}`: wanted `name[:nth]=kill|panic|hang|exit:CODE|delay:MS`, got `{part}`"
                 );
                 std::process::exit(BAD_TEXT_EXIT_CODE)
             }),
             Err(_) => Vec::new(),
-        });
-        for fault in faults.iter().filter(|fault| fault.point == point) {
-            if fault.hits.fetch_add(1, Ordering::SeqCst) + 1 == fault.nth {
-                carry_out(fault);
-            }
-        }
+        })
+    }
+
+    pub(super) fn is_armed() -> bool {
+        !faults().is_empty()
+    }
+
+    pub(super) fn hit(point: &str) {
+        // All are counted before one is carried out: a panic must not hide a hit from the others.
+        let due: Vec<&Fault> =
+            faults().iter().filter(|fault| fault.point == point && is_due(fault)).collect();
+        due.into_iter().for_each(carry_out);
+    }
+
+    /// Counts a hit and tells whether it is the one.
+    fn is_due(fault: &Fault) -> bool {
+        let hits = fault.hits.fetch_add(1, Ordering::SeqCst) + 1;
+        let is_repeated = matches!(fault.action, Action::Delay(_));
+        hits == fault.nth || (is_repeated && hits > fault.nth)
     }
 
     fn carry_out(fault: &Fault) {
@@ -89,6 +119,14 @@ mod armed {
             Action::Panic => panic!("fail point `{}`", fault.point),
             Action::Hang => hang(),
             Action::Exit(code) => std::process::exit(code),
+            Action::Delay(delay) => rest(delay),
+        }
+    }
+
+    fn rest(delay: Duration) {
+        let until = Instant::now() + delay;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
         }
     }
 
@@ -116,7 +154,11 @@ mod armed {
             "kill" => Action::Kill,
             "panic" => Action::Panic,
             "hang" => Action::Hang,
-            other => Action::Exit(other.strip_prefix("exit:")?.parse().ok()?),
+            other => match other.split_once(':')? {
+                ("exit", code) => Action::Exit(code.parse().ok()?),
+                ("delay", millis) => Action::Delay(Duration::from_millis(millis.parse().ok()?)),
+                _ => return None,
+            },
         };
         (!point.is_empty()).then(|| Fault { point: point.to_owned(), nth, action, hits: AtomicU64::new(0) })
     }
@@ -127,15 +169,26 @@ mod armed {
 
         #[test]
         fn faults_text_with_several_points_reads_each() {
-            let faults = parse("a=kill; b:3=exit:7;c=hang;").unwrap();
+            let faults = parse("a=kill; b:3=exit:7;c=hang;d/e=delay:20").unwrap();
 
             let read: Vec<_> = faults.iter().map(|f| (f.point.as_str(), f.nth, f.action)).collect();
-            assert_eq!(read, [("a", 1, Action::Kill), ("b", 3, Action::Exit(7)), ("c", 1, Action::Hang)]);
+            let delay = Action::Delay(Duration::from_millis(20));
+            assert_eq!(
+                read,
+                [
+                    ("a", 1, Action::Kill),
+                    ("b", 3, Action::Exit(7)),
+                    ("c", 1, Action::Hang),
+                    ("d/e", 1, delay)
+                ]
+            );
         }
 
         #[test]
         fn faults_text_that_is_wrong_names_the_part() {
-            for wrong in ["a", "a=", "a:0=kill", "a:x=kill", "=kill", "a=exit:", "a=die"] {
+            for wrong in
+                ["a", "a=", "a:0=kill", "a:x=kill", "=kill", "a=exit:", "a=die", "a=delay", "a=delay:x"]
+            {
                 assert_eq!(parse(wrong).unwrap_err(), wrong);
             }
         }

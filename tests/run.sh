@@ -65,8 +65,15 @@ started=$SECONDS
 # One set of features for all of it, so that everything is built once. Fail-points do nothing until a test
 # names one.
 features=(--features fail-points)
+# The long tests of the one binary read their counts from the environment; without these they run their short
+# form. `HORIZONS_TEST_SEED` repeats a run that failed.
+from_outside=()
+if [ "$mode" = full ]; then
+    export HORIZONS_TEST_KILL_ROUNDS=200 HORIZONS_TEST_AIMED_ROUNDS=20 HORIZONS_TEST_PANICS=40
+    from_outside=(--show-output)
+fi
 run_tests "packages" cargo test --workspace --locked "${features[@]}" --lib --bins --no-fail-fast
-run_tests "from outside" cargo test --locked "${features[@]}" --test integration --no-fail-fast
+run_tests "from outside" cargo test --locked "${features[@]}" --test integration --no-fail-fast -- "${from_outside[@]}"
 run_tests "$documents" cargo test --workspace --locked "${features[@]}" --doc --no-fail-fast
 for suite in "${suites[@]}"; do
     run_suite "$suite"

@@ -9,6 +9,7 @@ mod audit;
 pub mod bench;
 mod commands;
 pub mod demo;
+mod faults;
 mod scheduler;
 pub mod serve;
 
@@ -31,7 +32,6 @@ use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
 use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
 use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
-use horizons_actors::lane::fault::NoFaults;
 use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
@@ -191,7 +191,7 @@ impl Running {
             randomness: Arc::clone(&randomness),
             decoder: Arc::new(decode),
             listener: Arc::new(Listeners(listeners)),
-            faults: Arc::new(NoFaults),
+            faults: faults::lane_faults(),
             metrics: lane_metrics.clone(),
             board: Arc::clone(&board),
             settings: lane_settings(config),
@@ -296,15 +296,15 @@ fn behaviours(config: &Config) -> Vec<BehaviourFactory> {
     let clean_after = config.jobs.clean_after;
     vec![
         auditor(config),
-        Arc::new(move || Box::new(Jobs::new(clean_after))),
-        Arc::new(|| Box::new(MetricsAggregator)),
+        Arc::new(move || faults::with_points(Box::new(Jobs::new(clean_after)))),
+        Arc::new(|| faults::with_points(Box::new(MetricsAggregator))),
     ]
 }
 
 /// Gives what the auditor does.
 fn auditor(config: &Config) -> BehaviourFactory {
     let audited = config.audit.topics.clone();
-    Arc::new(move || Box::new(Auditor::of(audited.clone())))
+    Arc::new(move || faults::with_points(Box::new(Auditor::of(audited.clone()))))
 }
 
 /// Makes a group of each behaviour, all on one log.

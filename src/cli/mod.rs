@@ -165,12 +165,12 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
     }
 }
 
-/// Starts a log of warnings only, so that it does not drown what the command prints; a level from the
-/// environment is obeyed.
+/// Starts a log of errors only, so that it does not drown what the command prints: the poison that the
+/// demonstration lets in is no news there. A level from the environment is obeyed.
 fn start_quiet_log(config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     let mut log = config.log;
     if !context.environment.contains_key("HORIZONS_LOG_LEVEL") {
-        log.level = LogLevel::Warn;
+        log.level = LogLevel::Error;
     }
     telemetry::start(log, context.environment).map_err(|error| Failure::new(Exit::Failed, &error))
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
-use horizons_actors::orchestrator::{Decision, Input, audit_event};
+use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{AppendedAt, JobRow, JobWrite, JobWritten, ParkedWish, StoreError};
 use horizons_actors::record::OutgoingRecord;
@@ -97,6 +97,7 @@ impl Orchestrator {
             return Err(wrong_kind(&command));
         };
         let (job_id, input) = (job_id.clone(), Input::CancelRequested(command));
+        let what = format!("job `{job_id}`");
         // In a task of its own, because a caller who goes away must not cut a turn short between read and write.
         let applied = self.detached(|shared| async move { shared.apply(&job_id, &input).await }).await?;
         match applied.map_err(|error| self.shared.store_error(error))? {
@@ -105,6 +106,7 @@ impl Orchestrator {
                 Ok(Cancelling { job: *job, is_repeat: false })
             }
             Applied::Unchanged(job) => Ok(Cancelling { job: *job, is_repeat: true }),
+            Applied::Refused(Refusal::UnknownJob) => Err(OrchestratorError::NotFound { what }),
             Applied::Refused(refusal) => Err(refusal.into()),
         }
     }

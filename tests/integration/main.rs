@@ -17,5 +17,7 @@ mod http;
 /// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
 /// The local scheduler with real child processes under their shim.
 mod local_scheduler;
+/// The program as a process under load, kills, damage and bad input.
+mod process;
 /// The SQLite store's file, folder, limits and triggers.
 mod store;

@@ -1,0 +1,218 @@
+//! Load on a server that may die at any moment, and a ledger of what it has promised.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use horizons_actors::clock::{Clock, SystemClock};
+use horizons_actors::testkit::EventBuilder;
+use serde_json::{Map, Value, json};
+
+use super::client::Client;
+use super::random::Random;
+
+/// A submit, repeated under its key until it is answered.
+#[derive(Debug, Clone)]
+pub(super) struct Submit {
+    pub(super) agent: &'static str,
+    /// The job that the key stands for, once an answer has said so.
+    pub(super) job_id: Option<String>,
+}
+
+/// A record that was appended.
+#[derive(Debug, Clone)]
+pub(super) struct Appended {
+    pub(super) topic: &'static str,
+    pub(super) partition: u64,
+    pub(super) offset: u64,
+    pub(super) key: String,
+    pub(super) payload: Vec<u8>,
+    pub(super) is_poison: bool,
+}
+
+/// What was promised so far.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// By idempotency key.
+    pub(super) submits: BTreeMap<String, Submit>,
+    pub(super) appended: Vec<Appended>,
+    /// Jobs whose cancel was accepted.
+    pub(super) cancelled: Vec<String>,
+    /// Answers that are neither success nor a refusal that this load can meet.
+    pub(super) surprises: Vec<String>,
+    /// Requests that were sent away with 503.
+    pub(super) sent_away: u64,
+}
+
+/// Makes load and remembers.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub(super) ledger: Mutex<Ledger>,
+    next: AtomicU64,
+}
+
+/// What a submit asks for, by weight.
+const AGENTS: [&str; 10] =
+    ["quick", "quick", "quick", "quick", "slow", "slow", "slow", "fail", "long", "stubborn"];
+
+/// One submit in so many is repeated though it was answered.
+const REPEAT_ONE_IN: u64 = 8;
+
+impl Load {
+    /// Submits under a key and notes the answer. False when the server is gone.
+    pub(super) fn submit(&self, client: Client, key: &str, agent: &'static str) -> bool {
+        let first = self.ledger.lock().unwrap().submits.get(key).cloned();
+        let agent = first.as_ref().map_or(agent, |submit| submit.agent);
+        if first.is_none() {
+            let submit = Submit { agent, job_id: None };
+            self.ledger.lock().unwrap().submits.insert(key.to_owned(), submit);
+        }
+        let Ok(answer) = client.submit(key, agent, "data-1") else { return false };
+        let mut ledger = self.ledger.lock().unwrap();
+        match answer.status {
+            200..=202 => {
+                let job_id = answer.job_id();
+                let before = ledger.submits.get_mut(key).unwrap().job_id.replace(job_id.clone());
+                if before.as_ref().is_some_and(|before| *before != job_id) {
+                    ledger.surprises.push(format!("`{key}` was `{before:?}` and is now `{job_id}`"));
+                }
+            }
+            503 => ledger.sent_away += 1,
+            _ => ledger.surprises.push(format!("submit: {answer:?}")),
+        }
+        true
+    }
+
+    /// Submits something new.
+    pub(super) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.submit(client, &format!("key-{number}"), agent)
+    }
+
+    fn cancel(&self, client: Client, job_id: &str) -> bool {
+        let Ok(answer) = client.cancel(job_id) else { return false };
+        let mut ledger = self.ledger.lock().unwrap();
+        match answer.status {
+            200 | 202 => ledger.cancelled.push(job_id.to_owned()),
+            409 => {}
+            503 => ledger.sent_away += 1,
+            _ => ledger.surprises.push(format!("cancel: {answer:?}")),
+        }
+        true
+    }
+
+    /// Appends another producer's event, or something that is none.
+    fn append(&self, client: Client, is_poison: bool) -> bool {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (key, payload, headers) = if is_poison {
+            (format!("poison-{number}"), b"not an event".to_vec(), json!({}))
+        } else {
+            external_event(&format!("external-{number}"))
+        };
+        let Ok(answer) = client.append("job-lifecycle", Some(key.as_bytes()), &payload, headers) else {
+            return false;
+        };
+        let mut ledger = self.ledger.lock().unwrap();
+        match answer.status {
+            201 => {
+                let at = &answer.json()["appended"][0];
+                let (partition, offset) = (at["partition"].as_u64().unwrap(), at["offset"].as_u64().unwrap());
+                let topic = "job-lifecycle";
+                ledger.appended.push(Appended { topic, partition, offset, key, payload, is_poison });
+            }
+            503 => ledger.sent_away += 1,
+            _ => ledger.surprises.push(format!("append: {answer:?}")),
+        }
+        true
+    }
+
+    fn wish(&self, client: Client, random: &mut Random) -> bool {
+        let poison: Vec<Appended> = {
+            let ledger = self.ledger.lock().unwrap();
+            ledger.appended.iter().filter(|record| record.is_poison).cloned().collect()
+        };
+        let Some(record) = random.pick(&poison) else { return true };
+        let wish = if random.below(2) == 0 { "release" } else { "discard" };
+        let group = if random.below(2) == 0 { "jobs" } else { "job-metrics" };
+        let Ok(answer) = client.wish(wish, group, record.partition, &record.key) else { return false };
+        // 404: it is not parked yet, or not any more.
+        if !matches!(answer.status, 202 | 404 | 503) {
+            self.ledger.lock().unwrap().surprises.push(format!("{wish}: {answer:?}"));
+        }
+        true
+    }
+
+    /// Works until told to stop or the server is gone.
+    pub(super) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
+        while !is_over.load(Ordering::Relaxed) {
+            let goes_on = match random.below(20) {
+                0..=8 => {
+                    let agent = random.pick(&AGENTS).copied().unwrap_or("quick");
+                    self.submit_new(client, agent)
+                }
+                9..=10 if random.below(REPEAT_ONE_IN) == 0 => {
+                    let keys: Vec<String> = self.ledger.lock().unwrap().submits.keys().cloned().collect();
+                    random.pick(&keys).is_none_or(|key| self.submit(client, key, "quick"))
+                }
+                9..=13 => {
+                    let jobs = self.jobs();
+                    random.pick(&jobs).is_none_or(|job_id| self.cancel(client, job_id))
+                }
+                14..=17 => self.append(client, false),
+                18 => self.append(client, true),
+                _ => self.wish(client, &mut random),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    fn jobs(&self) -> Vec<String> {
+        self.ledger.lock().unwrap().submits.values().filter_map(|submit| submit.job_id.clone()).collect()
+    }
+
+    /// Repeats every submit that has no answer, and every so often one that has.
+    pub(super) fn repeat(&self, client: Client, random: &mut Random) {
+        let keys: Vec<String> = {
+            let ledger = self.ledger.lock().unwrap();
+            let wanted = ledger
+                .submits
+                .iter()
+                .filter(|(_, submit)| submit.job_id.is_none() || random.below(REPEAT_ONE_IN) == 0);
+            wanted.map(|(key, _)| key.clone()).collect()
+        };
+        for key in keys {
+            if !self.submit(client, &key, "quick") {
+                return;
+            }
+        }
+    }
+
+    /// Asks for the end of every job that would not end by itself.
+    pub(super) fn cancel_endless(&self, client: Client) {
+        let endless: Vec<String> = {
+            let ledger = self.ledger.lock().unwrap();
+            let submits = ledger.submits.values();
+            let endless = submits.filter(|submit| matches!(submit.agent, "long" | "stubborn"));
+            endless.filter_map(|submit| submit.job_id.clone()).collect()
+        };
+        for job_id in endless {
+            assert!(self.cancel(client, &job_id), "the server is gone");
+        }
+    }
+}
+
+/// Makes the first event of another producer's job: key, payload, headers.
+pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
+    let record = EventBuilder::job_submitted().job(job).at(SystemClock.now()).record();
+    let headers: Map<String, Value> = record
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            let value = value.map_or(Value::Null, |value| String::from_utf8(value.to_vec()).unwrap().into());
+            (String::from_utf8(name.to_vec()).unwrap(), value)
+        })
+        .collect();
+    (job.to_owned(), record.payload.unwrap().to_vec(), Value::Object(headers))
+}

@@ -1,0 +1,37 @@
+//! The program as a process: started, spoken to over HTTP, killed, stopped and examined from outside.
+//!
+//! Counts of the long tests come from the environment: `tests/run.sh` sets the short form unless told
+//! `--full`. Every test that draws numbers prints its seed; `HORIZONS_TEST_SEED` sets it.
+
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what tests share fails them, and prints seeds and figures"
+)]
+
+mod bad_input;
+mod checker;
+mod client;
+mod crash;
+mod damage;
+#[cfg(feature = "fail-points")]
+mod fail_points;
+#[cfg(feature = "fail-points")]
+mod lanes;
+mod lifecycle;
+mod load;
+mod look;
+#[cfg(feature = "fail-points")]
+mod overload;
+mod random;
+mod server;
+mod shutdown;
+
+/// Reads a count from the environment.
+fn count(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("`{variable}`: wanted a number, got `{text}`")),
+        Err(_) => default,
+    }
+}
