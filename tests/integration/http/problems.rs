@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use horizons::http::{CommandError, HttpLimits};
+use horizons::http::HttpLimits;
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
+use horizons_actors::ports::commands::CommandError;
 use horizons_actors::testkit::{Fault, StoreCall};
 use serde_json::{Value, json};
 

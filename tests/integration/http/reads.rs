@@ -399,7 +399,7 @@ async fn actors_tree_is_the_boards() {
     let world = World::start().await;
     world.board.set_group(&Group::jobs(), ActorState::Running, None);
     world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle)).progressed(Offset(3), Offset(9), 1);
-    world.board.set_job_supervisors(2);
+    world.board.count_job_supervisors_with(|| 2);
 
     let tree = world.get("/actors").await.json();
 

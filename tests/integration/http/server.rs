@@ -50,7 +50,7 @@ async fn headers_that_are_too_large_are_refused() {
     let world = World::start().await;
     let mut connection = world.connect().await;
 
-    let header = format!("GET /live HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100 << 10));
+    let header = format!("GET /live HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(200 << 10));
     connection.write(header.as_bytes()).await;
     let answer = String::from_utf8(connection.read_to_end().await).unwrap();
 

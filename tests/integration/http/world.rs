@@ -5,10 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use horizons::http::{
-    AppState, Cancelling, CommandError, Commands, ExternalRecord, HttpLimits, ServeError, Served, Submitted,
-    Verdict, serve,
-};
+use horizons::http::{AppState, HttpLimits, ServeError, Served, serve};
 use horizons::metrics::ProcessMetrics;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, CommandKind};
@@ -21,6 +18,9 @@ use horizons_actors::ids::{
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::commands::{
+    Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
+};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction,
 };
@@ -33,6 +33,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
+
+use super::schemas::check_answer;
 
 /// No step of a test takes longer unless something hangs.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -258,7 +260,11 @@ impl World {
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}");
         connection.write(request.as_bytes()).await;
-        connection.read(method != "HEAD").await
+        let answer = connection.read(method != "HEAD").await;
+        if method != "HEAD" && answer.header("content-type") == Some("application/json") {
+            check_answer(method, &template_of(target), answer.status, &answer.json());
+        }
+        answer
     }
 
     pub(super) async fn get(&self, target: &str) -> Answer {
@@ -267,6 +273,18 @@ impl World {
 
     pub(super) async fn post(&self, target: &str, body: &Value) -> Answer {
         self.send("POST", target, JSON, &body.to_string()).await
+    }
+}
+
+/// Finds the template of a path.
+fn template_of(target: &str) -> String {
+    let path = target.split('?').next().unwrap();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match segments.as_slice() {
+        ["jobs", _] => "/jobs/{job_id}".to_owned(),
+        ["jobs", _, rest] => format!("/jobs/{{job_id}}/{rest}"),
+        ["topics", _, rest] => format!("/topics/{{topic}}/{rest}"),
+        _ => path.to_owned(),
     }
 }
 
