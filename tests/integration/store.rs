@@ -63,6 +63,18 @@ async fn open_second_time_names_the_process_that_has_the_folder() {
 }
 
 #[tokio::test]
+async fn open_second_time_with_lock_file_removed_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    std::fs::remove_file(folder.path().join("lock")).unwrap();
+
+    let second = SqliteStore::open(SqliteConfig::new(folder.path()));
+
+    assert!(matches!(second, Err(OpenError::Locked { .. })), "{second:?}");
+    drop(store);
+}
+
+#[tokio::test]
 async fn open_again_keeps_log_id_lanes_and_heads() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path());
