@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use horizons::app;
 use horizons::cli::{self, Hooks};
-use horizons::exit::{Exit, Failure};
 
 fn main() -> ExitCode {
     // A value that is not UTF-8 is no value of ours; the check names it with its odd bytes replaced.
@@ -19,13 +18,8 @@ fn main() -> ExitCode {
 const HOOKS: Hooks = Hooks {
     serve: app::serve::serve,
     demo: app::demo::demo,
-    bench: |_, _| Err(not_built_in("bench")),
+    bench: app::bench::bench,
     run_agent: app::run_agent,
     open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
 };
-
-/// Says that a part of the program is not wired yet.
-fn not_built_in(part: &str) -> Failure {
-    Failure::text(Exit::Failed, format!("failed to start `{part}`: this build does not contain it"))
-}

@@ -6,6 +6,7 @@
 //! store last. A crash instead of an orderly end loses nothing either (design D1).
 
 mod audit;
+pub mod bench;
 mod commands;
 pub mod demo;
 mod faults;
@@ -34,7 +35,7 @@ use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
 use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
-use horizons_actors::ports::log::EventLog;
+use horizons_actors::ports::log::{EventLog, RecordSource};
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::StopAll;
@@ -176,8 +177,10 @@ impl Running {
             },
         )
         .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let counted = jobs.clone();
+        board.count_job_supervisors_with(move || counted.live_supervisors());
         let mut listeners: Vec<Arc<dyn CommitListener>> = vec![
-            Arc::new(SupervisorListener { jobs: jobs.clone(), board: Arc::clone(&board) }),
+            Arc::new(SupervisorListener { jobs: jobs.clone() }),
             Arc::new(OrderListener { orchestrator: orchestrator.clone() }),
         ];
         listeners.extend(extras.listeners);
@@ -194,7 +197,13 @@ impl Running {
             settings: lane_settings(config),
             started: Instant::now(),
         });
-        let groups = groups(config, &store, &environment, data.iter().map(|(_, arbiter)| arbiter.handle()));
+        let groups = groups(
+            config,
+            Arc::clone(&store) as _,
+            &environment,
+            data.iter().map(|(_, arbiter)| arbiter.handle()),
+            behaviours(config),
+        );
         let restarts: RestartPolicy = config.lanes.restart;
         let supervisor = Supervisor::new(
             groups,
@@ -282,15 +291,32 @@ fn lane_settings(config: &Config) -> LaneSettings {
     }
 }
 
-/// Makes the three groups.
+/// Gives what the three groups do.
+fn behaviours(config: &Config) -> Vec<BehaviourFactory> {
+    let clean_after = config.jobs.clean_after;
+    vec![
+        auditor(config),
+        Arc::new(move || Box::new(Jobs::new(clean_after))),
+        Arc::new(|| Box::new(MetricsAggregator)),
+    ]
+}
+
+/// Gives what the auditor does.
+fn auditor(config: &Config) -> BehaviourFactory {
+    let audited = config.audit.topics.clone();
+    Arc::new(move || Box::new(Auditor::of(audited.clone())))
+}
+
+/// Makes a group of each behaviour, all on one log.
 fn groups(
     config: &Config,
-    store: &Arc<SqliteStore>,
+    source: Arc<dyn RecordSource>,
     environment: &Arc<LaneEnvironment>,
     arbiters: impl Iterator<Item = actix_rt::ArbiterHandle>,
+    behaviours: Vec<BehaviourFactory>,
 ) -> Vec<GroupSpec> {
     let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
-    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::new(store.log_id(), Arc::clone(store) as _, limits));
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::new(environment.log_id.clone(), source, limits));
     let credits = CreditLimits {
         lane_records: config.lanes.credit_lane_records,
         lane_bytes: config.lanes.credit_lane_bytes,
@@ -299,15 +325,9 @@ fn groups(
     let global_credit = Arc::new(GlobalCredit::default());
     let incarnations = Arc::new(AtomicU64::new(0));
     let arbiters: Vec<_> = arbiters.collect();
-    let audited = config.audit.topics.clone();
-    let clean_after = config.jobs.clean_after;
-    let factories: [BehaviourFactory; 3] = [
-        Arc::new(move || faults::with_points(Box::new(Auditor::of(audited.clone())))),
-        Arc::new(move || faults::with_points(Box::new(Jobs::new(clean_after)))),
-        Arc::new(|| faults::with_points(Box::new(MetricsAggregator))),
-    ];
-    factories
+    behaviours
         .into_iter()
+        .map(faults::with_points)
         .map(|behaviour| {
             let one: Box<dyn Behaviour> = behaviour();
             GroupSpec {
@@ -342,15 +362,11 @@ fn stuck(stuck: Stuck) {
 /// Passes committed transitions to the job supervisors.
 struct SupervisorListener {
     jobs: JobRegistryHandle,
-    board: Arc<StatusBoard>,
 }
 
 impl CommitListener for SupervisorListener {
     fn committed(&self, notice: &CommitNotice) {
-        if !notice.notices.is_empty() {
-            self.jobs.on_notices(&notice.notices);
-            self.board.set_job_supervisors(self.jobs.live_supervisors());
-        }
+        self.jobs.on_notices(&notice.notices);
     }
 }
 

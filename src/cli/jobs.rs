@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 
 use super::client::{Answer, Call, Client, ClientOptions, percent_encoded};
 use super::events::name_and_value;
-use super::output::{Form, Output, cell};
+use super::output::{Column, Form, Output, cell};
 use super::{Context, PageOptions, ask, converse, print_done, print_page, with_output};
 
 /// Submit, list, show and cancel jobs
@@ -182,29 +182,51 @@ fn show(job: &str, options: &ClientOptions, context: &Context<'_>) -> Result<Exi
             Form::Json => {
                 output.json(&json!({"job": job, "timeline": timeline.body, "metrics": metrics.body}))?;
             }
-            Form::Text => print_job(output, &job, &timeline.rows(), &metrics.rows())?,
+            Form::Text => print_job(output, &job, &timeline.body, &metrics.body)?,
         }
         Ok(Exit::Done)
     })
 }
 
-/// Columns of the tables under a job: whatever scalar fields its rows have, so that no field is hidden.
-fn print_job(
-    output: &mut Output<'_>,
-    job: &Value,
-    timeline: &[Value],
-    metrics: &[Value],
-) -> Result<(), Failure> {
+/// Columns of a job's steps.
+const STEP_COLUMNS: [Column; 6] = [
+    ("SEQUENCE", "sequence"),
+    ("EVENT", "event_type"),
+    ("STATUS", "status"),
+    ("ATTEMPT", "attempt"),
+    ("HAPPENED", "happened_at"),
+    ("APPLIED", "applied_at"),
+];
+
+/// Columns of what was refused about a job.
+const REFUSAL_COLUMNS: [Column; 4] =
+    [("REFUSED", "refused_at"), ("OFFSET", "offset"), ("REASON", "reason"), ("DETAIL", "detail")];
+
+/// Columns of an attempt's metrics: what its samples give, then its totals.
+const METRICS_COLUMNS: [Column; 8] = [
+    ("ATTEMPT", "attempt"),
+    ("SAMPLES", "aggregates.cpu_usage_percent.count"),
+    ("CPU % MEAN", "aggregates.cpu_usage_percent.mean"),
+    ("CPU % MAX", "aggregates.cpu_usage_percent.max"),
+    ("MEMORY MB MAX", "aggregates.memory_usage_mb.max"),
+    ("IO OPERATIONS", "summary.io_operations"),
+    ("SECONDS", "summary.execution_time_seconds"),
+    ("UPDATED", "updated_at"),
+];
+
+/// Prints a job, its steps, what was refused about it, and its metrics.
+fn print_job(output: &mut Output<'_>, job: &Value, timeline: &Value, metrics: &Value) -> Result<(), Failure> {
     print_fields(output, job)?;
-    for (title, rows) in [("timeline", timeline), ("metrics", metrics)] {
-        output.line(&format!("\n{title}:"))?;
-        if rows.is_empty() {
-            output.line("none yet")?;
-        }
-        for row in rows {
-            let fields = row.as_object().into_iter().flatten();
-            let fields = fields.map(|(name, _)| format!("{name}={}", cell(row, name)));
-            output.line(&format!("  {}", fields.collect::<Vec<_>>().join(" ")))?;
+    let tables: [(&str, &[Column], &Value); 3] = [
+        ("timeline", &STEP_COLUMNS, &timeline["steps"]),
+        ("refused", &REFUSAL_COLUMNS, &timeline["refusals"]),
+        ("metrics", &METRICS_COLUMNS, &metrics["attempts"]),
+    ];
+    for (title, columns, rows) in tables {
+        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+        if !rows.is_empty() {
+            output.line(&format!("\n{title}"))?;
+            output.rows(columns, rows)?;
         }
     }
     Ok(())
@@ -214,7 +236,7 @@ fn print_job(
 fn print_fields(output: &mut Output<'_>, object: &Value) -> Result<(), Failure> {
     let names = || object.as_object().into_iter().flat_map(Map::keys);
     let width = names().map(|name| name.chars().count()).max().unwrap_or_default();
-    for name in names() {
+    for name in names().filter(|name| !object.get(name.as_str()).is_some_and(Value::is_null)) {
         output.line(&format!("{name:width$}  {}", cell(object, name)))?;
     }
     Ok(())

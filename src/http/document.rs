@@ -275,7 +275,7 @@ mod tests {
             ("{\"a\":[{\"b\":{\"c\":1,\"c\":1}}]}", "a[0].b.c: wanted once, got twice"),
             ("[1]", "body: wanted an object, got `[1]`"),
             ("", "failed to read the body as JSON: EOF while parsing a value at line 1 column 0"),
-            ("{\n  \"a\": nul }", "failed to read the body as JSON: expected ident at line 2 column 12"),
+            ("{\n  \"a\": nul }", "failed to read the body as JSON: expected ident at line 2 column 11"),
             ("{} x", "failed to read the body as JSON: trailing characters at line 1 column 4"),
         ];
 

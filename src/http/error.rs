@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
+use horizons_actors::ports::commands::CommandError;
 use horizons_actors::ports::store::StoreError;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{Response as HttpResponse, StatusCode};
-use warp::reject::{MethodNotAllowed, Rejection};
+use warp::reject::Rejection;
 use warp::reply::{Reply as _, Response};
-
-use horizons_actors::ports::commands::CommandError;
 
 /// The content type of every refusal and failure.
 pub(super) const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
@@ -297,13 +296,10 @@ impl From<CommandError> for ApiError {
     }
 }
 
-/// Names what warp rejected. Routes reject nothing but a path that is not theirs; the rest is for the day
-/// somebody adds a filter.
+/// Names what warp rejected. Routes reject nothing but a path that is not theirs; anything else is our mistake.
 pub(super) fn from_rejection(rejection: &Rejection) -> ApiError {
     if rejection.is_not_found() {
         ApiError::NoSuchPath
-    } else if rejection.find::<MethodNotAllowed>().is_some() {
-        ApiError::MethodNotAllowed { allowed: String::new(), got: "another".to_owned() }
     } else {
         ApiError::Broken { reason: format!("unexpected rejection: {rejection:?}") }
     }
@@ -335,7 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn rejection_unknown_path_is_named() {
+    fn rejection_any_has_its_problem() {
+        #[derive(Debug)]
+        struct Odd;
+        impl warp::reject::Reject for Odd {}
+
         assert_eq!(from_rejection(&warp::reject()), ApiError::NoSuchPath);
+        assert!(matches!(from_rejection(&warp::reject::custom(Odd)), ApiError::Broken { .. }));
     }
 }

@@ -12,7 +12,8 @@ use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{AgentName, DatasetId, JobId, UserId};
-use horizons_actors::ports::query::JobFilter;
+use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
+use horizons_actors::ports::query::{JobFilter, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -22,13 +23,12 @@ use warp::http::header::{HeaderValue, LOCATION};
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{cut_page, json_answer};
+use super::answer::{cut_page, json_answer, with_lane};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;
 use super::request::{ApiRequest, PAGE_MAX, cursor_text};
 use super::route::{Route, RouteMethod};
-use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 
 pub(super) const ROUTES: &[Route] = &[
     Route { method: RouteMethod::Post, template: "/jobs", handler: |s, r| submit(s, r).boxed() },
@@ -163,7 +163,7 @@ async fn timeline(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, 
     let (refusals, has_more_refusals) = cut_page(refusals, PAGE_MAX);
     let body = json!({
         "steps": steps.iter().map(step_json).collect::<Vec<_>>(),
-        "refusals": refusals,
+        "refusals": refusals.iter().map(refusal_json).collect::<Vec<_>>(),
         "has_more": has_more_steps || has_more_refusals,
     });
     Ok(json_answer(StatusCode::OK, &body))
@@ -285,6 +285,16 @@ fn step_json(step: &TimelineEntry) -> Value {
         "applied_at": step.applied_at,
         "payload": payload.unwrap_or_else(|_| Value::from(step.payload.as_str())),
     })
+}
+
+fn refusal_json(refusal: &StoredRefusal) -> Value {
+    let row = json!({
+        "offset": refusal.offset,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "refused_at": refusal.refused_at,
+    });
+    with_lane(&refusal.lane, row)
 }
 
 fn attempt_json(row: &JobAggregate) -> Value {

@@ -23,6 +23,8 @@ mod records;
 mod request;
 mod route;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! Parked keys: list, release and discard.
 //!
-//! Promises that an answered wish is stored. The lane carries it out later and in order; it is told at once,
-//! and reads its orders again anyway.
+//! Promises that an answered wish is stored; the lane carries it out later and in order.
 
 use std::sync::Arc;
 
@@ -60,15 +59,11 @@ async fn wish(
     kind: fn(ParkedKeyId) -> CommandKind,
 ) -> Result<Response, ApiError> {
     let (key, reason) = read_key(&request)?;
-    let lane = key.lane.clone();
     let state = &shared.state;
     let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind(key));
     let command_id = command.command_id;
 
     state.commands.set_parked_wish(command).await?;
-    if let Some(status) = state.board.find_lane(&lane) {
-        status.nudge();
-    }
     Ok(json_answer(StatusCode::ACCEPTED, &json!({ "command_id": command_id })))
 }
 

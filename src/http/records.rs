@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use horizons_actors::command::CommandKind;
 use horizons_actors::ids::{EventId, Topic};
+use horizons_actors::ports::commands::ExternalRecord;
 use horizons_actors::record::Headers;
 use serde_json::{Map, Value, json};
 use warp::http::StatusCode;
@@ -20,7 +21,6 @@ use super::document::{Fields, invalid, shortened};
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
-use horizons_actors::ports::commands::ExternalRecord;
 
 pub(super) const ROUTES: &[Route] = &[Route {
     method: RouteMethod::Post,

@@ -105,8 +105,12 @@ impl Query {
             let name = decoded(name, "query")?;
             if !known.contains(&name.as_str()) {
                 let name = shortened(&name);
-                let known = if known.is_empty() { "no parameter".to_owned() } else { known.join("`, `") };
-                let reason = format!("wanted `{known}`, got `{name}`");
+                let wanted = if known.is_empty() {
+                    "no parameter".to_owned()
+                } else {
+                    format!("`{}`", known.join("`, `"))
+                };
+                let reason = format!("wanted {wanted}, got `{name}`");
                 return Err(bad_parameter(name, reason));
             }
             let value = decoded(value, &name)?;

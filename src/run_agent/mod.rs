@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock};
@@ -56,6 +55,12 @@ pub(crate) enum ShimError {
         /// Why it failed.
         source: Errno,
     },
+    /// Signals could not be caught or read.
+    #[error("failed to catch signals: {source}")]
+    Signals {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The folder does not say what to run.
     #[error("failed to read `{}`: wanted an attempt with a program to run", .0.display())]
     NothingToRun(PathBuf),
@@ -70,15 +75,12 @@ impl ShimError {
 /// Runs the attempt of a folder to its end.
 ///
 /// The caller gives a process with a single thread and nothing else to do: it becomes the leader of a session
-/// and the reaper of all its descendants.
-pub fn run(attempt_folder: &Path) -> ExitCode {
-    match run_attempt(attempt_folder) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            log(&format!("{error}"));
-            ExitCode::from(EXIT_FAILED)
-        }
-    }
+/// and the reaper of all its descendants. Answers the process's exit code.
+pub fn run(attempt_folder: &Path) -> u8 {
+    run_attempt(attempt_folder).unwrap_or_else(|error| {
+        log(&format!("{error}"));
+        EXIT_FAILED
+    })
 }
 
 /// Writes a line to standard error, which the scheduler has led to `shim.log`.
@@ -102,7 +104,7 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
     let attempt: AttemptFile = folder::read_json(&folder, folder::ATTEMPT_FILE)?
         .ok_or_else(|| ShimError::NothingToRun(folder.clone()))?;
     // Blocked before there is a claim: whoever reads it may send a signal at once.
-    let signals = supervision::Signals::block()?;
+    let signals = supervision::Signals::catch()?;
     if !claim(&folder)? {
         return Ok(EXIT_NOT_MINE);
     }

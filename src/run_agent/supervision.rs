@@ -5,15 +5,18 @@
 //! keeps the attempt running: it has not ended.
 
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock, Timestamp};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
@@ -34,42 +37,63 @@ const MEMORY_TICK: Duration = Duration::from_millis(100);
 const ENDING_TICK: Duration = Duration::from_millis(20);
 
 /// Signals as readable events.
+///
+/// They are caught by handlers, not blocked: an agent would inherit a blocked signal, and then no SIGTERM
+/// could end it before the grace has passed; handlers do not survive `exec`.
 #[derive(Debug)]
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals {
+    /// Readable once any of the signals has come.
+    wake: UnixStream,
+    /// The signals that tell the shim to end, each with whether it has come.
+    ending: Vec<(Signal, Arc<AtomicBool>)>,
+}
+
+/// Signals that tell the shim to end.
+const ENDING_SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Signals that only wake: children and the cancel file are looked at in any case.
+const WAKING_SIGNALS: [Signal; 2] = [Signal::SIGCHLD, Signal::SIGUSR1];
 
 impl Signals {
-    /// Blocks the signals that are to be read.
-    pub(super) fn block() -> Result<Self, ShimError> {
-        let mut set = SigSet::empty();
-        for signal in [
-            Signal::SIGCHLD,
-            Signal::SIGUSR1,
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-        ] {
-            set.add(signal);
+    /// Catches the signals that are to be read.
+    pub(super) fn catch() -> Result<Self, ShimError> {
+        Self::register().map_err(|source| ShimError::Signals { source })
+    }
+
+    fn register() -> std::io::Result<Self> {
+        let (wake, sender) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let mut ending = Vec::new();
+        for signal in ENDING_SIGNALS {
+            let has_come = Arc::new(AtomicBool::new(false));
+            // Before the pipe, so that whoever is woken finds it set.
+            signal_hook::flag::register(signal as i32, Arc::clone(&has_come))?;
+            ending.push((signal, has_come));
         }
-        set.thread_block().map_err(ShimError::system("block signals"))?;
-        SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-            .map(Self)
-            .map_err(ShimError::system("read signals"))
+        for signal in ENDING_SIGNALS.into_iter().chain(WAKING_SIGNALS) {
+            signal_hook::low_level::pipe::register(signal as i32, sender.try_clone()?)?;
+        }
+        Ok(Self { wake, ending })
     }
 
     /// Takes all waiting signals; gives one that tells the shim to end.
     fn take(&self) -> Result<Option<Signal>, ShimError> {
-        let mut told_to_end = None;
-        while let Some(info) = self.0.read_signal().map_err(ShimError::system("read signals"))? {
-            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-            // SIGCHLD and SIGUSR1 only wake: children and the cancel file are looked at in any case.
-            told_to_end = told_to_end.or(signal.filter(|s| !matches!(s, Signal::SIGCHLD | Signal::SIGUSR1)));
+        let mut waiting = [0; 64];
+        loop {
+            match (&self.wake).read(&mut waiting) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(source) => return Err(ShimError::Signals { source }),
+            }
         }
-        Ok(told_to_end)
+        let mut come = self.ending.iter().filter(|(_, has_come)| has_come.swap(false, Ordering::SeqCst));
+        Ok(come.next().map(|(signal, _)| *signal))
     }
 
     fn wait(&self, limit: Duration) -> Result<(), ShimError> {
-        let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut descriptors = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         // Rounded up: waking a little early would spin until the deadline.
         let millis = limit.as_micros().div_ceil(1000);
         let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);

@@ -151,7 +151,9 @@ fn adapters_do_not_use_one_another() {
     for (path, text) in sources("src") {
         let first = path.trim_start_matches("src/").split('/').next().unwrap();
         let own = first.trim_end_matches(".rs");
-        if !ADAPTERS.contains(&own) {
+        // A test may put a real part behind a port.
+        let is_test = path.contains("/tests/") || path.ends_with("tests.rs");
+        if is_test || !ADAPTERS.contains(&own) {
             continue;
         }
         let code = code(&text);
@@ -191,9 +193,13 @@ fn files_stay_short() {
 
 #[test]
 fn modules_open_with_what_they_promise() {
-    for (path, text) in all_sources() {
-        assert!(text.starts_with("//!"), "{path} does not open with `//!`");
-    }
+    let silent: Vec<String> = all_sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path)
+        .collect();
+
+    assert_eq!(silent, Vec::<String>::new(), "wanted every module to open with `//!`");
 }
 
 #[test]

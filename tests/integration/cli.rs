@@ -353,8 +353,12 @@ fn jobs_list_prints_a_table_and_the_next_page() {
 fn jobs_show_asks_for_job_timeline_and_metrics() {
     let server = ScriptedServer::new(&[
         (200, "", json!({"job_id": "j-1", "status": "RUNNING"})),
-        (200, "", json!({"timeline": [{"event_type": "job.queued", "sequence": 2}]})),
-        (200, "", json!({"metrics": []})),
+        (
+            200,
+            "",
+            json!({"steps": [{"event_type": "job.queued", "sequence": 2}], "refusals": [], "has_more": false}),
+        ),
+        (200, "", json!({"attempts": [{"attempt": 1, "aggregates": {"cpu_usage_percent": {"count": 7}}}]})),
     ]);
 
     let output = server.run(&["jobs", "show", "j-1"]);
@@ -365,8 +369,9 @@ fn jobs_show_asks_for_job_timeline_and_metrics() {
         ["GET /jobs/j-1 HTTP/1.1", "GET /jobs/j-1/timeline HTTP/1.1", "GET /jobs/j-1/metrics HTTP/1.1"];
     assert_eq!(lines, wanted);
     let printed = text(&output.stdout);
-    assert!(printed.contains("status  RUNNING") && printed.contains("event_type=job.queued"), "{printed}");
-    assert!(printed.contains("metrics:\nnone yet"), "{printed}");
+    assert!(printed.contains("status  RUNNING") && printed.contains("2         job.queued"), "{printed}");
+    assert!(printed.contains("\nmetrics\n") && printed.contains("1        7"), "{printed}");
+    assert!(!printed.contains("refused"), "{printed}");
 }
 
 #[test]

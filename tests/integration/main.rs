@@ -12,6 +12,9 @@ mod architecture;
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
+/// The HTTP interface over real connections: every route, every refusal, limits on clients.
+mod http;
+/// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
 /// The local scheduler with real child processes under their shim.
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.

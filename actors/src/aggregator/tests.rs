@@ -1,3 +1,5 @@
+//! The aggregator as a fold over events, whatever the batches.
+
 use proptest::prelude::*;
 
 use super::*;

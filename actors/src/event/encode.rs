@@ -1,7 +1,7 @@
 //! Turns an event into a record that is final to the byte.
 //!
 //! Promises that an event that breaks its schema, or is larger than the log takes, becomes no record at all
-//! and the caller learns the field; and that [`decode`](super::decode) gives the same event back.
+//! and the caller learns the field; and that [`decode`](super::decode()) gives the same event back.
 
 use bytes::Bytes;
 use serde::Serialize;

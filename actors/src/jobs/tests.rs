@@ -1,3 +1,5 @@
+//! The jobs behaviour over whole workspaces: views, steps, refusals, timers.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -4,8 +4,8 @@
 //! each step.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::effect::Outcome;
@@ -207,7 +207,16 @@ struct GroupFacts {
 pub struct StatusBoard {
     groups: Mutex<BTreeMap<Group, GroupFacts>>,
     lanes: Mutex<BTreeMap<LaneKey, Arc<LaneStatus>>>,
-    job_supervisors: AtomicU64,
+    job_supervisors: OnceLock<CountSupervisors>,
+}
+
+/// Counts the live job supervisors, without asking any actor.
+struct CountSupervisors(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for CountSupervisors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CountSupervisors")
+    }
 }
 
 impl StatusBoard {
@@ -247,9 +256,10 @@ impl StatusBoard {
         }
     }
 
-    /// Notes how many job supervisors are live.
-    pub fn set_job_supervisors(&self, live: u64) {
-        self.job_supervisors.store(live, Ordering::Relaxed);
+    /// Sets, once, how live job supervisors are counted.
+    pub fn count_job_supervisors_with(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        // A second registry in one process would be a mistake of the caller; the first one counts.
+        let _first_counts = self.job_supervisors.set(CountSupervisors(Box::new(count)));
     }
 
     /// Gives a snapshot of everything.
@@ -270,6 +280,10 @@ impl StatusBoard {
                 last_error: facts.last_error,
             })
             .collect();
-        TreeSnapshot { taken_at: now, groups, job_supervisors: self.job_supervisors.load(Ordering::Relaxed) }
+        TreeSnapshot {
+            taken_at: now,
+            groups,
+            job_supervisors: self.job_supervisors.get().map_or(0, |count| (count.0)()),
+        }
     }
 }

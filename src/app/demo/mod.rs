@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use horizons_actors::command::{Command, CommandKind, JobRequest, Principal};
 use horizons_actors::event::{JobStatus, TaccSystem, new_correlation_id, new_event_id};
 use horizons_actors::ids::{AgentName, CommandId, DatasetId, JobId, Topic, UserId};
@@ -36,6 +37,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// How often the progress line is drawn and conditions are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Requests that are on their way at once.
+const SUBMITS_AT_ONCE: usize = 8;
 
 /// The agents of the example configuration that the demonstration runs.
 const AGENTS: [&str; 4] = ["calibrate", "image", "fail", "observe"];
@@ -137,10 +141,6 @@ async fn show(running: &Running, options: &DemoOptions, latency: &LatencyListene
     let limit = TIME_LIMIT + Duration::from_secs(u64::from(options.jobs));
     let mut progress = Progress::new(options.form);
     let jobs = submit_all(running, options.jobs, &mut progress).await?;
-    let poisoned = jobs.iter().find(|(_, role)| **role == Role::IsPoisoned).map(|(job_id, _)| job_id.clone());
-    if let Some(job_id) = poisoned {
-        append_poison(running, &job_id).await?;
-    }
     if let Some((job_id, _)) = jobs.iter().find(|(_, role)| **role == Role::IsCancelled) {
         wait_until_running(running, job_id, started, limit).await?;
         let cancel = command(running, CommandKind::CancelJob { job_id: job_id.clone() });
@@ -173,31 +173,42 @@ fn command(running: &Running, kind: CommandKind) -> Command {
     }
 }
 
+/// Submits every job, some at a time; the poison comes in right behind its job's submission.
 async fn submit_all(
     running: &Running,
     count: u32,
     progress: &mut Progress,
 ) -> Result<BTreeMap<JobId, Role>, Failure> {
     let mut jobs = BTreeMap::new();
-    for number in 0..count {
-        let role = Role::of(number);
-        let request = JobRequest {
-            agent: AgentName::parse(role.agent(number)).expect("the example agents have valid names"),
-            dataset_id: DatasetId::parse(&format!("field-{number:04}"))
-                .expect("the name is a valid data set id"),
-            parameters: Map::from_iter([("number".to_owned(), Value::from(number))]),
-            tacc_system: TaccSystem::Local,
-        };
-        let submit = command(running, CommandKind::SubmitJob(request));
-        let submitted =
-            running.orchestrator.submit(submit).await.map_err(|error| Failure::new(Exit::Failed, &error))?;
-        if let Verdict::Refused { reason, .. } = submitted.verdict {
-            return Err(Failure::text(Exit::Failed, format!("the scheduler refused a job: {reason}")));
-        }
-        jobs.insert(submitted.job.job_id, role);
-        progress.draw(&format!("submitted {} of {count} jobs", number + 1));
+    let mut submits = futures_util::stream::iter((0..count).map(|number| submit(running, number)))
+        .buffer_unordered(SUBMITS_AT_ONCE);
+    while let Some(submitted) = submits.next().await {
+        let (job_id, role) = submitted?;
+        jobs.insert(job_id, role);
+        progress.draw(&format!("submitted {} of {count} jobs", jobs.len()));
     }
     Ok(jobs)
+}
+
+async fn submit(running: &Running, number: u32) -> Result<(JobId, Role), Failure> {
+    let role = Role::of(number);
+    let request = JobRequest {
+        agent: AgentName::parse(role.agent(number)).expect("the example agents have valid names"),
+        dataset_id: DatasetId::parse(&format!("field-{number:04}")).expect("the name is a valid data set id"),
+        parameters: Map::from_iter([("number".to_owned(), Value::from(number))]),
+        tacc_system: TaccSystem::Local,
+    };
+    let submit = command(running, CommandKind::SubmitJob(request));
+    let submitted =
+        running.orchestrator.submit(submit).await.map_err(|error| Failure::new(Exit::Failed, &error))?;
+    if let Verdict::Refused { reason, .. } = submitted.verdict {
+        return Err(Failure::text(Exit::Failed, format!("the scheduler refused a job: {reason}")));
+    }
+    let job_id = submitted.job.job_id;
+    if role == Role::IsPoisoned {
+        append_poison(running, &job_id).await?;
+    }
+    Ok((job_id, role))
 }
 
 /// Lets bytes in that are no event, under a job's key, as an external producer could.

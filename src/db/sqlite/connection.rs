@@ -67,6 +67,11 @@ fn uri(file: &Path, mode: &str) -> String {
     uri
 }
 
+/// Gives the URI of a folder's database for reading.
+pub(super) fn read_uri(folder: &Path) -> String {
+    uri(&database_file(folder), "ro")
+}
+
 /// Opens the connection that writes, makes the tables and checks that the file can be written.
 pub(super) fn open_writer(config: &SqliteConfig) -> Result<SqliteConnection, OpenError> {
     let file = database_file(&config.folder);

@@ -13,6 +13,7 @@
 //! ```
 
 mod audit_query;
+mod bare;
 mod checkpoint;
 mod config;
 mod connection;
@@ -22,6 +23,7 @@ mod jobs;
 mod key;
 mod lanes;
 mod parking;
+mod profile;
 mod queries;
 mod query;
 mod queue;
@@ -34,7 +36,9 @@ mod state;
 mod store;
 mod writer;
 
+pub use bare::BareInsert;
 pub use config::{EXIT_DISK_FAILED, FatalError, FatalHook, SqliteConfig};
+pub use profile::WriterTimes;
 pub use store::{SqliteReader, SqliteStore};
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Promises that progress of all lanes is moved first, then the rows of those that still own theirs are
 //! written, then the outbox; and that a member which fails because of its data fails alone.
 
+use std::time::Instant;
+
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
@@ -12,6 +14,7 @@ use horizons_actors::ports::store::{
 use horizons_actors::record::OutgoingRecord;
 
 use super::lanes::{self, Lanes, Ownership};
+use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
 use super::{connection as database, effects, jobs, parking};
@@ -23,6 +26,7 @@ pub(super) struct Context<'a> {
     pub(super) log_id: &'a LogId,
     pub(super) lanes: &'a Lanes,
     pub(super) disk_limit_bytes: u64,
+    pub(super) profile: &'a WriterProfile,
 }
 
 /// What a command is answered after the commit.
@@ -96,6 +100,7 @@ pub(super) fn run(
     context: &Context<'_>,
     round: &Round,
 ) -> Result<Done, RoundError> {
+    let begun = Instant::now();
     connection
         .batch_execute("BEGIN IMMEDIATE")
         .map_err(|error| RoundError::RolledBack(store_error(&error)))?;
@@ -107,6 +112,7 @@ pub(super) fn run(
         }
     };
     faults::hit("store-before-commit");
+    let written = Instant::now();
     if let Err(error) = connection.batch_execute("COMMIT") {
         let text = error.to_string();
         let is_rolled_back = connection.batch_execute("ROLLBACK").is_ok();
@@ -117,6 +123,7 @@ pub(super) fn run(
         });
     }
     faults::hit("store-after-commit");
+    context.profile.committed(begun, written, Instant::now());
     Ok(done)
 }
 

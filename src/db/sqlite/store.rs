@@ -27,6 +27,7 @@ use super::config::SqliteConfig;
 use super::connection::{self, ReadPool};
 use super::folder::FolderLock;
 use super::lanes::{self, Lanes};
+use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{CommandWork, LaneWork, Queue, QueueLimits};
 use super::readers::Readers;
 use super::schema::{store_identity, timers};
@@ -124,6 +125,7 @@ pub struct SqliteStore {
     pub(super) reader: SqliteReader,
     queue: Arc<Queue>,
     stop: Arc<Stop>,
+    profile: Arc<WriterProfile>,
     threads: Vec<JoinHandle<()>>,
     _lock: FolderLock,
 }
@@ -162,6 +164,7 @@ impl SqliteStore {
             Arc::clone(&config.on_fatal),
         )
         .map_err(no_thread)?;
+        let profile = Arc::new(WriterProfile::default());
         let writer = writer::start(Writer {
             connection,
             queue: Arc::clone(&queue),
@@ -170,16 +173,22 @@ impl SqliteStore {
             log_id: reader.log_id(),
             disk_limit_bytes: config.disk_limit_bytes,
             wal,
+            profile: Arc::clone(&profile),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })
         .map_err(no_thread)?;
-        Ok(Self { reader, queue, stop, threads: vec![writer, checkpointer], _lock: lock })
+        Ok(Self { reader, queue, stop, profile, threads: vec![writer, checkpointer], _lock: lock })
     }
 
     /// Gives the id of the embedded log that lives in this store.
     pub fn log_id(&self) -> LogId {
         self.reader.log_id()
+    }
+
+    /// Tells what the writing thread did with its time since the store was opened.
+    pub fn writer_times(&self) -> WriterTimes {
+        self.profile.times()
     }
 
     /// Queues a command and gives its answer.

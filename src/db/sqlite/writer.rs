@@ -17,6 +17,7 @@ use horizons_actors::ports::store::{CommitError, StoreError};
 use super::checkpoint::WriteAheadLog;
 use super::config::{FatalError, FatalHook};
 use super::lanes::Lanes;
+use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
 use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
 use crate::db::error::{Fault, fault_of};
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     pub(super) log_id: LogId,
     pub(super) disk_limit_bytes: u64,
     pub(super) wal: Arc<WriteAheadLog>,
+    pub(super) profile: Arc<WriterProfile>,
     pub(super) commit_delay: Option<Duration>,
     pub(super) on_fatal: FatalHook,
 }
@@ -44,8 +46,11 @@ impl Writer {
         let queue = Arc::clone(&self.queue);
         let on_fatal = Arc::clone(&self.on_fatal);
         let ended = catch_unwind(AssertUnwindSafe(|| {
+            let mut idle_since = Instant::now();
             while let Some(round) = self.queue.take() {
+                self.profile.waited_since(idle_since);
                 self.carry_out(round)?;
+                idle_since = Instant::now();
             }
             Ok(())
         }));
@@ -76,8 +81,12 @@ impl Writer {
     }
 
     fn run(&mut self, round: &Round) -> Result<Done, RoundError> {
-        let context =
-            Context { log_id: &self.log_id, lanes: &self.lanes, disk_limit_bytes: self.disk_limit_bytes };
+        let context = Context {
+            log_id: &self.log_id,
+            lanes: &self.lanes,
+            disk_limit_bytes: self.disk_limit_bytes,
+            profile: &self.profile,
+        };
         round::run(&mut self.connection, &context, round)
     }
 

@@ -126,6 +126,20 @@ fn cancel_of_a_running_attempt_ends_detached_grandchildren_too() {
 }
 
 #[test]
+fn cancel_of_an_agent_that_obeys_sigterm_does_not_wait_for_the_grace() {
+    let mut bench = Bench::new().agent("a", "echo up > \"$NOTES/up\"; exec sleep 1000");
+    // Longer than any test waits: only SIGTERM itself can end the attempt in time.
+    bench.config.kill_grace = Duration::from_secs(3_600);
+    let scheduler = bench.start();
+    submit(&scheduler, spec("job", "a"));
+    bench.wait_for_note("up");
+
+    answer(scheduler.cancel(id("job"))).unwrap();
+
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Cancelled);
+}
+
+#[test]
 fn agent_that_leaves_children_behind_completes_and_they_are_ended() {
     let bench = Bench::new().agent("a", "setsid sleep 1000 & sleep 1000 & exit 0");
     let scheduler = bench.start();

@@ -1,3 +1,5 @@
+//! The registry and its supervisors as actors: started, retired, rebuilt, never lost.
+
 use super::bench::{Bench, Break, Vanish, run, until, view};
 use super::fake_query::FakeQuery;
 use super::*;

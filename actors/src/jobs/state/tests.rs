@@ -1,3 +1,5 @@
+//! Every (state, input) pair of the state machine, and what holds for any run of inputs.
+
 use proptest::prelude::*;
 
 use super::*;

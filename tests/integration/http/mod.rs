@@ -1,0 +1,8 @@
+//! The HTTP interface over real connections.
+
+mod commands;
+mod problems;
+mod reads;
+mod schemas;
+mod server;
+mod world;
