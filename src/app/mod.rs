@@ -327,6 +327,7 @@ fn groups(
     let arbiters: Vec<_> = arbiters.collect();
     behaviours
         .into_iter()
+        .map(faults::with_points)
         .map(|behaviour| {
             let one: Box<dyn Behaviour> = behaviour();
             GroupSpec {
