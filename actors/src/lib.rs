@@ -1,3 +1,5 @@
+//! The core of Horizons: events, messages, actors, state machines and the ports they need. No C, no I/O.
+//!
 #![doc = include_str!("../README.md")]
 
 pub mod aggregator;
