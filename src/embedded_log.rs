@@ -164,10 +164,11 @@ impl Shared {
                 // A lane that was stopped meanwhile does not listen any more.
                 let _heard = answer.send(self.inspect(partition, next));
             }
-            let limit = match self.round(sink, cursors) {
+            let (limit, seen) = match self.round(sink, cursors) {
                 Round::Busy => continue,
-                Round::Idle => SLEEP_LIMIT,
-                Round::Later(pause) => pause,
+                Round::Idle => (SLEEP_LIMIT, seen),
+                // The credit of what was handed back has counted as a wake-up: only newer ones end the pause.
+                Round::Later(pause) => (pause, self.state().wakes),
             };
             let state = self.state();
             if state.wakes == seen {
