@@ -291,6 +291,32 @@ async fn log_file_over_its_limit_is_emptied_by_the_writer() {
 }
 
 #[tokio::test]
+async fn log_file_held_by_a_reader_that_hangs_does_not_hold_up_every_commit() {
+    const COMMITS: usize = 5;
+    let folder = TempDir::new().unwrap();
+    let mut config = SqliteConfig::new(folder.path());
+    config.wal_limit_bytes = 1024 * 1024;
+    let store = SqliteStore::open(config).unwrap();
+    commit(&store, jobs_lane(0), bulk(0, 8)).await.unwrap();
+    let mut reader = raw(folder.path());
+    reader.batch_execute("BEGIN; SELECT count(*) FROM log").unwrap();
+    commit(&store, jobs_lane(0), bulk(1, 2 * 1024 * 1024)).await.unwrap();
+    let began_at = Instant::now();
+
+    for number in 0..COMMITS {
+        commit(&store, jobs_lane(0), bulk(2 + number, 8)).await.unwrap();
+    }
+
+    assert!(began_at.elapsed() < Duration::from_secs(5), "{:?}", began_at.elapsed());
+    reader.batch_execute("ROLLBACK").unwrap();
+    let given_up_at = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(folder.path().join("horizons.db-wal")).unwrap().len() > 0 {
+        assert!(Instant::now() < given_up_at, "the log is never cut");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
 async fn log_file_of_idle_store_is_cut_to_nothing() {
     let folder = TempDir::new().unwrap();
     let mut config = SqliteConfig::new(folder.path());
