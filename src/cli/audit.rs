@@ -34,7 +34,7 @@ pub(super) enum AuditCommand {
         horizons audit verify --data data      where no server runs\n\n\
         Exit code 1 when anything does not verify; each finding names topic, partition and index.")]
     Verify {
-        /// Read this data folder; no server may run on it
+        /// Read this data folder itself; while a server runs, as of now
         #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
         data: Option<PathBuf>,
         #[command(flatten)]
@@ -55,7 +55,7 @@ pub(super) struct QueryArguments {
     job: Option<JobId>,
     #[command(flatten)]
     page: PageOptions,
-    /// Read this data folder; no server may run on it
+    /// Read this data folder itself; while a server runs, as of now
     #[arg(long, value_name = "FOLDER", conflicts_with = "url")]
     data: Option<PathBuf>,
     #[command(flatten)]

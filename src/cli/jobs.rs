@@ -232,11 +232,20 @@ fn print_job(output: &mut Output<'_>, job: &Value, timeline: &Value, metrics: &V
     Ok(())
 }
 
-/// Prints an object's fields, one a line, aligned.
+/// Prints an object's fields, one a line, aligned; those of an object within it with a dot.
 fn print_fields(output: &mut Output<'_>, object: &Value) -> Result<(), Failure> {
-    let names = || object.as_object().into_iter().flat_map(Map::keys);
-    let width = names().map(|name| name.chars().count()).max().unwrap_or_default();
-    for name in names().filter(|name| !object.get(name.as_str()).is_some_and(Value::is_null)) {
+    let mut names = Vec::new();
+    for (name, value) in object.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => {}
+            Value::Object(fields) if name != "parameters" => {
+                names.extend(fields.keys().map(|inner| format!("{name}.{inner}")));
+            }
+            _ => names.push(name.clone()),
+        }
+    }
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+    for name in &names {
         output.line(&format!("{name:width$}  {}", cell(object, name)))?;
     }
     Ok(())

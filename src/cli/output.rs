@@ -153,6 +153,10 @@ pub(super) fn cell(row: &Value, field: &str) -> String {
         Value::String(text) if text.is_empty() => ABSENT.to_owned(),
         // A cell stays on its line.
         Value::String(text) => shown(text).replace('\n', "\\n"),
+        // For people; machines get every digit.
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(|| ABSENT.to_owned(), |number| format!("{number:.3}"))
+        }
         other => shown(&other.to_string()),
     }
 }
@@ -218,6 +222,13 @@ mod tests {
         let row = json!({"name": "a\u{1b}[2Jb\u{7}\nc"});
 
         assert_eq!(cell(&row, "name"), "a\\u{1b}[2Jb\\u{7}\\nc");
+    }
+
+    #[test]
+    fn cell_fractions_are_cut_for_people() {
+        let row = json!({"mean": 42.623_895, "count": 7});
+
+        assert_eq!((cell(&row, "mean"), cell(&row, "count")), ("42.624".to_owned(), "7".to_owned()));
     }
 
     #[test]
