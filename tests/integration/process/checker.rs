@@ -282,7 +282,9 @@ fn check_lives(look: &mut Look, jobs: &BTreeMap<String, Value>, log: &[Record], 
         );
         findings.same(view, Some(wanted), || format!("view of `{job_id}`"));
     }
-    let not_done = look.count("orders WHERE is_answered = 0");
+    // A clean-up falls due some time after its job's end, so one may have come between settling and the stop;
+    // the next start carries it out.
+    let not_done = look.count("orders WHERE is_answered = 0 AND kind <> 'clean'");
     findings.same(not_done, 0, || "open orders".to_owned());
 }
 
