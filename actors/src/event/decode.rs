@@ -80,6 +80,10 @@ fn content_encoding(record: &LogRecord) -> Result<Encoding, Rejection> {
     let Some(header) = record.headers.get("content-type") else {
         return Ok(Encoding::Json);
     };
+    // As it is written by us, and so most of the time.
+    if header == Encoding::Json.content_type().as_bytes() {
+        return Ok(Encoding::Json);
+    }
     std::str::from_utf8(header)
         .ok()
         .and_then(Encoding::from_content_type)
