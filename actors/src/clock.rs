@@ -12,6 +12,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+mod rfc3339;
+
 /// A point in time, UTC.
 ///
 /// *Units*: microseconds since 1970-01-01T00:00:00Z. Written as RFC 3339 with microseconds.
@@ -56,12 +58,17 @@ impl Timestamp {
 
     /// Reads RFC 3339 with any offset.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_micros()))
+        rfc3339::parse_micros(text.as_bytes())
+            .or_else(|| DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros()))
+            .map(Self)
     }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(text) = rfc3339::format_micros(self.0) {
+            return f.write_str(std::str::from_utf8(&text).expect("digits and punctuation are ASCII"));
+        }
         match DateTime::<Utc>::from_timestamp_micros(self.0) {
             Some(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true)),
             None => write!(f, "{}us", self.0),

@@ -37,6 +37,15 @@ pub enum IdError {
     },
 }
 
+/// Looks for a control character; identifiers are almost always ASCII, where bytes tell.
+fn has_control_character(text: &str) -> bool {
+    if text.is_ascii() {
+        text.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    }
+}
+
 macro_rules! opaque_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -56,7 +65,7 @@ macro_rules! opaque_id {
                 if text.len() > OPAQUE_ID_MAX_BYTES {
                     return Err(IdError::TooLong(text.len()));
                 }
-                if text.chars().any(char::is_control) {
+                if has_control_character(text) {
                     return Err(IdError::ControlCharacter);
                 }
                 Ok(Self(Arc::from(text)))

@@ -86,8 +86,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn uuid(&self, field: &str) -> Result<Uuid, Rejection> {
         let text = self.text(field)?;
-        let parsed = if text.len() == UUID_TEXT_BYTES { Uuid::parse_str(text).ok() } else { None };
-        parsed.ok_or_else(|| self.invalid(field, "a UUID in its hyphenated form"))
+        hyphenated_uuid(text).ok_or_else(|| self.invalid(field, "a UUID in its hyphenated form"))
     }
 
     pub(super) fn time(&self, field: &str) -> Result<Timestamp, Rejection> {
@@ -167,6 +166,11 @@ impl<'a> Fields<'a> {
         let found = self.entries.iter_mut().find(|(name, _)| name == field);
         Ok(found.map_or(Tree::Null, |(_, value)| std::mem::replace(value, Tree::Null)))
     }
+}
+
+/// Reads a UUID in its hyphenated form, and in no other.
+pub(super) fn hyphenated_uuid(text: &str) -> Option<Uuid> {
+    if text.len() == UUID_TEXT_BYTES { Uuid::try_parse_ascii(text.as_bytes()).ok() } else { None }
 }
 
 fn free_object(path: &str, entries: Entries<'_>) -> Result<Map<String, Value>, Rejection> {

@@ -50,6 +50,7 @@ pub mod make;
 pub mod partition;
 pub mod payload;
 mod tree;
+mod typed;
 pub mod wire;
 
 pub use check::FREE_OBJECT_NESTING_MAX;

@@ -22,7 +22,7 @@ fn read_json_file(path: &PathBuf) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
-fn examples(kind: &str) -> Vec<(String, Value)> {
+pub(super) fn examples(kind: &str) -> Vec<(String, Value)> {
     let files = fs::read_dir(schemas("examples").join(kind)).unwrap().map(|entry| entry.unwrap().path());
     files
         .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), read_json_file(&path)))
@@ -46,7 +46,7 @@ fn record(key: Option<&str>, headers: &[(&str, &str)], payload: Option<Vec<u8>>)
 }
 
 /// Reads an example; says which topic it is on.
-fn example_record(example: &Value) -> (Topic, LogRecord) {
+pub(super) fn example_record(example: &Value) -> (Topic, LogRecord) {
     let headers: Vec<(&str, &str)> = example["headers"]
         .as_object()
         .unwrap()
@@ -336,7 +336,7 @@ fn arbitrary_value() -> impl Strategy<Value = Value> {
 }
 
 prop_compose! {
-    fn arbitrary_event()(
+    pub(super) fn arbitrary_event()(
         chosen in 0..EventType::ALL.len(),
         ids in any::<(u128, u128)>(),
         job in "[^\\p{Cc}]{1,40}",

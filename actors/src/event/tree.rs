@@ -58,7 +58,8 @@ pub(super) fn read_message_pack(bytes: &Bytes) -> Result<Tree<'_>, rmp_serde::de
 }
 
 /// Reads one value; `fields` is how many an object probably has.
-struct TreeSeed {
+#[derive(Default)]
+pub(super) struct TreeSeed {
     fields: usize,
 }
 
