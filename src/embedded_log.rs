@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
+use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::log::{EventLog, Inspection, LogError, LogReader, LogSink, RecordSource};
 use horizons_actors::ports::store::StoreError;
@@ -162,12 +163,20 @@ impl Shared {
             };
             for Inspect { partition, next, answer } in inspections {
                 // A lane that was stopped meanwhile does not listen any more.
-                let _heard = answer.send(self.inspect(partition, next));
+                let inspected = guard(|| self.inspect(partition, next))
+                    .unwrap_or_else(|panic| Err(LogError::Unavailable(panic.to_string())));
+                let _heard = answer.send(inspected);
             }
-            let limit = match self.round(sink, cursors) {
+            // A panic is the store's or the dispatcher's; the thread must outlive it, or the group would stall.
+            let round = guard(|| self.round(sink, cursors)).unwrap_or_else(|panic| {
+                tracing::error!(error = %panic, "reader panicked: it reads again");
+                Round::Later(READ_AGAIN)
+            });
+            let (limit, seen) = match round {
                 Round::Busy => continue,
-                Round::Idle => SLEEP_LIMIT,
-                Round::Later(pause) => pause,
+                Round::Idle => (SLEEP_LIMIT, seen),
+                // The credit of what was handed back has counted as a wake-up: only newer ones end the pause.
+                Round::Later(pause) => (pause, self.state().wakes),
             };
             let state = self.state();
             if state.wakes == seen {
@@ -191,9 +200,19 @@ impl Shared {
                 Ok(read) => read,
                 Err(error) => {
                     tracing::warn!(partition = %partition, error = %error, "failed to read the log: tries again");
-                    return Round::Later(READ_AGAIN);
+                    // The other partitions may be readable all the same.
+                    if matches!(round, Round::Idle) {
+                        round = Round::Later(READ_AGAIN);
+                    }
+                    continue;
                 }
             };
+            if read.is_empty() {
+                // Below its end a partition of this log has no holes.
+                tracing::error!(partition = %partition, offset = %cursor.position, "the log lacks records below its end");
+                round = Round::Later(READ_AGAIN);
+                continue;
+            }
             match self.deliver(sink, partition, cursor, end, read) {
                 Delivery::Done => round = Round::Busy,
                 Delivery::Nothing => {}
@@ -357,3 +376,6 @@ impl Drop for EmbeddedReader {
         drop(self.close());
     }
 }
+
+#[cfg(test)]
+mod tests;

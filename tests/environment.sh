@@ -9,6 +9,10 @@ if [ -z "${CARGO_TARGET_DIR:-}" ]; then
     export CARGO_TARGET_DIR="$cache"
 fi
 
+# A run builds each thing once: what incremental builds keep only costs time and disk here, and an outdated
+# rest of it has made clippy fail.
+export CARGO_INCREMENTAL=0
+
 # Installs what is missing of: a C and a C++ compiler, make, perl, and sqlite3 for a look into a store.
 install_missing() {
     local missing=() tool package

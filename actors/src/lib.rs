@@ -1,4 +1,6 @@
 //! The core of Horizons: events, messages, actors, state machines and the ports they need. No C, no I/O.
+//!
+#![doc = include_str!("../README.md")]
 
 pub mod aggregator;
 pub mod auditor;
@@ -22,3 +24,13 @@ pub mod state;
 pub mod supervisor;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+
+/// The guides whose examples are compiled and run.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../docs/adding-a-consumer.md")]
+    struct AddingAConsumer;
+
+    #[doc = include_str!("../../docs/testkit.md")]
+    struct TestKit;
+}

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use horizons_actors::lane::behaviour::Behaviour;
+use horizons_actors::lane::behaviour::BehaviourFactory;
 use horizons_actors::lane::fault::Faults;
 
 /// Gives what lanes ask at their points.
@@ -14,9 +14,9 @@ pub(super) fn lane_faults() -> Arc<dyn Faults> {
     Arc::new(horizons_actors::lane::fault::NoFaults)
 }
 
-/// Gives the behaviour with its points.
+/// Gives a behaviour's factory with the behaviour's points.
 #[cfg(not(feature = "fail-points"))]
-pub(super) fn with_points(behaviour: Box<dyn Behaviour>) -> Box<dyn Behaviour> {
+pub(super) fn with_points(behaviour: BehaviourFactory) -> BehaviourFactory {
     behaviour
 }
 
@@ -26,10 +26,10 @@ pub(super) fn lane_faults() -> Arc<dyn Faults> {
     Arc::new(armed::NamedPoints)
 }
 
-/// Gives the behaviour with its points.
+/// Gives a behaviour's factory with the behaviour's points.
 #[cfg(feature = "fail-points")]
-pub(super) fn with_points(behaviour: Box<dyn Behaviour>) -> Box<dyn Behaviour> {
-    Box::new(armed::FailingBehaviour(behaviour))
+pub(super) fn with_points(behaviour: BehaviourFactory) -> BehaviourFactory {
+    Arc::new(move || Box::new(armed::FailingBehaviour(behaviour())))
 }
 
 #[cfg(feature = "fail-points")]

@@ -296,15 +296,15 @@ fn behaviours(config: &Config) -> Vec<BehaviourFactory> {
     let clean_after = config.jobs.clean_after;
     vec![
         auditor(config),
-        Arc::new(move || faults::with_points(Box::new(Jobs::new(clean_after)))),
-        Arc::new(|| faults::with_points(Box::new(MetricsAggregator))),
+        Arc::new(move || Box::new(Jobs::new(clean_after))),
+        Arc::new(|| Box::new(MetricsAggregator)),
     ]
 }
 
 /// Gives what the auditor does.
 fn auditor(config: &Config) -> BehaviourFactory {
     let audited = config.audit.topics.clone();
-    Arc::new(move || faults::with_points(Box::new(Auditor::of(audited.clone()))))
+    Arc::new(move || Box::new(Auditor::of(audited.clone())))
 }
 
 /// Makes a group of each behaviour, all on one log.
@@ -327,6 +327,7 @@ fn groups(
     let arbiters: Vec<_> = arbiters.collect();
     behaviours
         .into_iter()
+        .map(faults::with_points)
         .map(|behaviour| {
             let one: Box<dyn Behaviour> = behaviour();
             GroupSpec {

@@ -1,11 +1,11 @@
 //! `horizons parked`: keys whose events wait behind a poison event.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
-use super::client::{Call, ClientOptions, base64_text};
+use super::client::{Call, ClientOptions, base64_bytes, base64_text};
 use super::{Context, ask, print_done, print_page};
 
 /// Look at parked keys, release them or give their poison event up
@@ -60,7 +60,7 @@ const COLUMNS: [(&str, &str); 8] = [
     ("GROUP", "group"),
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
-    ("KEY", "key_base64"),
+    ("KEY", "key"),
     ("HEAD", "head"),
     ("RECORDS", "records"),
     ("WISH", "wish"),
@@ -71,11 +71,25 @@ const COLUMNS: [(&str, &str); 8] = [
 pub(super) fn run(command: ParkedCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     match command {
         ParkedCommand::List { client } => {
-            let answer = ask(&client, context, Call::get("/parked"))?;
+            let mut answer = ask(&client, context, Call::get("/parked"))?;
+            name_keys(&mut answer.body);
             print_page(&client, context, &COLUMNS, &answer)
         }
         ParkedCommand::Release(key) => act(&key, "/parked/release", "release asked for", context),
         ParkedCommand::Discard(key) => act(&key, "/parked/discard", "discard asked for", context),
+    }
+}
+
+/// Puts each key beside its base64 as it is given to `--key`, or says that it takes `--key-base64`.
+fn name_keys(page: &mut Value) {
+    for row in page.get_mut("parked").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(base64) = row.get("key_base64").and_then(Value::as_str).map(str::to_owned) else { continue };
+        let bytes = base64_bytes(row.get("key_base64")).ok().flatten();
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        let text = text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
+        if let Some(fields) = row.as_object_mut() {
+            fields.insert("key".to_owned(), text.unwrap_or_else(|| format!("base64:{base64}")).into());
+        }
     }
 }
 
@@ -91,4 +105,23 @@ fn act(key: &KeyArguments, path: &str, done: &str, context: &Context<'_>) -> Res
     let answer = ask(&key.client, context, Call::post(path, body))?;
     let lane = format!("{}/{}-{}", key.group, key.topic, key.partition);
     print_done(&key.client, context, &format!("{done}: a key of {lane}"), &answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_keys_text_is_shown_and_other_bytes_stay_base64() {
+        let mut page =
+            json!({"parked": [{"key_base64": "ai0x"}, {"key_base64": "/w=="}, {"key_base64": "CQ=="}]});
+
+        name_keys(&mut page);
+
+        let shown = ["j-1", "base64:/w==", "base64:CQ=="];
+        assert_eq!(
+            page["parked"].as_array().unwrap().iter().map(|row| &row["key"]).collect::<Vec<_>>(),
+            shown
+        );
+    }
 }

@@ -14,6 +14,7 @@ use horizons_actors::ids::{CorrelationId, UserId};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use tracing::Instrument;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
@@ -27,6 +28,7 @@ use super::document::shortened;
 use super::error::ApiError;
 use super::request::{Caller, bad_parameter};
 use super::route::{MatchedTemplate, RejectedAnswer, filter_of, recover};
+use crate::telemetry::request_span;
 
 /// Names the user a request acts as, until there are tokens.
 pub(super) const USER_HEADER: &str = "X-Horizons-User";
@@ -74,7 +76,7 @@ impl Gate {
             Ok(Caller { request_id, correlation_id: shown_id, principal })
         });
         let mut answer = match caller {
-            Ok(caller) => self.route(request, caller).await,
+            Ok(caller) => self.route(request, caller).instrument(request_span(shown_id)).await,
             Err(error) => error.into_answer(request_id),
         };
 

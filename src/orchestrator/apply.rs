@@ -4,6 +4,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
+use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
 use horizons_actors::orchestrator::{Context, Decision, Input, Refusal, decide};
 use horizons_actors::ports::store::{JobRow, JobWritten, StoreError};
@@ -15,6 +16,21 @@ use super::{Shared, Verdict};
 /// How often a decision is made again because the row moved. Within one process turns prevent it, so more
 /// than a few mean that a second orchestrator writes to the store.
 const CONFLICTS_MAX: u32 = 8;
+
+/// Logs a change of a job's status, under the correlation id of the request that created the job.
+pub(super) fn log_change(before: Option<JobStatus>, row: &JobRow) {
+    if before == Some(row.status) {
+        return;
+    }
+    tracing::info!(
+        job.id = %row.job_id,
+        job.attempt = row.attempt.0,
+        correlation.id = %row.correlation_id,
+        status = row.status.name(),
+        previous = before.map(JobStatus::name),
+        "job changed"
+    );
+}
 
 /// What became of an input.
 #[derive(Debug)]
@@ -42,9 +58,11 @@ impl Shared {
                 }
                 Err(refusal) => return Ok(Applied::Refused(refusal)),
             };
+            let before = row.map(|row| row.status);
             let row = write.row.clone();
             match self.store.write_job(write).await? {
                 JobWritten::Written => {
+                    log_change(before, &row);
                     self.tell(&row, input);
                     return Ok(Applied::Written(Box::new(row)));
                 }

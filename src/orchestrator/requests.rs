@@ -17,8 +17,9 @@ use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{AppendedAt, JobRow, JobWrite, JobWritten, ParkedWish, StoreError};
 use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
+use tracing::Instrument;
 
-use super::apply::Applied;
+use super::apply::{Applied, log_change};
 use super::verdict::verdict_of;
 use super::{Cancelling, ExternalRecord, Orchestrator, OrchestratorError, Shared, Submitted, Verdict, error};
 
@@ -59,6 +60,7 @@ impl Orchestrator {
         let mut waiting = shared.verdicts.wait_for(&job.job_id);
         match shared.write_submit(write).await.map_err(|error| shared.store_error(error))? {
             JobWritten::Written => {
+                log_change(None, &job);
                 shared.orders_written.notify_one();
                 let told = shared.wait(waiting.told()).await;
                 let (job, verdict) = told.unwrap_or((job, Verdict::Pending));
@@ -177,7 +179,7 @@ impl Orchestrator {
         F: Future<Output = T> + Send + 'static,
         T: Send + 'static,
     {
-        let task = tokio::spawn(work(Arc::clone(&self.shared)));
+        let task = tokio::spawn(work(Arc::clone(&self.shared)).in_current_span());
         task.await.map_err(|error| OrchestratorError::Broken(format!("request handler ended: {error}")))
     }
 }

@@ -1,8 +1,9 @@
 //! The shim that runs one attempt (design D20): `horizons run-agent FOLDER`.
 //!
 //! Promises that an attempt's agent is started at most once, that nothing the agent started outlives the
-//! attempt while the shim lives, and that exit code and resource use are on the disk before the attempt's lock
-//! is given back: all without Horizons being alive. Does not survive its own death: then the scheduler ends the
+//! attempt while the shim lives, that exit code and resource use are on the disk before the attempt's lock
+//! is given back, and that nothing which the server had open outlives the server in an attempt: all without
+//! Horizons being alive. Does not survive its own death: then the scheduler ends the
 //! agent and declares the attempt lost.
 
 mod agent;
@@ -11,6 +12,7 @@ mod supervision;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,9 +76,10 @@ impl ShimError {
 
 /// Runs the attempt of a folder to its end.
 ///
-/// The caller gives a process with a single thread and nothing else to do: it becomes the leader of a session
-/// and the reaper of all its descendants. Answers the process's exit code.
+/// The caller gives a process with a single thread, nothing open and nothing else to do: it becomes the leader
+/// of a session and the reaper of all its descendants. Answers the process's exit code.
 pub fn run(attempt_folder: &Path) -> u8 {
+    close_inherited();
     run_attempt(attempt_folder).unwrap_or_else(|error| {
         log(&format!("{error}"));
         EXIT_FAILED
@@ -113,6 +116,22 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
     faults::hit("shim-after-agent-exit");
     write_result(&folder, &result)?;
     Ok(EXIT_RAN)
+}
+
+/// The last descriptor of standard input, output and error.
+const LAST_STANDARD_DESCRIPTOR: RawFd = 2;
+
+/// Closes what came with the start: our own files are closed by `exec`, but whoever started the server may have
+/// left others open (`flock FILE horizons serve`, a supervisor's sockets), which no attempt may keep.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return };
+    // Listed first: closing must not hit the listing itself, which is closed when the list is whole.
+    let open: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > LAST_STANDARD_DESCRIPTOR) {
+        // The listing's own is closed already, which is as good.
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 /// Leaves the terminal and process group of whoever started the shim.

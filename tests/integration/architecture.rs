@@ -195,7 +195,7 @@ fn files_stay_short() {
 fn modules_open_with_what_they_promise() {
     let silent: Vec<String> = all_sources()
         .into_iter()
-        .filter(|(_, text)| !text.starts_with("//!"))
+        .filter(|(_, text)| !text.starts_with("//!") && !text.starts_with("#![doc = include_str!"))
         .map(|(path, _)| path)
         .collect();
 

@@ -14,10 +14,11 @@ mod audit_runs;
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.
 mod config;
+/// The documents: links, paths, commands, and lists that must be complete.
+mod documents;
 /// The HTTP interface over real connections: every route, every refusal, limits on clients.
 mod http;
-/// Attempts as child processes: limits, ends, crashes of the shim, restarts of the scheduler.
-/// The local scheduler with real child processes under their shim.
+/// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.
 mod process;

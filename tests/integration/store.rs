@@ -63,6 +63,18 @@ async fn open_second_time_names_the_process_that_has_the_folder() {
 }
 
 #[tokio::test]
+async fn open_second_time_with_lock_file_removed_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    std::fs::remove_file(folder.path().join("lock")).unwrap();
+
+    let second = SqliteStore::open(SqliteConfig::new(folder.path()));
+
+    assert!(matches!(second, Err(OpenError::Locked { .. })), "{second:?}");
+    drop(store);
+}
+
+#[tokio::test]
 async fn open_again_keeps_log_id_lanes_and_heads() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path());
@@ -276,6 +288,32 @@ async fn log_file_over_its_limit_is_emptied_by_the_writer() {
     // One commit more may be in it: the answer comes before the file is looked at.
     assert!(largest <= LIMIT_BYTES + 4 * STEP_BYTES as u64, "{largest}");
     assert_eq!(records.len(), 40);
+}
+
+#[tokio::test]
+async fn log_file_held_by_a_reader_that_hangs_does_not_hold_up_every_commit() {
+    const COMMITS: usize = 5;
+    let folder = TempDir::new().unwrap();
+    let mut config = SqliteConfig::new(folder.path());
+    config.wal_limit_bytes = 1024 * 1024;
+    let store = SqliteStore::open(config).unwrap();
+    commit(&store, jobs_lane(0), bulk(0, 8)).await.unwrap();
+    let mut reader = raw(folder.path());
+    reader.batch_execute("BEGIN; SELECT count(*) FROM log").unwrap();
+    commit(&store, jobs_lane(0), bulk(1, 2 * 1024 * 1024)).await.unwrap();
+    let began_at = Instant::now();
+
+    for number in 0..COMMITS {
+        commit(&store, jobs_lane(0), bulk(2 + number, 8)).await.unwrap();
+    }
+
+    assert!(began_at.elapsed() < Duration::from_secs(5), "{:?}", began_at.elapsed());
+    reader.batch_execute("ROLLBACK").unwrap();
+    let given_up_at = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(folder.path().join("horizons.db-wal")).unwrap().len() > 0 {
+        assert!(Instant::now() < given_up_at, "the log is never cut");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
 //! Judging a lifecycle event: whose job it is, whether its turn has come, and what it does to the view.
 //!
-//! Promises that an owned job's view follows the orchestrator's own events and nothing else, without holes,
-//! and that an external job's view never goes back. Pure; changes nothing by itself.
+//! Promises that an owned job's view follows the orchestrator's own events and nothing else, and that an
+//! external job's view never goes back. Pure; changes nothing by itself.
+//!
+//! Does not promise that an owned job's view has seen every event: a poison event that an operator discarded
+//! never comes. The orchestrator vouches for each of its events by (job, sequence), so the next one is taken
+//! all the same and the view jumps to where that one puts the job; otherwise every event after the missing one
+//! would be refused, and the view of a job that has long ended would live for ever.
 
 use crate::clock::Timestamp;
 use crate::event::{Event, JobStatus, Payload};
@@ -26,14 +31,6 @@ pub enum Refused {
         /// What the event says.
         got: Sequence,
     },
-    /// An owned job's events before this one are missing.
-    #[error("`sequence` leaves a gap: wanted {wanted}, got {got}")]
-    Gap {
-        /// The next sequence.
-        wanted: Sequence,
-        /// What the event says.
-        got: Sequence,
-    },
     /// The event has no job or no sequence, or is none of a job's life.
     #[error("no lifecycle event: wanted `{wanted}`")]
     NotLifecycle {
@@ -51,7 +48,6 @@ impl Refused {
         match self {
             Refused::Foreign { .. } => "foreign_event",
             Refused::Late { .. } => "late_sequence",
-            Refused::Gap { .. } => "sequence_gap",
             Refused::NotLifecycle { .. } => "not_lifecycle",
             Refused::Transition(refusal) => refusal.reason(),
         }
@@ -151,10 +147,11 @@ pub fn judge(
         (Some(view), JobOrigin::Owned) if view.origin == JobOrigin::External => None,
         (view, JobOrigin::Owned | JobOrigin::External) => view,
     };
-    check_sequence(known, origin, lifecycle.sequence)?;
-    let (state, step) = match known {
-        None => (State::first(lifecycle.input, origin)?, Step::Entered),
-        Some(view) => State::of_view(view).next(lifecycle.input, origin)?,
+    let turn = turn_of(known, origin, lifecycle.sequence)?;
+    let (state, step) = match (known.map(State::of_view), turn) {
+        (before, Turn::AfterGap) => (State::jump(before, lifecycle.input)?, Step::Entered),
+        (None, Turn::Next) => (State::first(lifecycle.input, origin)?, Step::Entered),
+        (Some(before), Turn::Next) => before.next(lifecycle.input, origin)?,
     };
     let mut judged = known.cloned().unwrap_or_else(|| new_view(lifecycle, origin, now));
     state.write_to(&mut judged);
@@ -168,17 +165,26 @@ pub fn judge(
     Ok((judged, step))
 }
 
+/// Whether an event follows the one that was applied last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It does, as far as its producer can be held to that.
+    Next,
+    /// Events of an owned job are missing between the two.
+    AfterGap,
+}
+
 /// Checks that the event's turn has come. An external producer may leave sequences out.
-fn check_sequence(view: Option<&JobView>, origin: JobOrigin, got: Sequence) -> Result<(), Refused> {
+fn turn_of(view: Option<&JobView>, origin: JobOrigin, got: Sequence) -> Result<Turn, Refused> {
     let last = view.map_or(Sequence(0), |view| view.last_sequence);
     if view.is_some() && got <= last {
         return Err(Refused::Late { last, got });
     }
-    let wanted = Sequence(last.0.saturating_add(1));
-    match origin {
-        JobOrigin::Owned if got != wanted => Err(Refused::Gap { wanted, got }),
-        JobOrigin::Owned | JobOrigin::External => Ok(()),
-    }
+    let is_following = got.0 == last.0.saturating_add(1);
+    Ok(match origin {
+        JobOrigin::Owned if !is_following => Turn::AfterGap,
+        JobOrigin::Owned | JobOrigin::External => Turn::Next,
+    })
 }
 
 /// Makes the view of a job that is seen for the first time; the state is written by the caller.

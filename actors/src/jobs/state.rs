@@ -29,7 +29,9 @@ pub const FIRST_ATTEMPT: Attempt = Attempt(1);
 /// ```
 ///
 /// An owned job follows exactly these edges, and every transition is a pair: `job.status_changed` takes it,
-/// the typed event of the same status and attempt confirms it, and nothing comes between.
+/// the typed event of the same status and attempt confirms it, and nothing comes between. Where events of it
+/// are missing for good, because an operator gave them up, the next one that its owner vouches for is taken
+/// from any state but a terminal one ([`State::jump`]).
 ///
 /// An external producer is held to less, because we cannot ask it what it left out: it may skip states
 /// forward within an attempt (SUBMITTED → RUNNING, QUEUED → COMPLETED, …) and enter a further attempt in any
@@ -256,6 +258,18 @@ impl State {
         match origin {
             JobOrigin::Owned if !is_submission => Err(Refusal::NotSubmitted { got: target.status }),
             JobOrigin::Owned | JobOrigin::External => Ok(Self::enter(target, input.is_typed())),
+        }
+    }
+
+    /// Takes an input of an owned job although inputs before it are missing: the job is where its owner says.
+    ///
+    /// *Errors*: [`Refusal::Terminal`]; the state stays as it is.
+    pub const fn jump(before: Option<Self>, input: Input) -> Result<Self, Refusal> {
+        match before {
+            Some(state) if state.is_terminal() => {
+                Err(Refusal::Terminal { status: state.status(), got: input.target().status })
+            }
+            Some(_) | None => Ok(Self::enter(input.target(), input.is_typed())),
         }
     }
 

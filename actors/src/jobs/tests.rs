@@ -119,19 +119,80 @@ fn jobs_external_view_gives_way_to_the_owner() {
 }
 
 #[test]
-fn jobs_owned_gap_and_late_sequences_are_refused() {
+fn jobs_owned_late_sequences_are_refused() {
     let (mut lane, job_id) = (lane(), job("a"));
     let life = owned_life(&job_id);
     lane.own(&life);
-
-    let first_missing = lane.apply(&life[1..2]);
     lane.apply(&life[..3]);
-    let gap = lane.apply(&life[5..6]);
+
     let late = lane.apply(&life[1..3]);
 
-    assert_eq!(first_missing, [Some("sequence_gap")]);
-    assert_eq!(gap, [Some("sequence_gap")]);
     assert_eq!(late, [Some("late_sequence"), Some("late_sequence")]);
+}
+
+#[test]
+fn jobs_owned_gap_over_several_states_jumps_to_what_the_event_says() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let life = owned_life(&job_id);
+    lane.own(&life);
+    lane.apply(&life[..2]);
+
+    let answers = lane.apply(&life[7..]);
+
+    assert!(answers.iter().all(Option::is_none), "{answers:?}");
+    let view = lane.view(&job_id).expect("a view");
+    assert_eq!((view.status, view.attempt.0, view.last_sequence), (Completed, 2, Sequence(13)));
+    assert!(view.is_confirmed);
+    assert_eq!(timers(&lane).len(), 1);
+}
+
+#[test]
+fn jobs_owned_life_without_any_one_event_still_ends() {
+    let job_id = job("a");
+    let life = owned_life(&job_id);
+
+    for missing in 0..life.len() {
+        let mut lane = lane();
+        lane.own(&life);
+        let told: Vec<Event> = [&life[..missing], &life[missing + 1..]].concat();
+
+        let answers = lane.apply(&told);
+
+        assert!(answers.iter().all(Option::is_none), "without {}: {answers:?}", missing + 1);
+        let view = lane.view(&job_id).expect("a view");
+        assert_eq!((view.status, view.attempt.0), (Completed, 2), "without {}", missing + 1);
+        assert_eq!(view.origin, JobOrigin::Owned, "without {}", missing + 1);
+        assert_eq!(timers(&lane).len(), 1, "without {}", missing + 1);
+    }
+}
+
+#[test]
+fn jobs_foreign_record_that_leaves_a_gap_is_refused() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let life = owned_life(&job_id);
+    lane.own(&life);
+    lane.apply(&life[..1]);
+    let mut forged = life[5].clone();
+    forged.event_id = event_id(&job("other"), 6);
+
+    let answers = lane.apply(&[forged]);
+
+    assert_eq!(answers, [Some("foreign_event")]);
+    assert_eq!(lane.view(&job_id).map(|view| view.status), Some(Submitted));
+}
+
+#[test]
+fn jobs_owned_gap_behind_the_end_is_refused() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let mut life = owned_life(&job_id);
+    life.extend(pair(&job_id, 14, Completed, Failed, 2, false));
+    lane.own(&life);
+    lane.apply(&life[..13]);
+
+    let answers = lane.apply(&life[14..]);
+
+    assert_eq!(answers, [Some("terminal_job")]);
+    assert_eq!(lane.view(&job_id).map(|view| view.status), Some(Completed));
 }
 
 #[test]
@@ -338,5 +399,25 @@ proptest! {
         alone.apply(&own_events);
 
         prop_assert_eq!(mixed.view(&owner), alone.view(&owner));
+    }
+
+    #[test]
+    fn jobs_owned_life_with_holes_follows_what_is_left(kept in prop::collection::vec(any::<bool>(), 13)) {
+        let job_id = job("a");
+        let life = owned_life(&job_id);
+        let mut lane = lane();
+        lane.own(&life);
+        let told: Vec<Event> =
+            life.iter().zip(&kept).filter(|(_, is_kept)| **is_kept).map(|(event, _)| event.clone()).collect();
+
+        let answers = lane.apply(&told);
+
+        prop_assert!(answers.iter().all(Option::is_none), "{answers:?}");
+        let last = told.last().and_then(|event| event.sequence);
+        prop_assert_eq!(lane.view(&job_id).map(|view| view.last_sequence), last);
+        prop_assert_eq!(statuses(&lane).len(), told.len());
+        let has_end = kept[11] || kept[12];
+        prop_assert_eq!(lane.view(&job_id).is_some_and(JobView::is_terminal), has_end);
+        prop_assert_eq!(timers(&lane).len(), usize::from(has_end));
     }
 }

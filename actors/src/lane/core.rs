@@ -208,6 +208,7 @@ impl LaneCore {
         for record in batch.records.drain(..first_fresh) {
             self.remember(&record);
         }
+        self.window.trim();
         if batch.records.is_empty() {
             // The window's records, or offsets that hold no record.
             self.read_position = batch.next;
@@ -267,9 +268,15 @@ impl LaneCore {
     async fn apply_chunk(&mut self, chunk: &mut [Entry], end: Offset) -> Result<ChunkStep, LaneExit> {
         loop {
             self.wait_below_parked_limit(chunk).await?;
-            self.load_state(chunk).await?;
-            self.env.faults.hit(FaultPoint::BeforeApply, &self.lane);
-            match self.build(chunk) {
+            let built = match self.keys_of(chunk) {
+                Ok(keys) => {
+                    self.load_keys(keys).await?;
+                    self.env.faults.hit(FaultPoint::BeforeApply, &self.lane);
+                    self.build(chunk)
+                }
+                Err(panic) => Err(panic),
+            };
+            match built {
                 Err(panic) => match panic.index.or_else(|| (chunk.len() == 1).then_some(0)) {
                     Some(index) => self.charge(chunk, index, &panic.text)?,
                     None => return Ok(ChunkStep::Split),
@@ -315,6 +322,11 @@ impl LaneCore {
             .find(|key| self.is_at_parked_limit(key))
             .cloned()
         {
+            // Whichever key was released: the wish is read once.
+            self.drain_released().await?;
+            if !self.is_at_parked_limit(&key) {
+                continue;
+            }
             self.status.waiting(&format_args!(
                 "{} records wait behind one key: release or discard its head",
                 self.env.settings.parked_key_limit
@@ -322,7 +334,6 @@ impl LaneCore {
             tokio::time::sleep(self.env.settings.tick_interval).await;
             if self.status.take_nudge() {
                 self.refresh_orders().await?;
-                self.drain(key).await?;
             }
         }
         Ok(())
@@ -332,16 +343,17 @@ impl LaneCore {
         self.parked.get(key).is_some_and(|parked| parked.records >= self.env.settings.parked_key_limit)
     }
 
-    /// Loads the rows that a chunk needs and that are not in memory.
-    pub(super) async fn load_state(&mut self, chunk: &[Entry]) -> Result<(), LaneExit> {
+    /// Asks the behaviour for the rows that a chunk needs; a panic is charged to the entry like any other.
+    pub(super) fn keys_of(&self, chunk: &[Entry]) -> Result<Vec<StateKey>, BuildPanic> {
         let is_raw = self.behaviour.poison_policy() == PoisonPolicy::RecordRaw;
         let mut keys = Vec::new();
-        for entry in chunk {
+        for (index, entry) in chunk.iter().enumerate() {
             if is_raw || matches!(entry.verdict, Verdict::Event(_)) {
-                self.behaviour.keys(entry, &mut keys);
+                guard(|| self.behaviour.keys(entry, &mut keys))
+                    .map_err(|panic| BuildPanic { index: Some(index), text: panic.0 })?;
             }
         }
-        self.load_keys(keys).await
+        Ok(keys)
     }
 
     /// Loads rows that are not in memory.
@@ -450,6 +462,7 @@ impl LaneCore {
         self.position = next;
         self.next_timer = next_timer;
         self.cache.extend(states);
+        self.window.trim();
         self.take_over(summary);
         let committed_at = self.env.clock.now();
         self.status.committed(committed_at, &outcomes, self.parked.len(), self.parked_records());

@@ -1,11 +1,12 @@
 //! Credits: the memory that records on their way may take (design D4, requirement C7).
 //!
 //! Promises that what is held never exceeds the limits, except that a partition that holds nothing may always
-//! take one batch within the global limit's reserve, so that one large record cannot stall it; and that what a
+//! take one record, so that neither its size nor other lanes that hold still can stall it; and that what a
 //! batch holds comes back when the batch is dropped, wherever that happens.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::ids::TopicPartition;
 
@@ -24,12 +25,22 @@ pub struct CreditLimits {
 #[derive(Debug, Default)]
 pub struct GlobalCredit {
     held_bytes: Mutex<usize>,
+    /// Set under the lock above when a reader goes without because of other groups.
+    is_short: AtomicBool,
+    pools: Mutex<Vec<Weak<CreditPool>>>,
 }
 
 impl GlobalCredit {
     /// Gives the bytes held now.
     pub fn held_bytes(&self) -> usize {
         *self.held_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists the pools that live.
+    fn pools(&self) -> Vec<Arc<CreditPool>> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -60,7 +71,9 @@ impl std::fmt::Debug for CreditPool {
 impl CreditPool {
     /// Makes a pool that shares the global limit with others.
     pub fn new(limits: CreditLimits, global: Arc<GlobalCredit>) -> Arc<Self> {
-        Arc::new(Self { limits, global, held: Mutex::default(), returned: Mutex::default() })
+        let pool = Arc::new(Self { limits, global, held: Mutex::default(), returned: Mutex::default() });
+        pool.global.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
+        pool
     }
 
     /// Sets what is called when credit comes back. It must not block or take credit itself.
@@ -71,14 +84,22 @@ impl CreditPool {
     /// Gives how much a lane may still take: records and bytes; zero of either means hold back.
     pub fn available(&self, partition: TopicPartition) -> (usize, usize) {
         let held = self.lane_held(partition);
-        let global = self.limits.total_bytes.saturating_sub(self.global.held_bytes());
         let records = self.limits.lane_records.saturating_sub(held.records);
-        let bytes = self.limits.lane_bytes.saturating_sub(held.bytes).min(global);
-        (records, bytes)
+        let bytes = self.limits.lane_bytes.saturating_sub(held.bytes);
+        let global = self.global.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.limits.total_bytes.saturating_sub(*global);
+        if left < bytes {
+            self.global.is_short.store(true, Ordering::Relaxed);
+        }
+        if left == 0 && held.records == 0 {
+            // The one record that it may always take.
+            return (1, 1);
+        }
+        (records, bytes.min(left))
     }
 
     /// Takes credit for a batch, or nothing when it does not fit. A lane that holds nothing gets one record
-    /// of any size while the global pool has anything left.
+    /// of any size, whatever others hold.
     pub fn try_take(
         self: &Arc<Self>,
         partition: TopicPartition,
@@ -91,8 +112,9 @@ impl CreditPool {
         let fits = lane.records + records <= self.limits.lane_records
             && lane.bytes + bytes <= self.limits.lane_bytes
             && *global + bytes <= self.limits.total_bytes;
-        let is_lone_record = records == 1 && lane.records == 0 && *global < self.limits.total_bytes;
+        let is_lone_record = records == 1 && lane.records == 0;
         if !fits && !is_lone_record {
+            self.global.is_short.store(true, Ordering::Relaxed);
             return None;
         }
         lane.records += records;
@@ -111,7 +133,7 @@ impl CreditPool {
     }
 
     fn give_back(&self, partition: TopicPartition, records: usize, bytes: usize) {
-        {
+        let was_short = {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             let mut global = self.global.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(lane) = held.get_mut(&partition) {
@@ -119,7 +141,16 @@ impl CreditPool {
                 lane.bytes = lane.bytes.saturating_sub(bytes);
             }
             *global = global.saturating_sub(bytes);
+            self.global.is_short.swap(false, Ordering::Relaxed)
+        };
+        self.tell();
+        if was_short {
+            let others = self.global.pools();
+            others.iter().filter(|pool| !std::ptr::eq(pool.as_ref(), self)).for_each(|pool| pool.tell());
         }
+    }
+
+    fn tell(&self) {
         if let Some(returned) = &*self.returned.lock().unwrap_or_else(PoisonError::into_inner) {
             returned();
         }
@@ -146,6 +177,95 @@ impl Drop for Credit {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             pool.give_back(self.partition, self.records, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::{Partition, Topic};
+
+    const LIMITS: CreditLimits = CreditLimits { lane_records: 8, lane_bytes: 60, total_bytes: 100 };
+
+    fn partition(number: u16) -> TopicPartition {
+        TopicPartition { topic: Topic::JobLifecycle, partition: Partition(number) }
+    }
+
+    #[test]
+    fn credit_held_by_another_group_wakes_the_one_that_went_without() {
+        let global = Arc::new(GlobalCredit::default());
+        let pools = [(); 2].map(|()| CreditPool::new(LIMITS, Arc::clone(&global)));
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&woken);
+        pools[1].on_return(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let first = pools[0].try_take(partition(0), 2, 60).unwrap();
+        let _second = pools[0].try_take(partition(1), 2, 30).unwrap();
+        assert!(pools[1].try_take(partition(0), 2, 30).is_none(), "the global pool is short");
+
+        drop(first);
+
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn credit_exhausted_by_others_leaves_an_empty_lane_one_record() {
+        let global = Arc::new(GlobalCredit::default());
+        let pools = [(); 2].map(|()| CreditPool::new(LIMITS, Arc::clone(&global)));
+        let _kept = [(0, 60), (1, 40)].map(|(lane, bytes)| pools[0].try_take(partition(lane), 2, bytes));
+        assert_eq!(global.held_bytes(), LIMITS.total_bytes);
+
+        let (records, bytes) = pools[1].available(partition(0));
+
+        assert!(records > 0 && bytes > 0, "a reader that asks must not be told to hold back");
+        let lone = pools[1].try_take(partition(0), 1, 500);
+        assert!(lone.is_some());
+        assert_eq!(pools[1].available(partition(0)).1, 0, "one and no more");
+    }
+
+    proptest! {
+        #[test]
+        fn credit_any_history_stays_within_limits_and_comes_back(
+            steps in proptest::collection::vec((0..2_usize, 0..3_u16, 1..5_usize, 1..90_usize, any::<bool>()), 1..100),
+        ) {
+            let global = Arc::new(GlobalCredit::default());
+            let pools = [(); 2].map(|()| CreditPool::new(LIMITS, Arc::clone(&global)));
+            let mut held: Vec<(usize, u16, usize, usize, Credit)> = Vec::new();
+
+            for (pool, lane, records, bytes, is_return) in steps {
+                if is_return && !held.is_empty() {
+                    drop(held.swap_remove((records * bytes) % held.len()));
+                    continue;
+                }
+                let of_lane = |held: &[(usize, u16, usize, usize, Credit)]| {
+                    let own = held.iter().filter(|entry| (entry.0, entry.1) == (pool, lane));
+                    own.fold((0, 0), |sum, entry| (sum.0 + entry.2, sum.1 + entry.3))
+                };
+                let before = of_lane(&held);
+                let held_bytes: usize = held.iter().map(|entry| entry.3).sum();
+                let taken = pools[pool].try_take(partition(lane), records, bytes);
+
+                let fits = before.0 + records <= LIMITS.lane_records
+                    && before.1 + bytes <= LIMITS.lane_bytes
+                    && held_bytes + bytes <= LIMITS.total_bytes;
+                prop_assert_eq!(taken.is_some(), fits || (records == 1 && before.0 == 0));
+                held.extend(taken.map(|credit| (pool, lane, records, bytes, credit)));
+                prop_assert_eq!(global.held_bytes(), held.iter().map(|entry| entry.3).sum::<usize>());
+            }
+
+            drop(held);
+            prop_assert_eq!(global.held_bytes(), 0);
+            for pool in &pools {
+                for lane in 0..3 {
+                    prop_assert_eq!(pool.available(partition(lane)), (LIMITS.lane_records, LIMITS.lane_bytes));
+                }
+            }
         }
     }
 }

@@ -77,8 +77,14 @@ impl LaneCore {
         limit: usize,
     ) -> Result<usize, LaneExit> {
         loop {
-            self.load_state(entries).await?;
-            match self.build_drain(state, entries, is_all) {
+            let built = match self.keys_of(entries) {
+                Ok(keys) => {
+                    self.load_keys(keys).await?;
+                    self.build_drain(state, entries, is_all)
+                }
+                Err(panic) => Err(panic),
+            };
+            match built {
                 Err(panic) => match panic.index.or_else(|| (entries.len() == 1).then_some(0)) {
                     Some(index) => self.charge(entries, index, &panic.text)?,
                     None => return Ok(1),

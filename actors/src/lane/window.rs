@@ -12,33 +12,46 @@ use crate::ids::{EventId, Offset};
 pub struct DuplicateWindow {
     capacity: usize,
     order: VecDeque<(EventId, Offset)>,
-    first_seen: HashMap<EventId, Offset>,
+    /// Where each event was seen first, and last.
+    seen: HashMap<EventId, (Offset, Offset)>,
 }
 
 impl DuplicateWindow {
     /// Makes an empty window for so many records.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, order: VecDeque::new(), first_seen: HashMap::new() }
+        Self { capacity, order: VecDeque::new(), seen: HashMap::new() }
     }
 
     /// Looks an event up and remembers it. Answers the lower offset at which the same event stands, if it
-    /// is known to stand at one.
+    /// is known to stand at one. Forgets nothing, so that a batch which is thought out again is answered
+    /// the same; [`DuplicateWindow::trim`] forgets.
     pub fn check(&mut self, event_id: EventId, offset: Offset) -> Option<Offset> {
-        match self.first_seen.get(&event_id) {
-            Some(seen) if *seen < offset => return Some(*seen),
-            Some(seen) if *seen == offset => return None,
-            _ => {}
+        let Some((first, last)) = self.seen.get_mut(&event_id) else {
+            self.seen.insert(event_id, (offset, offset));
+            self.order.push_back((event_id, offset));
+            return None;
+        };
+        if *last < offset {
+            // A duplicate keeps its event known: the window spans records, not first sightings.
+            *last = offset;
+            self.order.push_back((event_id, offset));
         }
-        self.first_seen.insert(event_id, offset);
-        self.order.push_back((event_id, offset));
+        if *first < offset {
+            return Some(*first);
+        }
+        *first = offset;
+        None
+    }
+
+    /// Forgets what lies before the window. Called once the records that were looked up are committed.
+    pub fn trim(&mut self) {
         while self.order.len() > self.capacity {
             if let Some((oldest, at)) = self.order.pop_front()
-                && self.first_seen.get(&oldest) == Some(&at)
+                && self.seen.get(&oldest).is_some_and(|(_, last)| *last == at)
             {
-                self.first_seen.remove(&oldest);
+                self.seen.remove(&oldest);
             }
         }
-        None
     }
 }
 
@@ -52,19 +65,18 @@ mod tests {
         #[test]
         fn window_any_stream_agrees_with_a_full_memory(ids in proptest::collection::vec(0_u128..40, 1..300), capacity in 1_usize..60) {
             let mut window = DuplicateWindow::new(capacity);
-            let mut firsts: Vec<(u128, u64)> = Vec::new();
+            let mut records: Vec<(u128, u64)> = Vec::new();
 
             for (offset, id) in ids.iter().enumerate() {
                 let offset = offset as u64;
-                // What must be recognised: first sightings that no `capacity` newer first sightings pushed out.
-                let recent = firsts.iter().rev().take(capacity).find(|(seen, _)| seen == id).map(|(_, at)| Offset(*at));
+                // What must be recognised: whatever stands among the last `capacity` records.
+                let recent = records.iter().rev().take(capacity).find(|(seen, _)| seen == id).map(|(_, first)| *first);
 
                 let found = window.check(EventId(Uuid::from_u128(*id)), Offset(offset));
 
-                prop_assert_eq!(found, recent);
-                if found.is_none() {
-                    firsts.push((*id, offset));
-                }
+                window.trim();
+                prop_assert_eq!(found, recent.map(Offset));
+                records.push((*id, recent.unwrap_or(offset)));
             }
         }
 

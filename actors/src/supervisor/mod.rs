@@ -28,6 +28,9 @@ const SUPERVISOR_MAILBOX: usize = 256;
 /// How often the supervisor looks for dispatchers whose end it was not told of.
 const SUPERVISOR_TICK: Duration = Duration::from_millis(100);
 
+/// How long after the time given a dispatcher may take to answer that it has stopped.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
 /// Called once when a group's restart budget is spent; it ends the process.
 pub type Escalation = Arc<dyn Fn(&Group, &str) + Send + Sync>;
 
@@ -166,8 +169,10 @@ impl Handler<StopAll> for Supervisor {
             .values_mut()
             .filter_map(|child| child.dispatcher.take())
             .map(|dispatcher| async move {
-                // A dispatcher that has ended already has nothing left to stop.
-                let _ended_either_way = dispatcher.send(StopDispatcher { deadline }).await;
+                // A dispatcher that has ended already has nothing left to stop; one that does not answer in
+                // time is abandoned: the log owns the work.
+                let asked = dispatcher.send(StopDispatcher { deadline });
+                let _ended_either_way = tokio::time::timeout(within + STOP_GRACE, asked).await;
             })
             .collect();
         Box::pin(async move {

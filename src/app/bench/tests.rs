@@ -1,3 +1,5 @@
+//! The benchmark's figures, its report, and that a wrong run is a failure.
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 

@@ -59,7 +59,7 @@ pub struct SqliteConfig {
     pub read_queue: usize,
     /// The writer's page cache.
     pub cache_bytes: u64,
-    /// A write-ahead log of this size makes the writer wait until it was moved into the file.
+    /// A write-ahead log of this size makes the writer wait, a second at most, until it was moved into the file.
     pub wal_limit_bytes: u64,
     /// How often the write-ahead log is moved into the file beside the writer's work.
     pub checkpoint_interval: Duration,

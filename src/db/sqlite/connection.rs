@@ -20,6 +20,10 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 /// as long as the disk takes.
 const BUSY_TIMEOUT_MS: u32 = 10_000;
 
+/// How long the writer waits for readers when it empties the log: far more than any read of ours takes, and what
+/// a commit may be late by.
+const EMPTY_LOG_TIMEOUT_MS: u32 = 1000;
+
 /// What a reading connection keeps of the file.
 const READER_CACHE_KIB: u32 = 8 * 1024;
 
@@ -199,6 +203,15 @@ pub(super) fn open_checkpointer(file: &Path) -> Result<SqliteConnection, OpenErr
         ))
         .map_err(|error| open_error(file, error.to_string()))?;
     Ok(connection)
+}
+
+/// Gives the command that moves the write-ahead log into the file and cuts it, if readers let it.
+pub(super) fn empty_log_command() -> String {
+    format!(
+        "PRAGMA busy_timeout = {EMPTY_LOG_TIMEOUT_MS};
+         PRAGMA wal_checkpoint(TRUNCATE);
+         PRAGMA busy_timeout = {BUSY_TIMEOUT_MS};"
+    )
 }
 
 /// Tells what the database takes: pages in use, without those that are free inside the file.

@@ -30,7 +30,7 @@ pub(super) const ROWS_MEDIUM: usize = 8;
 
 /// Inserts a slice of rows through cached statements of fixed sizes.
 ///
-/// *Source*: measured in `research/performance-reliability.md`, rule P7: a statement over a vector is prepared
+/// *Source*: measurement: a statement over a vector is prepared
 /// anew each time, one over an array is cached by its type. Audit rows and bodies so written, against a
 /// loop over bare prepared statements (release build, seven rounds on a busy machine, median and extremes): 0.89
 /// (0.84 to 1.90) at 100 rows a commit, 0.78 (0.34 to 0.83) at 1000. The extremes are other programs' load. One

@@ -17,6 +17,7 @@ use horizons_actors::ports::store::{CommitError, StoreError};
 use super::audit_append::EntryNumbers;
 use super::checkpoint::WriteAheadLog;
 use super::config::{FatalError, FatalHook};
+use super::connection::empty_log_command;
 use super::lanes::Lanes;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
@@ -119,13 +120,16 @@ impl Writer {
         }
     }
 
-    /// Waits until the write-ahead log is in the file, when it has become too large.
+    /// Waits until the write-ahead log is in the file, when it has become too large; for a while only, as a reader
+    /// of another process may hang.
     fn keep_log_small(&mut self) -> Result<(), FatalError> {
         if !self.wal.is_too_large() {
             return Ok(());
         }
         tracing::warn!("write-ahead log is at its limit: writing waits for the file");
-        match self.connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)") {
+        let emptied = self.connection.batch_execute(&empty_log_command());
+        self.wal.waited();
+        match emptied {
             Ok(()) => Ok(()),
             Err(error) if fault_of(&error.to_string()) == Fault::Disk => {
                 Err(FatalError::Disk(error.to_string()))

@@ -24,6 +24,10 @@ use super::{HandlingError, guarded, is_never_started, stop_of};
 /// How many orders one listing adds to those that are in hand or wait for another try.
 const ORDER_PAGE: usize = 256;
 
+/// How many open orders a job has: one of each kind for its attempt. One that has ended after several attempts
+/// has more to clean, few beside a page.
+const ORDERS_PER_JOB: usize = 3;
+
 /// One listing is never longer: when so many orders wait for another try, the scheduler is away for all.
 const ORDER_PAGE_MAX: usize = 16_384;
 
@@ -85,7 +89,9 @@ pub(super) async fn work(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>
 impl Worker {
     /// Lists open orders and sorts out what can be worked on.
     async fn list(&mut self) {
-        let limit = (ORDER_PAGE + self.in_hand.len() + self.retries.len()).min(ORDER_PAGE_MAX);
+        // A job in hand may wait for another try too: more is listed then, never less.
+        let passed_over = (self.in_hand.len() + self.retries.len()) * ORDERS_PER_JOB;
+        let limit = (ORDER_PAGE + passed_over).min(ORDER_PAGE_MAX);
         let orders = match self.shared.store.open_orders(limit).await {
             Ok(orders) => orders,
             Err(error) => {

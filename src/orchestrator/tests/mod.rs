@@ -5,6 +5,7 @@ mod crash;
 mod operators;
 mod progress;
 mod sqlite;
+mod starving;
 mod submit;
 
 use std::collections::BTreeMap;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use horizons_actors::ports::scheduler::{AttemptExit, Scheduler};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
-use super::bench::{Bench, answer, end, error_code, find, id, processes_of, spec, submit, wait_for};
+use super::bench::{Bench, answer, end, error_code, find, id, pid_in, processes_of, spec, submit, wait_for};
 
 #[test]
 fn attempt_that_succeeds_reports_times_totals_and_samples() {
@@ -182,6 +183,33 @@ fn samples_of_a_running_agent_can_be_read_before_it_ends() {
     assert_eq!(answer(scheduler.samples(id("job"), 1, 2)).unwrap().len(), 2);
     answer(scheduler.cancel(id("job"))).unwrap();
     end(&scheduler, "job");
+}
+
+#[test]
+fn shim_and_agent_keep_no_descriptor_of_whoever_started_the_server() {
+    let bench = Bench::new().agent("a", "echo up > \"$NOTES/up\"; while :; do sleep 0.05; done");
+    // As under `flock FILE horizons serve`: an open file that is not closed by exec.
+    let path = bench.folder.path().join("outer.lock");
+    let outer = std::fs::File::create(&path).unwrap();
+    fcntl(&outer, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+    bench.wait_for_note("up");
+
+    let shim = pid_in(&bench.attempt_folder(), "claim.json", "shim");
+    let mut processes = processes_of(&bench.attempt_folder());
+    assert!(!processes.is_empty());
+    processes.push(shim);
+    for pid in processes {
+        let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        assert!(!open.contains(&path), "{pid}: {open:?}");
+    }
+    answer(scheduler.cancel(id("job"))).unwrap();
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Cancelled);
 }
 
 #[test]

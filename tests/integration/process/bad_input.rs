@@ -30,7 +30,7 @@ fn served(world: &World) -> (Server, String) {
     let server = world.serve();
     let load = Load::default();
     load.submit_new(server.client(), "quick");
-    let job_id = load.ledger.lock().unwrap().submits["key-0"].job_id.clone().unwrap();
+    let job_id = load.ledger.lock().unwrap().submits["key-000000"].job_id.clone().unwrap();
     let path = format!("/jobs/{job_id}");
     wait_for("the job's end", || server.client().get(&path).json()["job"]["status"] == "COMPLETED");
     settle(world);
@@ -123,7 +123,7 @@ fn http_bad_input_is_named_and_stores_nothing() {
         assert!(matches!(answer.status, 400 | 403), "{answer:?}");
         assert_eq!(answer.json()["field"], field);
     }
-    let reused = client.submit("key-0", "slow", "data-1").unwrap();
+    let reused = client.submit("key-000000", "slow", "data-1").unwrap();
     assert_eq!(
         (reused.status, reused.json()["field"].as_str()),
         (409, Some("Idempotency-Key")),

@@ -126,7 +126,7 @@ fn lanes_panicking_at_every_point_lose_nothing() {
         assert!(Instant::now() < give_up_at, "never passed: {:?}", panicked(&server));
         work_during(&load, client, &mut random, || pass(Duration::from_millis(300)));
     }
-    load.cancel_endless(client);
+    assert!(load.cancel_endless(client));
     settle(&world);
 
     let log = server.log();

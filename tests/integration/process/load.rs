@@ -51,12 +51,20 @@ pub(super) struct Load {
     next: AtomicU64,
 }
 
-/// What a submit asks for, by weight.
-const AGENTS: [&str; 10] =
-    ["quick", "quick", "quick", "quick", "slow", "slow", "slow", "fail", "long", "stubborn"];
+/// What a submit asks for, by weight. Few never end by themselves, so that slots are left for the others.
+const AGENTS: [&str; 16] = [
+    "quick", "quick", "quick", "quick", "quick", "quick", "quick", "slow", "slow", "slow", "slow", "slow",
+    "fail", "fail", "long", "stubborn",
+];
 
 /// One submit in so many is repeated though it was answered.
 const REPEAT_ONE_IN: u64 = 8;
+
+/// Answered submits that are repeated after a crash, at most.
+const REPEATS_MAX: usize = 8;
+
+/// Cancels and wishes are about one of so many last jobs or poison records: older ones have mostly ended.
+const RECENT: usize = 24;
 
 impl Load {
     /// Submits under a key and notes the answer. False when the server is gone.
@@ -86,7 +94,8 @@ impl Load {
     /// Submits something new.
     pub(super) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.submit(client, &format!("key-{number}"), agent)
+        // Keys sort in the order they were made.
+        self.submit(client, &format!("key-{number:06}"), agent)
     }
 
     fn cancel(&self, client: Client, job_id: &str) -> bool {
@@ -129,7 +138,7 @@ impl Load {
     fn wish(&self, client: Client, random: &mut Random) -> bool {
         let poison: Vec<Appended> = {
             let ledger = self.ledger.lock().unwrap();
-            ledger.appended.iter().filter(|record| record.is_poison).cloned().collect()
+            ledger.appended.iter().rev().filter(|record| record.is_poison).take(RECENT).cloned().collect()
         };
         let Some(record) = random.pick(&poison) else { return true };
         let wish = if random.below(2) == 0 { "release" } else { "discard" };
@@ -168,19 +177,21 @@ impl Load {
         }
     }
 
+    /// Gives the last jobs.
     fn jobs(&self) -> Vec<String> {
-        self.ledger.lock().unwrap().submits.values().filter_map(|submit| submit.job_id.clone()).collect()
+        let ledger = self.ledger.lock().unwrap();
+        let jobs = ledger.submits.values().rev().filter_map(|submit| submit.job_id.clone());
+        jobs.take(RECENT).collect()
     }
 
-    /// Repeats every submit that has no answer, and every so often one that has.
+    /// Repeats every submit that has no answer, and some that have.
     pub(super) fn repeat(&self, client: Client, random: &mut Random) {
         let keys: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
-            let wanted = ledger
-                .submits
-                .iter()
-                .filter(|(_, submit)| submit.job_id.is_none() || random.below(REPEAT_ONE_IN) == 0);
-            wanted.map(|(key, _)| key.clone()).collect()
+            let (open, answered): (Vec<_>, Vec<_>) =
+                ledger.submits.iter().partition(|(_, submit)| submit.job_id.is_none());
+            let repeated = (0..REPEATS_MAX).filter_map(|_| random.pick(&answered));
+            open.iter().chain(repeated).map(|(key, _)| (*key).clone()).collect()
         };
         for key in keys {
             if !self.submit(client, &key, "quick") {
@@ -189,17 +200,17 @@ impl Load {
         }
     }
 
-    /// Asks for the end of every job that would not end by itself.
-    pub(super) fn cancel_endless(&self, client: Client) {
+    /// Asks for the end of every job that would not end by itself; each is asked for once. False when the
+    /// server is gone.
+    pub(super) fn cancel_endless(&self, client: Client) -> bool {
         let endless: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
             let submits = ledger.submits.values();
             let endless = submits.filter(|submit| matches!(submit.agent, "long" | "stubborn"));
-            endless.filter_map(|submit| submit.job_id.clone()).collect()
+            let jobs = endless.filter_map(|submit| submit.job_id.clone());
+            jobs.filter(|job_id| !ledger.cancelled.contains(job_id)).collect()
         };
-        for job_id in endless {
-            assert!(self.cancel(client, &job_id), "the server is gone");
-        }
+        endless.iter().all(|job_id| self.cancel(client, job_id))
     }
 }
 

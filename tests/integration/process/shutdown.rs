@@ -22,7 +22,7 @@ fn ended_under_load(signal: Signal) {
     let mut server = world.serve();
     let client = server.client();
     load.submit_new(client, "long");
-    let long = load.ledger.lock().unwrap().submits["key-0"].job_id.clone().unwrap();
+    let long = load.ledger.lock().unwrap().submits["key-000000"].job_id.clone().unwrap();
     let status = |client: Client| client.get(&format!("/jobs/{long}")).json()["job"]["status"].clone();
     wait_for("the agent to run", || status(client) == "RUNNING");
     let is_over = AtomicBool::new(false);

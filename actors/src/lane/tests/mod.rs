@@ -4,4 +4,5 @@ mod faults;
 mod parking;
 mod properties;
 mod rebalance;
+mod regression;
 mod world;

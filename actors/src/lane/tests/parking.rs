@@ -29,7 +29,7 @@ pub(super) fn command(world: &World, key: ParkedKeyId) -> Command {
 }
 
 /// Stores a wish about a job's key and nudges its lane, as an operator's command does.
-async fn wish(world: &World, job: &str, wish: ParkedWish) {
+pub(super) async fn wish(world: &World, job: &str, wish: ParkedWish) {
     let key = ParkedKeyId { lane: lane_of(job), key: Bytes::copy_from_slice(job.as_bytes()) };
     let command = command(world, key.clone());
     let audit = EventBuilder::audit_action_recorded().record();

@@ -43,6 +43,8 @@ pub(super) const LIMIT: Duration = Duration::from_secs(600);
 pub(super) struct Panics {
     /// In `apply`, by event: so many times.
     pub(super) on_event: Mutex<HashMap<EventId, u32>>,
+    /// In `keys`, by event: so many times.
+    pub(super) in_keys: Mutex<HashMap<EventId, u32>>,
     /// In `finish`, whenever this event is in the batch: so many times.
     pub(super) in_finish: Mutex<HashMap<EventId, u32>>,
     /// In `tick`.
@@ -88,7 +90,9 @@ impl Behaviour for Recorder {
     }
 
     fn keys(&self, entry: &Entry, keys: &mut Vec<StateKey>) {
-        if let Verdict::Event(Event { job_id: Some(job_id), .. }) = &entry.verdict {
+        if let Verdict::Event(Event { job_id: Some(job_id), event_id, .. }) = &entry.verdict {
+            let is_asked_for = take(self.panics.in_keys.lock().unwrap().get_mut(event_id));
+            panic_if(is_asked_for, "keys");
             keys.push(StateKey::JobAggregate(job_id.clone(), Default::default()));
         }
     }

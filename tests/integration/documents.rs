@@ -1,0 +1,313 @@
+//! The documents tell the truth: every link and path resolves, every command and option exists, and what is
+//! listed (events, rejections, metrics, states, exit codes) is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use horizons::exit::Exit;
+use horizons_actors::event::EventType;
+use horizons_actors::ids::Topic;
+use horizons_actors::rejection::Rejection;
+use horizons_actors::snapshot::ActorState;
+use serde_json::Value;
+
+/// Folders whose paths are held against the tree where a document names them.
+const TREE: [&str; 8] = ["src/", "actors/", "docs/", "migrations/", "schemas/", "tests/", "benches/", ".ci/"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Gives every document, by its path from the root.
+fn documents() -> BTreeMap<String, String> {
+    let folders = ["", "actors", "docs", "migrations", "schemas", "tests"];
+    let mut documents = BTreeMap::new();
+    for folder in folders {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                let text = read(&name);
+                documents.insert(name, text);
+            }
+        }
+    }
+    assert!(documents.contains_key("README.md") && documents.contains_key("docs/architecture.md"));
+    documents
+}
+
+/// Splits a document into its prose and its fenced blocks.
+fn prose_and_blocks(text: &str) -> (String, Vec<String>) {
+    let (mut prose, mut blocks, mut open) = (String::new(), Vec::new(), None::<String>);
+    for line in text.lines() {
+        match (&mut open, line.trim_start().starts_with("```")) {
+            (None, true) => open = Some(String::new()),
+            (Some(_), true) => blocks.extend(open.take()),
+            (Some(block), false) => *block += &format!("{line}\n"),
+            (None, false) => prose += &format!("{line}\n"),
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    (prose, blocks)
+}
+
+/// Gives the texts in back quotes.
+fn code_spans(prose: &str) -> Vec<String> {
+    prose.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")).collect()
+}
+
+/// Gives the name that a heading is linked by.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn documents_every_relative_link_resolves() {
+    let documents = documents();
+    let mut broken = Vec::new();
+    let mut checked = 0;
+
+    for (name, text) in &documents {
+        let (prose, _) = prose_and_blocks(text);
+        let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            checked += 1;
+            let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let file = match path {
+                "" => root().join(name),
+                path => root().join(name).parent().unwrap().join(path),
+            };
+            let is_there = match fragment {
+                "" => file.exists(),
+                fragment => std::fs::read_to_string(&file)
+                    .is_ok_and(|text| text.lines().any(|l| l.starts_with('#') && anchor(l) == fragment)),
+            };
+            if !is_there {
+                broken.push(format!("{name}: {target}"));
+            }
+        }
+    }
+
+    assert!(checked > 10, "{checked} links were found");
+    assert_eq!(broken, Vec::<String>::new());
+}
+
+#[test]
+fn documents_every_named_path_exists() {
+    let mut missing = Vec::new();
+    let mut checked = 0;
+
+    for (name, text) in documents() {
+        for span in code_spans(&prose_and_blocks(&text).0) {
+            let is_pattern = span.contains(['*', '<', '{', '…', ' ']);
+            if is_pattern || !TREE.iter().any(|folder| span.starts_with(folder)) {
+                continue;
+            }
+            checked += 1;
+            if !root().join(&span).exists() {
+                missing.push(format!("{name}: {span}"));
+            }
+        }
+    }
+
+    assert!(checked > 20, "{checked} paths were found");
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+/// Gives the help of a command, or nothing when there is no such command.
+fn help_of(command: &[&str]) -> Option<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_horizons"))
+        .args(command)
+        .arg("--help")
+        .current_dir(std::env::temp_dir())
+        .output()
+        .unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+/// Gives the words after the program's name, wherever a line runs it.
+fn commands_in(code: &str) -> Vec<Vec<String>> {
+    let mut commands = Vec::new();
+    for line in code.lines() {
+        let line = line.split(" #").next().unwrap_or(line);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for (index, word) in words.iter().enumerate() {
+            let is_program = word.ends_with("/horizons") || *word == "horizons";
+            let is_run = *word == "--" && words.get(1) == Some(&"run");
+            if is_program || is_run {
+                let rest = words.iter().skip(index + 1).map(|word| (*word).to_owned());
+                commands
+                    .push(rest.take_while(|word| !matches!(word.as_str(), "|" | ">" | "&" | "&&")).collect());
+            }
+        }
+    }
+    commands
+}
+
+fn is_command_word(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
+}
+
+#[test]
+fn documents_every_command_and_option_exists() {
+    let mut unknown = BTreeSet::new();
+    let mut checked = 0;
+
+    for (name, text) in documents() {
+        let (prose, blocks) = prose_and_blocks(&text);
+        let code = code_spans(&prose).into_iter().chain(blocks);
+        for words in code.flat_map(|code| commands_in(&code)) {
+            let Some(first) = words.first().filter(|word| is_command_word(word)) else { continue };
+            checked += 1;
+            let shown = format!("{name}: horizons {}", words.join(" "));
+            let Some(mut help) = help_of(&[first]) else {
+                unknown.insert(shown);
+                continue;
+            };
+            if help.contains("\nCommands:\n")
+                && let Some(second) = words.get(1)
+            {
+                for second in second.split('|') {
+                    match help_of(&[first, second]) {
+                        Some(text) => help = text,
+                        None => drop(unknown.insert(shown.clone())),
+                    }
+                }
+            }
+            let options = words.iter().filter(|word| word.starts_with("--") && word.len() > 2);
+            for option in options.filter_map(|option| option.split('=').next()) {
+                let is_known = help.split_whitespace().any(|word| word.trim_end_matches(',') == option);
+                if !is_known {
+                    unknown.insert(format!("{shown}: {option}"));
+                }
+            }
+        }
+    }
+
+    assert!(checked > 20, "{checked} commands were found");
+    assert_eq!(unknown, BTreeSet::new());
+}
+
+/// Says what a field holds, in the words of the reference.
+fn wanted(schema: &Value) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<String> =
+            values.iter().map(|value| format!("`{}`", value.as_str().unwrap())).collect();
+        return format!("one of {}", values.join(", "));
+    }
+    let bounds = match (&schema["minimum"], schema["maximum"].as_u64()) {
+        (Value::Null, _) => String::new(),
+        (from, Some(to)) if to <= 1 => format!(", {from} to {to}"),
+        (from, _) => format!(", {from} or more"),
+    };
+    match schema["type"].as_str().unwrap() {
+        "string" if schema["format"] == "date-time" => "time".to_owned(),
+        "string" if schema["minLength"] == 1 => "identifier".to_owned(),
+        "string" => "text".to_owned(),
+        "integer" => format!("whole number{bounds}"),
+        "number" => format!("number{bounds}"),
+        "boolean" => "true or false".to_owned(),
+        "object" => match schema["properties"].as_object() {
+            None => "free object".to_owned(),
+            Some(fields) => {
+                let fields = fields.iter().map(|(name, schema)| format!("`{name}` ({})", wanted(schema)));
+                format!("object of {}", fields.collect::<Vec<_>>().join(", "))
+            }
+        },
+        other => unreachable!("no schema of ours has `{other}`"),
+    }
+}
+
+/// Renders the fields of one version of a type from its schema.
+fn fields_of(payload: &Value) -> String {
+    let required = payload["required"].as_array().unwrap();
+    let mut text = "| field | holds | required |\n|---|---|---|\n".to_owned();
+    for (name, schema) in payload["properties"].as_object().unwrap() {
+        let is_required = required.iter().any(|field| field == name);
+        let or_else = if is_required { "yes".to_owned() } else { format!("no: {}", schema["default"]) };
+        text += &format!("| `{name}` | {} | {or_else} |\n", wanted(schema));
+    }
+    text
+}
+
+#[test]
+fn events_reference_is_what_the_schemas_say() {
+    let page = read("docs/events.md");
+    let mut types = BTreeSet::new();
+
+    for entry in std::fs::read_dir(root().join("schemas/events")).unwrap() {
+        let schema: Value = serde_json::from_str(&read(entry.unwrap().path())).unwrap();
+        let title = schema["title"].as_str().unwrap();
+        types.insert(title.split(',').next().unwrap().to_owned());
+        let fields = fields_of(&schema["properties"]["payload"]);
+        let section = page.split("\n### ").find(|section| section.starts_with(&format!("{title}\n")));
+        let table = section.and_then(|section| section.split("\n\n").find(|part| part.starts_with('|')));
+        assert_eq!(table.map(str::trim), Some(fields.trim()), "docs/events.md: `{title}`");
+    }
+
+    assert_eq!(types, EventType::ALL.into_iter().map(|one| one.name().to_owned()).collect());
+}
+
+#[test]
+fn events_topics_and_rejections_are_complete() {
+    let page = read("docs/events.md");
+
+    for topic in Topic::ALL {
+        let days = topic.retention().as_secs() / 86_400;
+        let row = format!("| `{}` | {} | {days} days |", topic.name(), topic.partitions());
+        assert!(page.contains(&row), "docs/events.md: wanted `{row}`");
+    }
+    for name in Rejection::NAMES {
+        assert!(page.contains(&format!("| `{name}` |")), "docs/events.md: wanted a row for `{name}`");
+    }
+}
+
+#[test]
+fn operations_exit_codes_and_states_are_complete() {
+    for page in ["docs/operations.md", "README.md"] {
+        let text = read(page);
+        for exit in Exit::ALL {
+            let row = format!("| {} | {} |", exit.code(), exit.meaning());
+            assert!(text.contains(&row), "{page}: wanted `{row}`");
+        }
+    }
+    let operations = read("docs/operations.md");
+    for state in ActorState::ALL {
+        assert!(
+            operations.contains(&format!("| `{}` |", state.name())),
+            "wanted a row for `{}`",
+            state.name()
+        );
+    }
+}
+
+#[test]
+fn operations_metrics_are_complete() {
+    let operations = read("docs/operations.md");
+    let mut names = BTreeSet::new();
+
+    for file in ["actors/src/metrics.rs", "src/metrics.rs"] {
+        let text = read(file);
+        let quoted = text.split('"').filter(|text| !text.is_empty());
+        let is_name = |text: &&str| {
+            (text.starts_with("horizons_") || text.starts_with("process_"))
+                && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        names.extend(quoted.filter(is_name).map(str::to_owned));
+    }
+
+    assert!(names.len() >= 13, "{names:?}");
+    for name in names {
+        assert!(
+            operations.contains(&format!("| `{name}` |")),
+            "docs/operations.md: wanted a row for `{name}`"
+        );
+    }
+}
