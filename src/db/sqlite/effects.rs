@@ -1,7 +1,7 @@
 //! What a lane's transaction writes beside its progress, table by table.
 //!
-//! Promises nothing about audit entries, which stand in [`super::audit_append`], nor about poison and parking,
-//! which stand in [`super::parking`].
+//! Promises that each kind of row is written in the order in which its behaviour made it, through cached
+//! statements. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
