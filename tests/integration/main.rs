@@ -8,6 +8,8 @@
 
 /// The rules of the house that a compiler does not know.
 mod architecture;
+/// Where audit entries stand in the SQLite store, and what tampering with that leaves to be found.
+mod audit_runs;
 /// The program as a person starts it: arguments, output, exit codes, and what client commands send.
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.

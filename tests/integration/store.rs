@@ -229,7 +229,7 @@ async fn audit_tables_from_another_connection_refuse_tampering() {
         "DELETE FROM log_head".to_owned(),
         "UPDATE progress SET owner_epoch = 0".to_owned(),
     ];
-    for table in ["audit_logs", "audit_entries", "audit_bodies", "audit_segments"] {
+    for table in ["audit_logs", "audit_runs", "audit_entries", "audit_bodies", "audit_segments"] {
         attempts.push(format!("DELETE FROM {table}"));
         attempts.push(replace(table));
     }

@@ -4,6 +4,7 @@
 //! about, a search walks the entries of the partitions that can hold them, page by page.
 
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::event::partition::partition_for;
@@ -13,10 +14,8 @@ use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditLogState;
 use uuid::Uuid;
 
-use super::key;
 use super::lanes::{Lanes, digest};
 use super::records::RecordColumns;
-use super::schema::{audit_bodies, audit_entries};
 use super::state::load_audit_log;
 use super::store::ROWS_MAX;
 use crate::db::error::engine;
@@ -66,27 +65,49 @@ fn is_wanted(filter: &AuditFilter, partition: TopicPartition) -> bool {
 }
 
 /// The columns of an entry, and of its body if it is there.
-#[derive(Queryable)]
+#[derive(QueryableByName)]
 struct EntryRow {
-    entry: i64,
+    #[diesel(sql_type = BigInt)]
+    index: i64,
+    #[diesel(sql_type = BigInt)]
     record_offset: i64,
+    #[diesel(sql_type = Binary)]
     leaf_hash: Vec<u8>,
+    #[diesel(sql_type = Binary)]
     chain_hash: Vec<u8>,
+    #[diesel(sql_type = Text)]
     mark: String,
+    #[diesel(sql_type = BigInt)]
     appended_at: i64,
-    body: Option<RecordColumns>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    recorded_at: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    time_type: Option<i32>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    key: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    headers: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    payload: Option<Vec<u8>>,
 }
 
 impl EntryRow {
     fn into_entry(self, topic_partition: TopicPartition) -> Result<StoredAuditEntry, StoreError> {
         let offset = self.record_offset.cast_unsigned();
+        // These three are never null in a body that is there.
+        let body = match (self.recorded_at, self.time_type, self.headers) {
+            (Some(recorded_at), Some(time_type), Some(headers)) => {
+                Some(RecordColumns { recorded_at, time_type, key: self.key, headers, payload: self.payload })
+            }
+            _ => None,
+        };
         Ok(StoredAuditEntry {
-            position: AuditPosition { topic_partition, index: key::offset_of(self.entry) },
+            position: AuditPosition { topic_partition, index: self.index.cast_unsigned() },
             leaf_hash: digest("leaf hash", &self.leaf_hash)?,
             chain_hash: digest("chain hash", &self.chain_hash)?,
             mark: self.mark,
             appended_at: Timestamp::from_micros(self.appended_at),
-            record: self.body.map(|body| body.into_record(offset)).transpose()?,
+            record: body.map(|body| body.into_record(offset)).transpose()?,
         })
     }
 }
@@ -116,7 +137,7 @@ pub(super) fn entries(
             }
             let until = size.min(index.saturating_add(budget));
             let found = scan(connection, number, index..until, filter.job_id.as_ref(), left)?;
-            let last_found = found.last().map(|row| key::offset_of(row.entry));
+            let last_found = found.last().map(|row| row.index.cast_unsigned());
             // A full page may end before the range does.
             let seen = match last_found {
                 Some(last) if found.len() == left => last + 1,
@@ -134,6 +155,33 @@ pub(super) fn entries(
     Ok(page)
 }
 
+/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
+///
+/// The run that holds an index is the last one that begins at or before it, whatever page it is asked for with.
+/// A run is believed only if it ends before the next one begins and before its log ends: what a changed or
+/// inserted run covers is missing then, and a verification finds it.
+///
+/// `CROSS JOIN` holds the engine to this order of loops, which is the order of indexes.
+pub(super) const SCAN: &str = "
+    SELECT r.first_index + (e.entry - r.base_entry) AS \"index\",
+           e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at,
+           b.recorded_at, b.time_type, b.key, b.headers, b.payload
+    FROM audit_runs AS r
+    CROSS JOIN audit_entries AS e
+      ON e.entry BETWEEN r.base_entry + max(?2 - r.first_index, 0)
+                     AND r.base_entry + min(?3 - r.first_index, r.entries - 1)
+    LEFT JOIN audit_bodies AS b ON b.entry = e.entry
+    WHERE r.lane = ?1
+      AND r.first_index <= ?3
+      AND r.first_index >= coalesce(
+            (SELECT max(h.first_index) FROM audit_runs AS h WHERE h.lane = ?1 AND h.first_index <= ?2), ?2)
+      AND r.first_index + r.entries <= coalesce(
+            (SELECT min(n.first_index) FROM audit_runs AS n WHERE n.lane = ?1 AND n.first_index > r.first_index),
+            (SELECT size FROM audit_logs WHERE lane = ?1))
+      AND (?5 IS NULL OR b.key = ?5)
+    ORDER BY r.first_index, e.entry
+    LIMIT ?4";
+
 /// Reads the wanted entries of a range.
 fn scan(
     connection: &mut SqliteConnection,
@@ -142,32 +190,12 @@ fn scan(
     job_id: Option<&JobId>,
     left: usize,
 ) -> Result<Vec<EntryRow>, StoreError> {
-    let first = key::in_lane(lane, range.start)?;
-    let last = key::in_lane(lane, range.end.saturating_sub(1))?;
-    let mut query = audit_entries::table
-        .left_join(audit_bodies::table.on(audit_bodies::entry.eq(audit_entries::entry)))
-        .filter(audit_entries::entry.between(first, last))
-        .order(audit_entries::entry)
-        .limit(i64::try_from(left).unwrap_or(i64::MAX))
-        .select((
-            audit_entries::entry,
-            audit_entries::record_offset,
-            audit_entries::leaf_hash,
-            audit_entries::chain_hash,
-            audit_entries::mark,
-            audit_entries::appended_at,
-            (
-                audit_bodies::recorded_at,
-                audit_bodies::time_type,
-                audit_bodies::key,
-                audit_bodies::headers,
-                audit_bodies::payload,
-            )
-                .nullable(),
-        ))
-        .into_boxed();
-    if let Some(job_id) = job_id {
-        query = query.filter(audit_bodies::key.eq(job_id.as_str().as_bytes().to_vec()));
-    }
-    query.load(connection).map_err(engine)
+    diesel::sql_query(SCAN)
+        .bind::<BigInt, _>(lane)
+        .bind::<BigInt, _>(range.start.cast_signed())
+        .bind::<BigInt, _>(range.end.saturating_sub(1).cast_signed())
+        .bind::<BigInt, _>(i64::try_from(left).unwrap_or(i64::MAX))
+        .bind::<Nullable<Binary>, _>(job_id.map(|job_id| job_id.as_str().as_bytes()))
+        .load(connection)
+        .map_err(engine)
 }

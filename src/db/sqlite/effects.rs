@@ -1,29 +1,29 @@
 //! What a lane's transaction writes beside its progress, table by table.
 //!
-//! Promises that rows which grow with every event are written in key order through cached statements. Poison
-//! and parking stand in [`super::parking`].
-
-use std::borrow::Cow;
+//! Promises that each kind of row is written in the order in which its behaviour made it, through cached
+//! statements. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use horizons_actors::command::Order;
-use horizons_actors::effect::{AuditEntry, AuditMark, Effects, Refusal, TimelineEntry, Timer, TimerId};
+use horizons_actors::effect::{Effects, Refusal, TimelineEntry, Timer, TimerId};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditSegment;
 
-use super::records::{Blob, Digest, blob, insert_rows};
-use super::schema::{audit_bodies, audit_entries, audit_segments, job_timeline, orders, refusals, timers};
+use super::audit_append::AuditRows;
+use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::{key, parking, state};
 use crate::db::error::engine;
 
-/// Writes the effects of one transaction; the outbox comes later, with that of all others.
+/// Writes the effects of one transaction. The outbox and the audit entries, which are only gathered here, come
+/// later, with those of all others.
 pub(super) fn write(
     connection: &mut SqliteConnection,
     lane: i64,
     effects: &Effects,
+    audit: &mut AuditRows<'_>,
 ) -> Result<(), StoreError> {
-    write_audit(connection, lane, &effects.audit_entries)?;
+    audit.gather(connection, lane, effects)?;
     for segment in &effects.audit_segments {
         write_segment(connection, lane, segment)?;
     }
@@ -37,69 +37,6 @@ pub(super) fn write(
     clear_timers(connection, lane, &effects.timers_cleared)?;
     set_timers(connection, lane, &effects.timers_set)?;
     parking::write(connection, lane, effects)
-}
-
-#[derive(Insertable)]
-#[diesel(table_name = audit_entries, treat_none_as_default_value = false)]
-struct NewEntryRow {
-    entry: i64,
-    record_offset: i64,
-    leaf_hash: Digest,
-    chain_hash: Digest,
-    mark: Cow<'static, str>,
-    appended_at: i64,
-}
-
-#[derive(Insertable)]
-#[diesel(table_name = audit_bodies, treat_none_as_default_value = false)]
-struct NewBodyRow {
-    entry: i64,
-    recorded_at: i64,
-    time_type: i32,
-    key: Option<Blob>,
-    headers: Blob,
-    payload: Option<Blob>,
-}
-
-/// Gives the stored text of a mark, without making one for the frequent marks.
-fn mark_text(mark: &AuditMark) -> Cow<'static, str> {
-    match mark {
-        AuditMark::Event => Cow::Borrowed("event"),
-        AuditMark::Duplicate => Cow::Borrowed("duplicate"),
-        AuditMark::Malformed(_) => Cow::Owned(mark.to_stored()),
-    }
-}
-
-/// Appends entries and bodies.
-pub(super) fn write_audit(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    entries: &[AuditEntry],
-) -> Result<(), StoreError> {
-    let mut heads = Vec::with_capacity(entries.len());
-    let mut bodies = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let row = key::in_lane(lane, entry.index)?;
-        heads.push(NewEntryRow {
-            entry: row,
-            record_offset: entry.record.offset.0.cast_signed(),
-            leaf_hash: Digest(entry.leaf_hash),
-            chain_hash: Digest(entry.chain_hash),
-            mark: mark_text(&entry.mark),
-            appended_at: entry.appended_at.as_micros(),
-        });
-        bodies.push(NewBodyRow {
-            entry: row,
-            recorded_at: entry.record.timestamp.as_micros(),
-            time_type: i32::from(entry.record.timestamp_type.code()),
-            key: blob(entry.record.key.as_ref()),
-            headers: Blob(entry.record.headers.as_block().clone()),
-            payload: blob(entry.record.payload.as_ref()),
-        });
-    }
-    insert_rows!(connection, audit_entries::table, heads);
-    insert_rows!(connection, audit_bodies::table, bodies);
-    Ok(())
 }
 
 /// Writes a closed segment.

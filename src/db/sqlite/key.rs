@@ -57,7 +57,7 @@ pub(super) fn record_range(partition: TopicPartition) -> (i64, i64) {
 }
 
 /// Checks that a number fits the low bits.
-fn low_bits(number: u64) -> Result<i64, StoreError> {
+pub(super) fn low_bits(number: u64) -> Result<i64, StoreError> {
     if number < OFFSET_END {
         Ok(number.cast_signed())
     } else {

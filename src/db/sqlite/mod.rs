@@ -12,6 +12,7 @@
 //! loads, queries ─► reader threads ─► pool of reading connections ◄── readers of the log
 //! ```
 
+mod audit_append;
 mod audit_query;
 mod bare;
 mod checkpoint;

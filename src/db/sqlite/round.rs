@@ -1,7 +1,7 @@
 //! One commit for many: commands and transactions of lanes in one database transaction (design D7).
 //!
 //! Promises that progress of all lanes is moved first, then the rows of those that still own theirs are
-//! written, then the outbox; and that a member which fails because of its data fails alone.
+//! written, then the audit entries of all, then the outbox; and that a member which fails because of its data fails alone.
 
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use horizons_actors::ports::store::{
 };
 use horizons_actors::record::OutgoingRecord;
 
+use super::audit_append::{AuditRows, EntryNumbers};
 use super::lanes::{self, Lanes, Ownership};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
@@ -27,6 +28,7 @@ pub(super) struct Context<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) disk_limit_bytes: u64,
     pub(super) profile: &'a WriterProfile,
+    pub(super) entry_numbers: &'a EntryNumbers,
 }
 
 /// What a command is answered after the commit.
@@ -158,10 +160,12 @@ fn write(
         owners.push(advance(connection, context, work, &mut gathered)?);
     }
     faults::hit("store-after-progress");
+    let mut audit = AuditRows::new(context.entry_numbers);
     let mut lanes = Vec::with_capacity(round.lanes.len());
     for (work, owner) in round.lanes.iter().zip(owners) {
-        lanes.push(write_lane(connection, work, owner, &mut gathered)?);
+        lanes.push(write_lane(connection, work, owner, &mut gathered, &mut audit)?);
     }
+    audit.write(connection)?;
     let Appended { places, ends } = records::append(connection, &gathered.outbox)?;
     Ok(Done { commands, lanes, places, ends, made: gathered.made })
 }
@@ -292,6 +296,7 @@ fn write_lane<'a>(
     work: &'a LaneWork,
     owner: Owner,
     gathered: &mut Gathered<'a>,
+    audit: &mut AuditRows<'_>,
 ) -> Result<LaneResult, StoreError> {
     let (LaneWork::Commit { transaction, .. }, Owner::Owned(number)) = (work, &owner) else {
         return Ok(match owner {
@@ -299,7 +304,7 @@ fn write_lane<'a>(
             Owner::Owned(_) | Owner::Fenced => LaneResult::Fenced,
         });
     };
-    effects::write(connection, *number, &transaction.effects)?;
+    effects::write(connection, *number, &transaction.effects, audit)?;
     gathered.outbox.extend(&transaction.effects.outbox);
     Ok(LaneResult::Committed(LaneCommitted {
         fence: lanes::following(transaction.fence),

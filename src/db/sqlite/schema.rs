@@ -69,6 +69,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    audit_runs (lane, first_index) {
+        lane -> BigInt,
+        first_index -> BigInt,
+        base_entry -> BigInt,
+        entries -> BigInt,
+    }
+}
+
+diesel::table! {
     audit_segments (lane, number) {
         lane -> BigInt,
         number -> BigInt,
@@ -266,5 +275,4 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(audit_entries, audit_bodies);
 diesel::allow_tables_to_appear_in_same_query!(job_views, live_job_views);

@@ -22,6 +22,7 @@ use horizons_actors::state::{StateKey, StateValue};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::audit_append::EntryNumbers;
 use super::checkpoint::{self, Stop, WriteAheadLog};
 use super::config::SqliteConfig;
 use super::connection::{self, ReadPool};
@@ -148,6 +149,8 @@ impl SqliteStore {
         let log_id =
             identity(&mut connection).map_err(|error| connection::open_error(&file, error.to_string()))?;
         let reader = SqliteReader::start(&config, &mut connection, log_id)?;
+        let entry_numbers = EntryNumbers::load(&mut connection)
+            .map_err(|error| connection::open_error(&file, error.to_string()))?;
         let queue = Arc::new(Queue::new(QueueLimits {
             commands: config.command_queue,
             lanes: config.batch_queue,
@@ -174,6 +177,7 @@ impl SqliteStore {
             disk_limit_bytes: config.disk_limit_bytes,
             wal,
             profile: Arc::clone(&profile),
+            entry_numbers,
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })

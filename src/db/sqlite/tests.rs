@@ -15,3 +15,30 @@ mod contract {
 
     horizons_actors::store_contract!(new_store());
 }
+
+#[test]
+fn audit_scan_walks_runs_in_order_without_sorting() {
+    use diesel::connection::SimpleConnection;
+    use diesel::prelude::*;
+    use diesel::sql_types::Text;
+
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = Text)]
+        detail: String,
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    drop(super::SqliteStore::open(super::SqliteConfig::new(folder.path())).unwrap());
+    let mut connection =
+        super::connection::check_readable(&super::connection::database_file(folder.path())).unwrap();
+    connection.batch_execute("PRAGMA automatic_index = OFF").unwrap();
+
+    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {}", super::audit_query::SCAN))
+        .load(&mut connection)
+        .unwrap();
+
+    let plan: Vec<&str> = steps.iter().map(|step| step.detail.as_str()).collect();
+    assert!(plan.iter().any(|step| step.starts_with("SEARCH e USING INTEGER PRIMARY KEY")), "{plan:?}");
+    assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE") || step.starts_with("SCAN r")), "{plan:?}");
+    assert!(!plan.iter().any(|step| step.starts_with("SCAN e") || step.starts_with("SCAN b")), "{plan:?}");
+}

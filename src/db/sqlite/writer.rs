@@ -14,6 +14,7 @@ use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
 use horizons_actors::ports::log::LogHeads;
 use horizons_actors::ports::store::{CommitError, StoreError};
 
+use super::audit_append::EntryNumbers;
 use super::checkpoint::WriteAheadLog;
 use super::config::{FatalError, FatalHook};
 use super::connection::empty_log_command;
@@ -33,6 +34,7 @@ pub(super) struct Writer {
     pub(super) disk_limit_bytes: u64,
     pub(super) wal: Arc<WriteAheadLog>,
     pub(super) profile: Arc<WriterProfile>,
+    pub(super) entry_numbers: EntryNumbers,
     pub(super) commit_delay: Option<Duration>,
     pub(super) on_fatal: FatalHook,
 }
@@ -87,6 +89,7 @@ impl Writer {
             lanes: &self.lanes,
             disk_limit_bytes: self.disk_limit_bytes,
             profile: &self.profile,
+            entry_numbers: &self.entry_numbers,
         };
         round::run(&mut self.connection, &context, round)
     }

@@ -375,16 +375,13 @@ fn check_acts(jobs: &BTreeMap<String, Value>, log: &[Record], findings: &mut Fin
 /// Each record has one entry, in order of offset, with the record's bytes.
 fn check_audit(look: &mut Look, log: &[Record], findings: &mut Findings) {
     let rows = look.rows(
-        &format!(
-            "'topic', topic, 'partition', partition, 'index', entry & {}, 'offset', record_offset,
-             'key', hex(key), 'payload', hex(payload), 'mark', mark",
-            (1_u64 << OFFSET_BITS) - 1
-        ),
-        &format!(
-            "audit_entries JOIN audit_bodies USING (entry) JOIN lanes ON lane = entry >> {OFFSET_BITS}
-             ORDER BY topic, partition, entry"
-        ),
+        "'topic', topic, 'partition', partition, 'index', first_index + entry - base_entry,
+         'offset', record_offset, 'key', hex(key), 'payload', hex(payload), 'mark', mark",
+        "audit_runs JOIN lanes USING (lane)
+         JOIN audit_entries ON entry BETWEEN base_entry AND base_entry + entries - 1
+         JOIN audit_bodies USING (entry) ORDER BY topic, partition, first_index, entry",
     );
+    findings.same(look.count("audit_entries"), rows.len() as i64, || "audit entries in runs".to_owned());
     let log: Vec<&Record> = log.iter().filter(|record| record.topic < TOPICS.len() as u64).collect();
     findings.same(rows.len(), log.len(), || "audit entries".to_owned());
     for (row, record) in rows.iter().zip(log) {

@@ -135,6 +135,7 @@ fn checker_of_crashes_finds_what_is_lost_or_doubled() {
             "heads of",
         ),
         ("DROP TRIGGER audit_entries_refuse_delete; DELETE FROM audit_entries WHERE entry & 1", "audit"),
+        ("DROP TRIGGER audit_runs_refuse_delete; DELETE FROM audit_runs", "audit"),
         (
             "DROP TRIGGER audit_bodies_refuse_update; UPDATE audit_bodies SET payload = x'00'",
             "bytes of entry",
