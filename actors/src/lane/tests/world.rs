@@ -49,6 +49,10 @@ pub(super) struct Panics {
     pub(super) in_finish: Mutex<HashMap<EventId, u32>>,
     /// In `tick`.
     pub(super) in_tick: Mutex<u32>,
+    /// In `timer_keys`, by the timer's job: so many times.
+    pub(super) in_timer_keys: Mutex<HashMap<String, u32>>,
+    /// In `finish`, whenever a timer of this job is answered: so many times.
+    pub(super) in_timer_finish: Mutex<HashMap<String, u32>>,
     /// By point in lane code.
     pub(super) at_point: Mutex<HashMap<(FaultPoint, Partition), u32>>,
 }
@@ -152,6 +156,16 @@ impl Behaviour for Recorder {
             let is_asked_for = take(self.panics.in_finish.lock().unwrap().get_mut(&entry.event_id));
             panic_if(is_asked_for, "finish");
         }
+        for order in &work.effects.orders {
+            let job = order.job_id.as_str();
+            let is_asked_for = take(self.panics.in_timer_finish.lock().unwrap().get_mut(job));
+            panic_if(is_asked_for, "finish of a timer");
+        }
+    }
+
+    fn timer_keys(&self, timer: &Timer, _keys: &mut Vec<StateKey>) {
+        let is_asked_for = take(self.panics.in_timer_keys.lock().unwrap().get_mut(&timer.id.key));
+        panic_if(is_asked_for, "timer keys");
     }
 
     fn tick(&self, timer: &Timer, work: &mut Workspace<'_>) {
