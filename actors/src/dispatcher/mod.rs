@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix::dev::SendError;
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseFuture,
     WrapFuture,
@@ -32,6 +33,7 @@ use crate::lane::guard::guard;
 use crate::lane::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
 use crate::lane::{Lane, LaneSetup};
 use crate::ports::log::{EventLog, LogReader, Revocation};
+use crate::record::RecordBatch;
 use crate::snapshot::ActorState;
 
 /// Messages a dispatcher's mailbox takes; a reader that finds it full holds its batch.
@@ -84,6 +86,43 @@ struct Slot {
     waiting: Vec<oneshot::Sender<()>>,
     /// Whether the partition is being given back.
     is_leaving: bool,
+    /// Batches in front of the lane's full mailbox, in order; credits bound them.
+    backlog: VecDeque<RecordBatch>,
+    /// A wish to stop that the lane's full mailbox did not take yet.
+    unsent_stop: Option<StopLane>,
+}
+
+impl Slot {
+    /// Asks the lane to stop; tried again on a tick when its mailbox is full. What waits in front of the
+    /// mailbox is dropped: the log keeps it.
+    fn ask_to_stop(&mut self, deadline: Option<Instant>) {
+        self.backlog.clear();
+        self.unsent_stop = Some(StopLane { deadline });
+        self.send_waiting();
+    }
+
+    /// Sends the lane what its mailbox did not take before. Answers whether something still waits.
+    fn send_waiting(&mut self) -> bool {
+        let Some(lane) = &self.lane else { return false };
+        if let Some(stop) = self.unsent_stop.take()
+            && let Err(SendError::Full(stop)) = lane.try_send(stop)
+        {
+            self.unsent_stop = Some(stop);
+            return true;
+        }
+        while let Some(batch) = self.backlog.pop_front() {
+            match lane.try_send(RecordsRouted { batch }) {
+                Ok(()) => {}
+                Err(SendError::Full(RecordsRouted { batch })) => {
+                    self.backlog.push_front(batch);
+                    return true;
+                }
+                // The lane has ended: its end is told, or found on the tick.
+                Err(SendError::Closed(_)) => self.backlog.clear(),
+            }
+        }
+        false
+    }
 }
 
 /// The actor of one life of a group's dispatcher.
@@ -171,6 +210,8 @@ impl Dispatcher {
             restarts: RestartLedger::default(),
             waiting: Vec::new(),
             is_leaving: false,
+            backlog: VecDeque::new(),
+            unsent_stop: None,
         });
         slot.is_leaving = false;
         if slot.lane.is_none() {
@@ -222,15 +263,14 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let slot = self.slots.get_mut(&partition)?;
         slot.is_leaving = true;
-        let Some(address) = &slot.lane else {
+        if slot.lane.is_none() {
             self.slots.remove(&partition);
             self.spec.environment.board.remove_lane(&lane);
             return None;
-        };
+        }
         let (stopped, heard) = oneshot::channel();
         slot.waiting.push(stopped);
-        // A lane that cannot take the message has ended: the tick finds that.
-        let _found_on_tick = address.try_send(StopLane { deadline });
+        slot.ask_to_stop(deadline);
         Some(heard)
     }
 
@@ -256,6 +296,8 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         slot.lane = None;
+        slot.backlog.clear();
+        slot.unsent_stop = None;
         for stopped in slot.waiting.drain(..) {
             // Whoever waited may have given up.
             let _heard = stopped.send(());
@@ -330,9 +372,13 @@ impl Dispatcher {
         }));
     }
 
-    /// Finds lanes whose end was not told, and changes whose note was lost.
+    /// Finds lanes whose end was not told, changes whose note was lost, and what a full mailbox held up.
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.take_assignments(ctx);
+        for slot in self.slots.values_mut() {
+            // What still waits is tried again on the next tick.
+            let _is_waiting = slot.send_waiting();
+        }
         let dead: Vec<TopicPartition> = self
             .slots
             .iter()
@@ -386,17 +432,12 @@ impl Actor for Dispatcher {
 impl Handler<RecordsRead> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, RecordsRead { batch }: RecordsRead, ctx: &mut Self::Context) {
-        let partition = batch.topic_partition;
-        let Some(slot) = self.slots.get(&partition) else { return };
-        let Some(lane) = slot.lane.as_ref().filter(|_| slot.incarnation == batch.incarnation) else { return };
-        if lane.try_send(RecordsRouted { batch }).is_err() && lane.connected() {
-            // Credits keep a mailbox from filling; if it does all the same, the records are read again.
-            self.guarded(ctx, |dispatcher, _| {
-                if let Some(lane) = dispatcher.slots.get(&partition).and_then(|slot| slot.lane.as_ref()) {
-                    let _found_on_tick = lane.try_send(StopLane { deadline: None });
-                }
-            });
+    fn handle(&mut self, RecordsRead { batch }: RecordsRead, _ctx: &mut Self::Context) {
+        let Some(slot) = self.slots.get_mut(&batch.topic_partition) else { return };
+        if slot.incarnation == batch.incarnation && !slot.is_leaving {
+            slot.backlog.push_back(batch);
+            // What still waits goes with the next batch or on the next tick.
+            let _is_waiting = slot.send_waiting();
         }
     }
 }
@@ -443,11 +484,11 @@ impl Handler<StopDispatcher> for Dispatcher {
         self.is_stopping = true;
         let mut heard = Vec::new();
         for slot in self.slots.values_mut() {
-            if let Some(lane) = &slot.lane {
+            if slot.lane.is_some() {
                 let (stopped, waits) = oneshot::channel();
                 slot.waiting.push(stopped);
                 heard.push(waits);
-                let _found_on_tick = lane.try_send(StopLane { deadline: Some(deadline) });
+                slot.ask_to_stop(Some(deadline));
             }
         }
         let reader = self.reader.take();

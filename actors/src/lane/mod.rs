@@ -45,8 +45,8 @@ use crate::ports::log::LogReader;
 use crate::ports::store::DesiredState;
 use crate::record::RecordBatch;
 
-/// Messages a lane's mailbox takes. Credits bound the batches on their way to fewer than this, so a full
-/// mailbox means that something is broken, not that the lane is slow.
+/// Messages a lane's mailbox takes. Batches of one record can be more than this on their way, as credits count
+/// records: the dispatcher keeps what a full mailbox does not take.
 pub const LANE_MAILBOX: usize = 256;
 
 /// What a new incarnation of a lane is given.

@@ -10,6 +10,7 @@ use actix::{Actor, Addr};
 use bytes::Bytes;
 use prometheus::Registry;
 
+use super::flood::{Gathered, GatheringLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
 use crate::clock::Timestamp;
 use crate::command::{Order, OrderKind};
@@ -198,6 +199,8 @@ pub(super) struct Options {
     pub(super) batch_records: usize,
     pub(super) restarts: RestartPolicy,
     pub(super) timer_delay: Duration,
+    /// So many batches of a reader are gathered, then passed on all at once.
+    pub(super) gathered: Option<Gathered>,
 }
 
 impl Default for Options {
@@ -212,6 +215,7 @@ impl Default for Options {
                 backoff: BackoffPolicy { initial: Duration::from_millis(5), limit: Duration::from_secs(1) },
             },
             timer_delay: Duration::from_secs(10),
+            gathered: None,
         }
     }
 }
@@ -300,7 +304,10 @@ impl World {
                 Box::new(Recorder { group: group(), panics: Arc::clone(&panics), timer_delay })
             }),
             environment,
-            log: Arc::new(self.log.clone()),
+            log: match self.options.gathered {
+                Some(gathered) => Arc::new(GatheringLog { log: self.log.clone(), gathered }),
+                None => Arc::new(self.log.clone()),
+            },
             credits: self.options.credits,
             global_credit: Arc::clone(&self.credit),
             restarts: self.options.restarts,
