@@ -86,6 +86,8 @@ struct Slot {
     waiting: Vec<oneshot::Sender<()>>,
     /// Whether the partition is being given back.
     is_leaving: bool,
+    /// Whether the lane was asked to stop; stays set when the partition comes back meanwhile.
+    is_asked_to_stop: bool,
     /// Batches in front of the lane's full mailbox, in order; credits bound them.
     backlog: VecDeque<RecordBatch>,
     /// A wish to stop that the lane's full mailbox did not take yet.
@@ -96,6 +98,7 @@ impl Slot {
     /// Asks the lane to stop; tried again on a tick when its mailbox is full. What waits in front of the
     /// mailbox is dropped: the log keeps it.
     fn ask_to_stop(&mut self, deadline: Option<Instant>) {
+        self.is_asked_to_stop = true;
         self.backlog.clear();
         self.unsent_stop = Some(StopLane { deadline });
         self.send_waiting();
@@ -210,6 +213,7 @@ impl Dispatcher {
             restarts: RestartLedger::default(),
             waiting: Vec::new(),
             is_leaving: false,
+            is_asked_to_stop: false,
             backlog: VecDeque::new(),
             unsent_stop: None,
         });
@@ -296,6 +300,7 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         slot.lane = None;
+        let was_asked_to_stop = std::mem::take(&mut slot.is_asked_to_stop);
         slot.backlog.clear();
         slot.unsent_stop = None;
         for stopped in slot.waiting.drain(..) {
@@ -315,6 +320,10 @@ impl Dispatcher {
                 status.ended(ActorState::Stopped, None);
             }
             return;
+        }
+        if was_asked_to_stop {
+            // The partition came back while its lane was leaving.
+            return self.start_lane(partition, ctx);
         }
         match exit {
             LaneExit::Gap(kind) => {

@@ -13,7 +13,7 @@ use crate::testkit::{SimulatedLog, wait_until};
 /// Batches of one record, more than a lane's mailbox takes.
 const FLOOD: usize = LANE_MAILBOX + 100;
 
-/// How a reader gathers batches.
+/// How a reader gathers its first batches.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gathered {
     /// So many are passed on at once.
@@ -29,6 +29,8 @@ pub(super) enum Then {
     Nothing,
     /// Their partition is lost.
     Lose,
+    /// Their partition is lost and comes back before its lane can have stopped.
+    LoseAndAssign,
 }
 
 /// A log whose readers gather batches.
@@ -49,7 +51,7 @@ impl EventLog for GatheringLog {
         sink: Arc<dyn LogSink>,
         credits: Arc<CreditPool>,
     ) -> Result<Arc<dyn LogReader>, LogError> {
-        let sink = GatheringSink { sink, gathered: self.gathered, batches: Mutex::default() };
+        let sink = GatheringSink { sink, gathered: self.gathered, batches: Mutex::new(Some(Vec::new())) };
         self.log.subscribe(group, topics, Arc::new(sink), credits)
     }
 }
@@ -57,7 +59,8 @@ impl EventLog for GatheringLog {
 struct GatheringSink {
     sink: Arc<dyn LogSink>,
     gathered: Gathered,
-    batches: Mutex<Vec<RecordBatch>>,
+    /// What is gathered; none once it was passed on: from then on batches go straight through.
+    batches: Mutex<Option<Vec<RecordBatch>>>,
 }
 
 impl LogSink for GatheringSink {
@@ -75,15 +78,20 @@ impl LogSink for GatheringSink {
 
     fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
         let partition = batch.topic_partition;
-        let mut batches = self.batches.lock().unwrap();
+        let mut gathering = self.batches.lock().unwrap();
+        let Some(batches) = gathering.as_mut() else { return self.sink.read(batch) };
         batches.push(batch);
-        if batches.len() == self.gathered.batches {
-            for batch in batches.drain(..) {
-                self.sink.read(batch).expect("the dispatcher's mailbox has room");
-            }
-            if self.gathered.then == Then::Lose {
-                self.sink.lost(vec![partition]);
-            }
+        if batches.len() < self.gathered.batches {
+            return Ok(());
+        }
+        for batch in gathering.take().into_iter().flatten() {
+            self.sink.read(batch).expect("the dispatcher's mailbox has room");
+        }
+        if self.gathered.then != Then::Nothing {
+            self.sink.lost(vec![partition]);
+        }
+        if self.gathered.then == Then::LoseAndAssign {
+            self.sink.assigned(vec![partition]);
         }
         Ok(())
     }
@@ -122,5 +130,20 @@ fn dispatcher_full_lane_mailbox_still_stops_a_lost_lane() {
         wait_until("the lane to open", LIMIT, || world.store.progress_of(&lane).is_some()).await;
         wait_until("the lane to be gone", LIMIT, || world.board.find_lane(&lane).is_none()).await;
         wait_until("every credit to come back", LIMIT, || world.credit.held_bytes() == 0).await;
+    });
+}
+
+#[test]
+fn dispatcher_lost_partition_that_comes_back_at_once_spends_no_restart() {
+    run(|| async {
+        let world = flooded(Then::LoseAndAssign);
+
+        let _tree = world.start();
+        world.settle().await;
+
+        assert_eq!(world.applied("job-0").await, (1..=FLOOD as u64).collect::<Vec<_>>());
+        let snapshot = world.snapshot("job-0");
+        assert!(snapshot.incarnation > u64::from(Topic::JobLifecycle.partitions()), "the lane never stopped");
+        assert_eq!(snapshot.restarts, 0);
     });
 }

@@ -199,7 +199,7 @@ pub(super) struct Options {
     pub(super) batch_records: usize,
     pub(super) restarts: RestartPolicy,
     pub(super) timer_delay: Duration,
-    /// So many batches of a reader are gathered, then passed on all at once.
+    /// Whether a reader's first batches are gathered and passed on all at once.
     pub(super) gathered: Option<Gathered>,
 }
 
