@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLane, StopDispatcher};
 use self::sink::{Assignment, Assignments, DispatcherSink};
 use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
-use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
@@ -300,6 +300,7 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         slot.lane = None;
+        let incarnation = slot.incarnation;
         let was_asked_to_stop = std::mem::take(&mut slot.is_asked_to_stop);
         slot.backlog.clear();
         slot.unsent_stop = None;
@@ -308,7 +309,7 @@ impl Dispatcher {
             let _heard = stopped.send(());
         }
         if let Some(reader) = &self.reader {
-            reader.stop(partition, slot.incarnation);
+            reader.stop(partition, incarnation);
         }
         let environment = Arc::clone(&self.spec.environment);
         let status = environment.board.lane(&lane);
@@ -333,7 +334,7 @@ impl Dispatcher {
             LaneExit::Fenced => {
                 tracing::warn!(lane = %lane, "lane is fenced");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.confirm_then_restart(partition, ctx);
+                self.confirm_then_restart(partition, incarnation, ctx);
             }
             LaneExit::Stopped | LaneExit::Failed(_) | LaneExit::Panicked(_) => {
                 tracing::warn!(lane = %lane, error = %exit, "lane ended");
@@ -360,13 +361,23 @@ impl Dispatcher {
         }
     }
 
-    /// After a fence a lane starts again only if the log itself says that the partition is still ours.
-    fn confirm_then_restart(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
-        let Some(reader) = self.reader.clone() else { return };
+    /// After a fence a lane starts again only if the log itself says that the partition is still ours. Asks
+    /// until the log answers, or until the answer matters no more.
+    fn confirm_then_restart(
+        &mut self,
+        partition: TopicPartition,
+        fenced: Incarnation,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(reader) = self.reader.clone().filter(|_| self.is_last_life(partition, fenced)) else {
+            return;
+        };
         let lane = self.lane_key(partition);
-        let next = crate::ids::Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let next = Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
         let confirmed = reader.confirm_ownership(partition, next);
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
+            // The partition was taken away, or has another lane by now.
+            _ if !dispatcher.is_last_life(partition, fenced) => {}
             Ok(true) => dispatcher.restart_later(partition, &LaneExit::Fenced, ctx),
             Ok(false) => {
                 tracing::warn!(lane = %lane, "lane stays down: the partition is not ours");
@@ -375,10 +386,16 @@ impl Dispatcher {
             Err(error) => {
                 tracing::warn!(lane = %lane, error = %error, "failed to confirm ownership: asks again");
                 ctx.run_later(DISPATCHER_TICK, move |dispatcher, ctx| {
-                    dispatcher.confirm_then_restart(partition, ctx);
+                    dispatcher.confirm_then_restart(partition, fenced, ctx);
                 });
             }
         }));
+    }
+
+    /// Tells whether a partition is still assigned and this life of its lane, which has ended, was its last.
+    fn is_last_life(&self, partition: TopicPartition, incarnation: Incarnation) -> bool {
+        let slot = self.slots.get(&partition);
+        slot.is_some_and(|slot| slot.incarnation == incarnation && slot.lane.is_none())
     }
 
     /// Finds lanes whose end was not told, changes whose note was lost, and what a full mailbox held up.
