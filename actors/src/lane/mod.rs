@@ -193,10 +193,13 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
     status.opening(incarnation);
     // Wishes from before are read by `open`.
     let _read_by_open = status.take_nudge();
-    let mut core = LaneCore::open(environment, lane, incarnation, behaviour, reader, status).await?;
+    let seen = Rc::clone(&inbox);
+    let is_ending = Box::new(move || seen.is_stopping.get() || !parent.connected());
+    let mut core =
+        LaneCore::open(environment, lane, incarnation, behaviour, reader, status, is_ending).await?;
     // What was released while no incarnation lived is drained first, as soon as the window is whole.
     let mut may_be_released = true;
-    while !inbox.is_stopping.get() && parent.connected() {
+    while !core.is_ending() {
         if core.status.take_nudge() {
             core.refresh_orders().await?;
             may_be_released = true;

@@ -180,3 +180,41 @@ fn timer_whose_keys_panic_is_postponed_alone() {
         world.panics.in_timer_keys.lock().unwrap().insert(job.to_owned(), 3);
     });
 }
+
+#[test]
+fn parked_key_at_its_limit_does_not_hold_up_a_stop() {
+    run(|| async {
+        let settings = LaneSettings { parked_key_limit: 5, ..LaneSettings::default() };
+        let world = World::new(Options { settings, batch_records: 1, ..Options::default() });
+        let tree = world.start();
+        world.publish_poison("job-0");
+        for sequence in 1..=10 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.wait_for_state("job-0", ActorState::Waiting).await;
+        let started = tokio::time::Instant::now();
+
+        tree.send(StopAll { within: Duration::from_secs(60) }).await.unwrap();
+
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn lane_whose_store_is_away_stops_between_two_tries() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let tree = world.start();
+        world.publish(&event("job-0", 1));
+        world.settle().await;
+        world.store.faults().script_next(StoreCall::Commit, usize::from(u16::MAX), &Fault::Unavailable);
+        world.publish(&event("job-0", 2));
+        world.wait_for_state("job-0", ActorState::Waiting).await;
+        let started = tokio::time::Instant::now();
+
+        tree.send(StopAll { within: Duration::from_secs(60) }).await.unwrap();
+
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(world.applied("job-0").await, [1]);
+    });
+}
