@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix::dev::SendError;
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseFuture,
     WrapFuture,
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLane, StopDispatcher};
 use self::sink::{Assignment, Assignments, DispatcherSink};
 use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
-use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
@@ -32,6 +33,7 @@ use crate::lane::guard::guard;
 use crate::lane::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
 use crate::lane::{Lane, LaneSetup};
 use crate::ports::log::{EventLog, LogReader, Revocation};
+use crate::record::RecordBatch;
 use crate::snapshot::ActorState;
 
 /// Messages a dispatcher's mailbox takes; a reader that finds it full holds its batch.
@@ -84,6 +86,46 @@ struct Slot {
     waiting: Vec<oneshot::Sender<()>>,
     /// Whether the partition is being given back.
     is_leaving: bool,
+    /// Whether the lane was asked to stop; stays set when the partition comes back meanwhile.
+    is_asked_to_stop: bool,
+    /// Batches in front of the lane's full mailbox, in order; credits bound them.
+    backlog: VecDeque<RecordBatch>,
+    /// A wish to stop that the lane's full mailbox did not take yet.
+    unsent_stop: Option<StopLane>,
+}
+
+impl Slot {
+    /// Asks the lane to stop; tried again on a tick when its mailbox is full. What waits in front of the
+    /// mailbox is dropped: the log keeps it.
+    fn ask_to_stop(&mut self, deadline: Option<Instant>) {
+        self.is_asked_to_stop = true;
+        self.backlog.clear();
+        self.unsent_stop = Some(StopLane { deadline });
+        self.send_waiting();
+    }
+
+    /// Sends the lane what its mailbox did not take before. Answers whether something still waits.
+    fn send_waiting(&mut self) -> bool {
+        let Some(lane) = &self.lane else { return false };
+        if let Some(stop) = self.unsent_stop.take()
+            && let Err(SendError::Full(stop)) = lane.try_send(stop)
+        {
+            self.unsent_stop = Some(stop);
+            return true;
+        }
+        while let Some(batch) = self.backlog.pop_front() {
+            match lane.try_send(RecordsRouted { batch }) {
+                Ok(()) => {}
+                Err(SendError::Full(RecordsRouted { batch })) => {
+                    self.backlog.push_front(batch);
+                    return true;
+                }
+                // The lane has ended: its end is told, or found on the tick.
+                Err(SendError::Closed(_)) => self.backlog.clear(),
+            }
+        }
+        false
+    }
 }
 
 /// The actor of one life of a group's dispatcher.
@@ -171,6 +213,9 @@ impl Dispatcher {
             restarts: RestartLedger::default(),
             waiting: Vec::new(),
             is_leaving: false,
+            is_asked_to_stop: false,
+            backlog: VecDeque::new(),
+            unsent_stop: None,
         });
         slot.is_leaving = false;
         if slot.lane.is_none() {
@@ -222,15 +267,14 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let slot = self.slots.get_mut(&partition)?;
         slot.is_leaving = true;
-        let Some(address) = &slot.lane else {
+        if slot.lane.is_none() {
             self.slots.remove(&partition);
             self.spec.environment.board.remove_lane(&lane);
             return None;
-        };
+        }
         let (stopped, heard) = oneshot::channel();
         slot.waiting.push(stopped);
-        // A lane that cannot take the message has ended: the tick finds that.
-        let _found_on_tick = address.try_send(StopLane { deadline });
+        slot.ask_to_stop(deadline);
         Some(heard)
     }
 
@@ -256,12 +300,16 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         slot.lane = None;
+        let incarnation = slot.incarnation;
+        let was_asked_to_stop = std::mem::take(&mut slot.is_asked_to_stop);
+        slot.backlog.clear();
+        slot.unsent_stop = None;
         for stopped in slot.waiting.drain(..) {
             // Whoever waited may have given up.
             let _heard = stopped.send(());
         }
         if let Some(reader) = &self.reader {
-            reader.stop(partition, slot.incarnation);
+            reader.stop(partition, incarnation);
         }
         let environment = Arc::clone(&self.spec.environment);
         let status = environment.board.lane(&lane);
@@ -274,6 +322,10 @@ impl Dispatcher {
             }
             return;
         }
+        if was_asked_to_stop {
+            // The partition came back while its lane was leaving.
+            return self.start_lane(partition, ctx);
+        }
         match exit {
             LaneExit::Gap(kind) => {
                 tracing::error!(lane = %lane, gap = kind.name(), "gap in the log: an operator must decide");
@@ -282,7 +334,7 @@ impl Dispatcher {
             LaneExit::Fenced => {
                 tracing::warn!(lane = %lane, "lane is fenced");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.confirm_then_restart(partition, ctx);
+                self.confirm_then_restart(partition, incarnation, ctx);
             }
             LaneExit::Stopped | LaneExit::Failed(_) | LaneExit::Panicked(_) => {
                 tracing::warn!(lane = %lane, error = %exit, "lane ended");
@@ -309,13 +361,23 @@ impl Dispatcher {
         }
     }
 
-    /// After a fence a lane starts again only if the log itself says that the partition is still ours.
-    fn confirm_then_restart(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
-        let Some(reader) = self.reader.clone() else { return };
+    /// After a fence a lane starts again only if the log itself says that the partition is still ours. Asks
+    /// until the log answers, or until the answer matters no more.
+    fn confirm_then_restart(
+        &mut self,
+        partition: TopicPartition,
+        fenced: Incarnation,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(reader) = self.reader.clone().filter(|_| self.is_last_life(partition, fenced)) else {
+            return;
+        };
         let lane = self.lane_key(partition);
-        let next = crate::ids::Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let next = Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
         let confirmed = reader.confirm_ownership(partition, next);
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
+            // The partition was taken away, or has another lane by now.
+            _ if !dispatcher.is_last_life(partition, fenced) => {}
             Ok(true) => dispatcher.restart_later(partition, &LaneExit::Fenced, ctx),
             Ok(false) => {
                 tracing::warn!(lane = %lane, "lane stays down: the partition is not ours");
@@ -324,15 +386,25 @@ impl Dispatcher {
             Err(error) => {
                 tracing::warn!(lane = %lane, error = %error, "failed to confirm ownership: asks again");
                 ctx.run_later(DISPATCHER_TICK, move |dispatcher, ctx| {
-                    dispatcher.confirm_then_restart(partition, ctx);
+                    dispatcher.confirm_then_restart(partition, fenced, ctx);
                 });
             }
         }));
     }
 
-    /// Finds lanes whose end was not told, and changes whose note was lost.
+    /// Tells whether a partition is still assigned and this life of its lane, which has ended, was its last.
+    fn is_last_life(&self, partition: TopicPartition, incarnation: Incarnation) -> bool {
+        let slot = self.slots.get(&partition);
+        slot.is_some_and(|slot| slot.incarnation == incarnation && slot.lane.is_none())
+    }
+
+    /// Finds lanes whose end was not told, changes whose note was lost, and what a full mailbox held up.
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.take_assignments(ctx);
+        for slot in self.slots.values_mut() {
+            // What still waits is tried again on the next tick.
+            let _is_waiting = slot.send_waiting();
+        }
         let dead: Vec<TopicPartition> = self
             .slots
             .iter()
@@ -386,17 +458,12 @@ impl Actor for Dispatcher {
 impl Handler<RecordsRead> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, RecordsRead { batch }: RecordsRead, ctx: &mut Self::Context) {
-        let partition = batch.topic_partition;
-        let Some(slot) = self.slots.get(&partition) else { return };
-        let Some(lane) = slot.lane.as_ref().filter(|_| slot.incarnation == batch.incarnation) else { return };
-        if lane.try_send(RecordsRouted { batch }).is_err() && lane.connected() {
-            // Credits keep a mailbox from filling; if it does all the same, the records are read again.
-            self.guarded(ctx, |dispatcher, _| {
-                if let Some(lane) = dispatcher.slots.get(&partition).and_then(|slot| slot.lane.as_ref()) {
-                    let _found_on_tick = lane.try_send(StopLane { deadline: None });
-                }
-            });
+    fn handle(&mut self, RecordsRead { batch }: RecordsRead, _ctx: &mut Self::Context) {
+        let Some(slot) = self.slots.get_mut(&batch.topic_partition) else { return };
+        if slot.incarnation == batch.incarnation && !slot.is_leaving {
+            slot.backlog.push_back(batch);
+            // What still waits goes with the next batch or on the next tick.
+            let _is_waiting = slot.send_waiting();
         }
     }
 }
@@ -443,11 +510,11 @@ impl Handler<StopDispatcher> for Dispatcher {
         self.is_stopping = true;
         let mut heard = Vec::new();
         for slot in self.slots.values_mut() {
-            if let Some(lane) = &slot.lane {
+            if slot.lane.is_some() {
                 let (stopped, waits) = oneshot::channel();
                 slot.waiting.push(stopped);
                 heard.push(waits);
-                let _found_on_tick = lane.try_send(StopLane { deadline: Some(deadline) });
+                slot.ask_to_stop(Some(deadline));
             }
         }
         let reader = self.reader.take();

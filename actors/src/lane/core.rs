@@ -69,6 +69,8 @@ pub(super) struct LaneCore {
     pub(super) panics: HashMap<Offset, u32>,
     /// Transactions in a row that the store turned away.
     commit_failures: u32,
+    /// Whether the lane was asked to stop or its dispatcher is gone.
+    is_ending: Box<dyn Fn() -> bool>,
 }
 
 /// What a transaction will write, and what will be told after it.
@@ -97,8 +99,12 @@ pub(super) enum CommitStep {
 
 /// How far a chunk of a batch got.
 enum ChunkStep {
+    /// It is committed.
     Done,
+    /// It is to be tried in halves.
     Split,
+    /// Nothing of it is written: the lane ends first.
+    Ended,
 }
 
 impl LaneCore {
@@ -110,6 +116,7 @@ impl LaneCore {
         behaviour: Box<dyn Behaviour>,
         reader: Arc<dyn LogReader>,
         status: Arc<LaneStatus>,
+        is_ending: Box<dyn Fn() -> bool>,
     ) -> Result<Self, LaneExit> {
         let partition = lane.topic_partition;
         let opened = retry(&env, &lane, &status, || env.store.open_lane(lane.clone())).await?;
@@ -138,6 +145,7 @@ impl LaneCore {
             timer_target: None,
             panics: HashMap::new(),
             commit_failures: 0,
+            is_ending,
             env,
             lane,
             incarnation,
@@ -186,6 +194,11 @@ impl LaneCore {
         Ok(())
     }
 
+    /// Tells whether the lane was asked to stop or its dispatcher is gone; once so, it stays so.
+    pub(super) fn is_ending(&self) -> bool {
+        (self.is_ending)()
+    }
+
     /// Tells whether records below the position are still to come: until then the duplicate window is not
     /// whole, and nothing that asks it may happen.
     pub(super) fn is_rewinding(&self) -> bool {
@@ -220,7 +233,7 @@ impl LaneCore {
         Ok(Some(batch))
     }
 
-    /// Applies a batch that was taken in.
+    /// Applies a batch that was taken in, or leaves the rest of it to the next incarnation when the lane ends.
     pub(super) async fn process(&mut self, batch: RecordBatch, queued: usize) -> Result<(), LaneExit> {
         let RecordBatch { next, records, credit, .. } = batch;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
@@ -233,10 +246,14 @@ impl LaneCore {
                 (false, Some(last)) => last.record.offset.following(),
                 _ => next,
             };
-            if let ChunkStep::Split = self.apply_chunk(&mut chunk, end).await? {
-                let second = chunk.split_off(chunk.len() / 2);
-                chunks.push_front(second);
-                chunks.push_front(chunk);
+            match self.apply_chunk(&mut chunk, end).await? {
+                ChunkStep::Done => {}
+                ChunkStep::Split => {
+                    let second = chunk.split_off(chunk.len() / 2);
+                    chunks.push_front(second);
+                    chunks.push_front(chunk);
+                }
+                ChunkStep::Ended => return Ok(()),
             }
         }
         self.panics.clear();
@@ -268,6 +285,9 @@ impl LaneCore {
     async fn apply_chunk(&mut self, chunk: &mut [Entry], end: Offset) -> Result<ChunkStep, LaneExit> {
         loop {
             self.wait_below_parked_limit(chunk).await?;
+            if self.is_ending() {
+                return Ok(ChunkStep::Ended);
+            }
             let built = match self.keys_of(chunk) {
                 Ok(keys) => {
                     self.load_keys(keys).await?;
@@ -314,7 +334,7 @@ impl LaneCore {
         convict(entry, Rejection::BehaviourPanicked { detail: short_detail(text) })
     }
 
-    /// Holds still while a key of the batch has as many records parked as may wait.
+    /// Holds still while a key of the batch has as many records parked as may wait, unless the lane ends.
     async fn wait_below_parked_limit(&mut self, chunk: &[Entry]) -> Result<(), LaneExit> {
         while let Some(key) = chunk
             .iter()
@@ -322,6 +342,9 @@ impl LaneCore {
             .find(|key| self.is_at_parked_limit(key))
             .cloned()
         {
+            if self.is_ending() {
+                return Ok(());
+            }
             // Whichever key was released: the wish is read once.
             self.drain_released().await?;
             if !self.is_at_parked_limit(&key) {

@@ -25,15 +25,25 @@ use crate::lane::guard::guard;
 use crate::lane::message::LaneExit;
 use crate::ports::store::{DesiredState, ParkedKeyState, ParkedWish};
 use crate::rejection::{Rejection, short_detail};
+use crate::state::StateKey;
 
 /// Timers that one transaction answers.
 const TIMERS_PER_TICK: usize = 100;
 
-/// How long a timer waits whose answer panics again and again: it is kept, not lost.
+/// How long a timer waits whose answer panics again and again or is refused by the store: it is kept, not
+/// lost.
 const BROKEN_TIMER_DELAY: Duration = Duration::from_secs(60);
 
 /// A time that every timer falls due before.
 const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX);
+
+/// How far timers got.
+enum TimerStep {
+    /// Each is answered or postponed.
+    Answered,
+    /// None is: one of them fails all, and only one at a time shows which.
+    OneByOne,
+}
 
 impl LaneCore {
     /// Drains every key that an operator released.
@@ -176,38 +186,81 @@ impl LaneCore {
             self.next_timer = first.first().map(|timer| timer.due_at);
             return Ok(());
         }
-        self.answer_timers(&due).await
+        if let TimerStep::OneByOne = self.answer_timers(&due).await? {
+            for _ in &due {
+                let first =
+                    self.retry(|| self.env.store.load_due_timers(self.lane.clone(), sampled_at, 1)).await?;
+                self.answer_timers(&first).await?;
+            }
+        }
+        Ok(())
     }
 
-    async fn answer_timers(&mut self, due: &[Timer]) -> Result<(), LaneExit> {
-        let mut keys = Vec::new();
-        let mut panics = vec![0_u32; due.len()];
+    /// Answers timers in one transaction, and postpones the one that cannot be answered. When several are due
+    /// and it cannot be told which one is at fault, nothing is done.
+    async fn answer_timers(&mut self, due: &[Timer]) -> Result<TimerStep, LaneExit> {
+        let mut failures = vec![0_u32; due.len()];
         loop {
-            for timer in due {
-                self.behaviour.timer_keys(timer, &mut keys);
-            }
-            self.load_keys(std::mem::take(&mut keys)).await?;
-            match self.build_ticks(due, &panics) {
-                Err(BuildPanic { index: Some(index), text }) => {
-                    self.env.metrics.count_panic(&self.lane.group);
-                    tracing::error!(lane = %self.lane, timer = ?due.get(index).map(|timer| &timer.id), error = text, "behaviour panicked on a timer");
-                    if let Some(count) = panics.get_mut(index) {
-                        *count += 1;
-                    }
+            let built = match self.timer_keys_of(due, &failures) {
+                Ok(keys) => {
+                    self.load_keys(keys).await?;
+                    self.build_ticks(due, &failures)
                 }
-                Err(BuildPanic { index: None, text }) => return Err(LaneExit::Panicked(text)),
+                Err(panic) => Err(panic),
+            };
+            match built {
+                Err(panic) => match panic.index.or_else(|| (due.len() == 1).then_some(0)) {
+                    Some(index) => self.charge_timer(due, &mut failures, index, &panic.text)?,
+                    None => return Ok(TimerStep::OneByOne),
+                },
                 Ok(built) => match self.commit(built, self.position, None).await? {
-                    CommitStep::Committed => return Ok(()),
+                    CommitStep::Committed => return Ok(TimerStep::Answered),
                     CommitStep::Again => {}
-                    CommitStep::DataRefused(detail) => {
-                        return Err(LaneExit::Failed(format!("failed to store what timers do: {detail}")));
-                    }
+                    CommitStep::DataRefused(detail) => match (due, failures.as_mut_slice()) {
+                        ([timer], [failures]) if *failures < PANICS_BEFORE_POISON => {
+                            tracing::error!(lane = %self.lane, timer = ?timer.id, error = detail, "store refuses what a timer does");
+                            *failures = PANICS_BEFORE_POISON;
+                        }
+                        ([_], _) => {
+                            return Err(LaneExit::Failed(format!("failed to postpone a timer: {detail}")));
+                        }
+                        _ => return Ok(TimerStep::OneByOne),
+                    },
                 },
             }
         }
     }
 
-    fn build_ticks(&mut self, due: &[Timer], panics: &[u32]) -> Result<Built, BuildPanic> {
+    /// Charges a panic to the timer that it happened on. One that is postponed already is beyond the lane.
+    fn charge_timer(
+        &self,
+        due: &[Timer],
+        failures: &mut [u32],
+        index: usize,
+        text: &str,
+    ) -> Result<(), LaneExit> {
+        self.env.metrics.count_panic(&self.lane.group);
+        tracing::error!(lane = %self.lane, timer = ?due.get(index).map(|timer| &timer.id), error = text, "behaviour panicked on a timer");
+        match failures.get_mut(index).filter(|failures| **failures < PANICS_BEFORE_POISON) {
+            Some(failures) => *failures += 1,
+            None => return Err(LaneExit::Panicked(text.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Asks the behaviour for the rows that timers need, those to be postponed left out.
+    fn timer_keys_of(&self, due: &[Timer], failures: &[u32]) -> Result<Vec<StateKey>, BuildPanic> {
+        let mut keys = Vec::new();
+        for (index, (timer, failures)) in due.iter().zip(failures).enumerate() {
+            if *failures < PANICS_BEFORE_POISON {
+                guard(|| self.behaviour.timer_keys(timer, &mut keys))
+                    .map_err(|panic| BuildPanic { index: Some(index), text: panic.0 })?;
+            }
+        }
+        Ok(keys)
+    }
+
+    fn build_ticks(&mut self, due: &[Timer], failures: &[u32]) -> Result<Built, BuildPanic> {
         let env = Arc::clone(&self.env);
         let status = Arc::clone(&self.status);
         let _busy = status.enter(env.monotonic_micros());
@@ -215,9 +268,9 @@ impl LaneCore {
         let at = Cell::new(None);
         let thought = guard(|| {
             let mut work = Workspace::new(&env.log_id, &self.lane, now, &self.cache);
-            for (index, (timer, panics)) in due.iter().zip(panics).enumerate() {
+            for (index, (timer, failures)) in due.iter().zip(failures).enumerate() {
                 at.set(Some(index));
-                if *panics >= PANICS_BEFORE_POISON {
+                if *failures >= PANICS_BEFORE_POISON {
                     let later = Timer { id: timer.id.clone(), due_at: now.plus(BROKEN_TIMER_DELAY) };
                     work.effects.timers_set.push(later);
                     continue;

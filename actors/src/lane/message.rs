@@ -11,7 +11,7 @@ use crate::record::RecordBatch;
 /// Brings the next records of the lane's partition.
 ///
 /// Sent by the group's dispatcher. The lane applies batches in the order they come and drops those of another
-/// incarnation. When the mailbox is full the dispatcher ends the incarnation: the records are read again.
+/// incarnation. When the mailbox is full the dispatcher keeps what follows, in order, and tries again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RecordsRouted {
@@ -22,7 +22,8 @@ pub struct RecordsRouted {
 /// Asks the lane to stop.
 ///
 /// Sent by the dispatcher when the partition is revoked, lost, or the program ends. The lane finishes what it
-/// has at the store, at the latest at the deadline it abandons it; [`LaneExited`] follows.
+/// has at the store, at the latest at the deadline it abandons it; [`LaneExited`] follows. When the mailbox is
+/// full the dispatcher tries again.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct StopLane {

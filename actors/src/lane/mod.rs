@@ -45,8 +45,8 @@ use crate::ports::log::LogReader;
 use crate::ports::store::DesiredState;
 use crate::record::RecordBatch;
 
-/// Messages a lane's mailbox takes. Credits bound the batches on their way to fewer than this, so a full
-/// mailbox means that something is broken, not that the lane is slow.
+/// Messages a lane's mailbox takes. Batches of one record can be more than this on their way, as credits count
+/// records: the dispatcher keeps what a full mailbox does not take.
 pub const LANE_MAILBOX: usize = 256;
 
 /// What a new incarnation of a lane is given.
@@ -193,10 +193,13 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
     status.opening(incarnation);
     // Wishes from before are read by `open`.
     let _read_by_open = status.take_nudge();
-    let mut core = LaneCore::open(environment, lane, incarnation, behaviour, reader, status).await?;
+    let seen = Rc::clone(&inbox);
+    let is_ending = Box::new(move || seen.is_stopping.get() || !parent.connected());
+    let mut core =
+        LaneCore::open(environment, lane, incarnation, behaviour, reader, status, is_ending).await?;
     // What was released while no incarnation lived is drained first, as soon as the window is whole.
     let mut may_be_released = true;
-    while !inbox.is_stopping.get() && parent.connected() {
+    while !core.is_ending() {
         if core.status.take_nudge() {
             core.refresh_orders().await?;
             may_be_released = true;

@@ -75,6 +75,37 @@ fn zombie_with_a_late_write_is_fenced_and_the_owner_is_undisturbed() {
 }
 
 #[test]
+fn zombie_that_loses_its_partition_asks_no_more_whether_it_owns_it() {
+    run(|| async {
+        let world = World::unassigned(Options::default());
+        let partition = lane_of("job-0").topic_partition;
+        let board = Arc::new(StatusBoard::default());
+        let _zombie = world.start_with_board(Arc::clone(&board));
+        wait_until("the first member", LIMIT, || world.log.members(&group()).len() == 1).await;
+        let _owner = world.start();
+        wait_until("the second member", LIMIT, || world.log.members(&group()).len() == 2).await;
+        let members = world.log.members(&group());
+        let lane = lane_of("job-0");
+        world.log.assign(members[0], vec![partition]);
+        world.store.faults().script(StoreCall::Load, Fault::Hang);
+        world.publish(&event("job-0", 1));
+        wait_until("the zombie to hang", LIMIT, || world.store.faults().hanging() == 1).await;
+        world.log.assign(members[1], vec![partition]);
+        wait_until("the owner to apply it", LIMIT, || world.counted("job-0") == 1).await;
+        // The log answers only after the zombie has heard that the partition is lost.
+        world.log.fail_calls(20);
+        world.store.faults().release_hung();
+        wait_until("the fence", LIMIT, || board.lane(&lane).state() == ActorState::Restarting).await;
+
+        world.log.lose(members[0], vec![partition]);
+        wait_until("the lane to be gone", LIMIT, || board.find_lane(&lane).is_none()).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+
+        assert!(board.find_lane(&lane).is_none(), "a late answer brought the lane back");
+    });
+}
+
+#[test]
 fn lost_partition_stops_its_lane_at_once() {
     run(|| async {
         let world = World::unassigned(Options::default());

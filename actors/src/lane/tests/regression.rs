@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::parking::wish;
-use super::world::{LIMIT, Options, World, event, event_id, neighbours, run};
+use super::world::{LIMIT, Options, World, event, event_id, lane_of, neighbours, run};
 use crate::lane::environment::LaneSettings;
 use crate::ports::store::ParkedWish;
 use crate::snapshot::ActorState;
@@ -126,5 +126,95 @@ fn parked_key_at_its_limit_released_while_nobody_ran_is_drained_at_start() {
         wait_until("everything to be applied", LIMIT, || world.counted("job-0") == 10).await;
 
         assert_eq!(world.applied("job-0").await, (1..=10).collect::<Vec<_>>());
+    });
+}
+
+/// Lets the timers of two jobs of one lane fall due together while one of them is broken, and checks that
+/// the other is answered at once, the broken one when it is well again, and no restart is spent.
+fn check_broken_timer(break_first_of: fn(&World, &str)) {
+    run(|| async move {
+        let world = World::new(Options::default());
+        let (jobs, _) = neighbours(2);
+        let lane = lane_of(&jobs[0]);
+        let _tree = world.start();
+        for job in &jobs {
+            world.publish(&event(job, 1).user("timer"));
+        }
+        world.settle().await;
+        let first = world.store.timers_of(&lane)[0].id.key.clone();
+        break_first_of(&world, &first);
+        let answered =
+            || world.store.orders().iter().map(|(order, _)| order.job_id.to_string()).collect::<Vec<_>>();
+
+        wait_until("a timer to be answered", LIMIT, || !answered().is_empty()).await;
+        assert!(!answered().contains(&first), "the broken timer was answered first");
+        assert_eq!(world.store.timers_of(&lane).len(), 1, "the broken timer is kept");
+        wait_until("the other to be answered", LIMIT, || answered().len() == 2).await;
+
+        assert!(world.store.timers_of(&lane).is_empty());
+        assert_eq!(world.snapshot(&first).restarts, 0);
+    });
+}
+
+#[test]
+fn timer_whose_effects_the_store_refuses_is_postponed_alone() {
+    check_broken_timer(|world, job| {
+        // Once for both timers together, once for the first alone.
+        for _ in 0..2 {
+            world.store.faults().script_commit(&lane_of(job), Fault::Data("asked for".to_owned()));
+        }
+    });
+}
+
+#[test]
+fn timer_whose_finish_panics_is_postponed_alone() {
+    check_broken_timer(|world, job| {
+        // Once for both timers together, then as often as the first is tried.
+        world.panics.in_timer_finish.lock().unwrap().insert(job.to_owned(), 4);
+    });
+}
+
+#[test]
+fn timer_whose_keys_panic_is_postponed_alone() {
+    check_broken_timer(|world, job| {
+        world.panics.in_timer_keys.lock().unwrap().insert(job.to_owned(), 3);
+    });
+}
+
+#[test]
+fn parked_key_at_its_limit_does_not_hold_up_a_stop() {
+    run(|| async {
+        let settings = LaneSettings { parked_key_limit: 5, ..LaneSettings::default() };
+        let world = World::new(Options { settings, batch_records: 1, ..Options::default() });
+        let tree = world.start();
+        world.publish_poison("job-0");
+        for sequence in 1..=10 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.wait_for_state("job-0", ActorState::Waiting).await;
+        let started = tokio::time::Instant::now();
+
+        tree.send(StopAll { within: Duration::from_secs(60) }).await.unwrap();
+
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn lane_whose_store_is_away_stops_between_two_tries() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let tree = world.start();
+        world.publish(&event("job-0", 1));
+        world.settle().await;
+        world.store.faults().script_next(StoreCall::Commit, usize::from(u16::MAX), &Fault::Unavailable);
+        world.publish(&event("job-0", 2));
+        world.wait_for_state("job-0", ActorState::Waiting).await;
+        let started = tokio::time::Instant::now();
+
+        tree.send(StopAll { within: Duration::from_secs(60) }).await.unwrap();
+
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(world.applied("job-0").await, [1]);
     });
 }

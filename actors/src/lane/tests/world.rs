@@ -10,6 +10,7 @@ use actix::{Actor, Addr};
 use bytes::Bytes;
 use prometheus::Registry;
 
+use super::flood::{Gathered, GatheringLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
 use crate::clock::Timestamp;
 use crate::command::{Order, OrderKind};
@@ -49,6 +50,10 @@ pub(super) struct Panics {
     pub(super) in_finish: Mutex<HashMap<EventId, u32>>,
     /// In `tick`.
     pub(super) in_tick: Mutex<u32>,
+    /// In `timer_keys`, by the timer's job: so many times.
+    pub(super) in_timer_keys: Mutex<HashMap<String, u32>>,
+    /// In `finish`, whenever a timer of this job is answered: so many times.
+    pub(super) in_timer_finish: Mutex<HashMap<String, u32>>,
     /// By point in lane code.
     pub(super) at_point: Mutex<HashMap<(FaultPoint, Partition), u32>>,
 }
@@ -152,6 +157,16 @@ impl Behaviour for Recorder {
             let is_asked_for = take(self.panics.in_finish.lock().unwrap().get_mut(&entry.event_id));
             panic_if(is_asked_for, "finish");
         }
+        for order in &work.effects.orders {
+            let job = order.job_id.as_str();
+            let is_asked_for = take(self.panics.in_timer_finish.lock().unwrap().get_mut(job));
+            panic_if(is_asked_for, "finish of a timer");
+        }
+    }
+
+    fn timer_keys(&self, timer: &Timer, _keys: &mut Vec<StateKey>) {
+        let is_asked_for = take(self.panics.in_timer_keys.lock().unwrap().get_mut(&timer.id.key));
+        panic_if(is_asked_for, "timer keys");
     }
 
     fn tick(&self, timer: &Timer, work: &mut Workspace<'_>) {
@@ -184,6 +199,8 @@ pub(super) struct Options {
     pub(super) batch_records: usize,
     pub(super) restarts: RestartPolicy,
     pub(super) timer_delay: Duration,
+    /// Whether a reader's first batches are gathered and passed on all at once.
+    pub(super) gathered: Option<Gathered>,
 }
 
 impl Default for Options {
@@ -198,6 +215,7 @@ impl Default for Options {
                 backoff: BackoffPolicy { initial: Duration::from_millis(5), limit: Duration::from_secs(1) },
             },
             timer_delay: Duration::from_secs(10),
+            gathered: None,
         }
     }
 }
@@ -286,7 +304,10 @@ impl World {
                 Box::new(Recorder { group: group(), panics: Arc::clone(&panics), timer_delay })
             }),
             environment,
-            log: Arc::new(self.log.clone()),
+            log: match self.options.gathered {
+                Some(gathered) => Arc::new(GatheringLog { log: self.log.clone(), gathered }),
+                None => Arc::new(self.log.clone()),
+            },
             credits: self.options.credits,
             global_credit: Arc::clone(&self.credit),
             restarts: self.options.restarts,
