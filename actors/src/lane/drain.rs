@@ -15,10 +15,9 @@ use crate::effect::{
     DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Outcome, ParkedKey, ParkedRecordId, Timer,
 };
 use crate::ids::Offset;
+use crate::lane::answer::{apply_event, convict};
 use crate::lane::behaviour::{Entry, Verdict, Workspace};
-use crate::lane::core::{
-    BuildPanic, Built, CommitStep, LaneCore, PANICS_BEFORE_POISON, apply_event, convict,
-};
+use crate::lane::core::{BuildPanic, Built, CommitStep, LaneCore, PANICS_BEFORE_POISON};
 use crate::lane::dead_letter::dead_letter_record;
 use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;

@@ -6,6 +6,7 @@
 //!
 //! Does not restart itself: its dispatcher does, within a budget.
 
+mod answer;
 pub mod behaviour;
 mod core;
 pub mod credit;

@@ -1,0 +1,150 @@
+//! How one entry is answered, and what a transaction changes about parked keys. Pure.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::effect::{DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal};
+use crate::ids::Offset;
+use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
+use crate::lane::dead_letter::dead_letter_record;
+use crate::lane::message::LaneExit;
+use crate::lane::window::DuplicateWindow;
+use crate::rejection::{Rejection, short_detail};
+
+/// Makes an entry poison. One that is rejected already and still cannot be stored is beyond the lane.
+pub(super) fn convict(entry: &mut Entry, rejection: Rejection) -> Result<(), LaneExit> {
+    if let Verdict::Rejected(earlier) = &entry.verdict {
+        return Err(LaneExit::Failed(format!(
+            "failed to set record {} aside: {earlier}; {rejection}",
+            entry.record.offset
+        )));
+    }
+    entry.verdict = Verdict::Rejected(rejection);
+    Ok(())
+}
+
+/// Gives everything to a behaviour that records raw bytes.
+pub(super) fn record_raw(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    if let Verdict::Event(event) = &entry.verdict
+        && window.check(event.event_id, entry.record.offset).is_some()
+    {
+        let duplicate = Entry { record: entry.record.clone(), verdict: Verdict::Duplicate(event.clone()) };
+        behaviour.apply(&duplicate, work);
+        return Outcome::Duplicate;
+    }
+    match behaviour.apply(entry, work) {
+        Applied::Applied => Outcome::Applied,
+        Applied::Refused { .. } => Outcome::Refused,
+    }
+}
+
+/// Answers a record whose key is not parked.
+pub(super) fn answer(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    match &entry.verdict {
+        Verdict::Rejected(rejection) => isolate(entry, rejection, work),
+        Verdict::Event(_) | Verdict::Duplicate(_) => apply_event(behaviour, entry, window, work),
+    }
+}
+
+/// Applies an event unless it was applied before.
+pub(super) fn apply_event(
+    behaviour: &dyn Behaviour,
+    entry: &Entry,
+    window: &mut DuplicateWindow,
+    work: &mut Workspace<'_>,
+) -> Outcome {
+    let (Verdict::Event(event) | Verdict::Duplicate(event)) = &entry.verdict else {
+        return Outcome::DeadLettered;
+    };
+    if window.check(event.event_id, entry.record.offset).is_some() {
+        return Outcome::Duplicate;
+    }
+    match behaviour.apply(entry, work) {
+        Applied::Applied => Outcome::Applied,
+        Applied::Refused { reason, detail } => {
+            work.effects.refusals.push(Refusal {
+                offset: entry.record.offset,
+                event_id: event.event_id,
+                job_id: event.job_id.clone(),
+                event_type: event.payload.event_type(),
+                reason,
+                detail: short_detail(&detail),
+                refused_at: work.now,
+            });
+            Outcome::Refused
+        }
+    }
+}
+
+/// Sets a poison event aside: dead letter, and where it has a key, the key is parked behind it.
+fn isolate(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Outcome {
+    let Entry { record, .. } = entry;
+    let now = work.now;
+    work.effects.dead_letters.push(DeadLetter {
+        record: record.clone(),
+        rejection: rejection.clone(),
+        is_parked: record.key.is_some(),
+        rejected_at: now,
+    });
+    let letter = dead_letter_record(work.lane, record, rejection, now);
+    work.effects.outbox.push(letter);
+    let Some(key) = &record.key else { return Outcome::DeadLettered };
+    work.effects.keys_parked.push(ParkedKey {
+        key: key.clone(),
+        head: record.offset,
+        rejection: rejection.clone(),
+        parked_at: now,
+    });
+    park(key, entry, work)
+}
+
+/// Lets a record wait behind its key.
+pub(super) fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
+    let parked = ParkedRecord { key: key.clone(), record: entry.record.clone(), parked_at: work.now };
+    work.effects.records_parked.push(parked);
+    Outcome::Parked
+}
+
+/// What a transaction changes about parked keys.
+pub(super) struct Summary {
+    pub(super) poison: Vec<(Rejection, Offset, Option<Bytes>)>,
+    pub(super) keys_parked: Vec<ParkedKey>,
+    pub(super) records_parked: HashMap<Bytes, u64>,
+    pub(super) records_unparked: HashMap<Bytes, u64>,
+    pub(super) keys_unparked: Vec<Bytes>,
+}
+
+impl Summary {
+    pub(super) fn of(effects: &Effects) -> Self {
+        let mut records_parked = HashMap::new();
+        for record in &effects.records_parked {
+            *records_parked.entry(record.key.clone()).or_default() += 1;
+        }
+        let mut records_unparked = HashMap::new();
+        for record in &effects.records_unparked {
+            *records_unparked.entry(record.key.clone()).or_default() += 1;
+        }
+        let poison = effects
+            .dead_letters
+            .iter()
+            .map(|letter| (letter.rejection.clone(), letter.record.offset, letter.record.key.clone()));
+        Self {
+            poison: poison.collect(),
+            keys_parked: effects.keys_parked.clone(),
+            records_parked,
+            records_unparked,
+            keys_unparked: effects.keys_unparked.clone(),
+        }
+    }
+}
