@@ -7,6 +7,7 @@
 
 pub mod message;
 mod sink;
+mod slot;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -14,9 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix::dev::SendError;
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient, ResponseFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseFuture,
     WrapFuture,
 };
 use actix_rt::ArbiterHandle;
@@ -24,16 +24,16 @@ use tokio::sync::oneshot;
 
 use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLane, StopDispatcher};
 use self::sink::{Assignment, Assignments, DispatcherSink};
-use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
+use self::slot::Slot;
+use crate::backoff::{RestartDecision, RestartPolicy};
 use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
 use crate::lane::guard::guard;
-use crate::lane::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
+use crate::lane::message::{LaneExit, LaneExited, StopLane};
 use crate::lane::{Lane, LaneSetup};
 use crate::ports::log::{EventLog, LogReader, Revocation};
-use crate::record::RecordBatch;
 use crate::snapshot::ActorState;
 
 /// Messages a dispatcher's mailbox takes; a reader that finds it full holds its batch.
@@ -73,58 +73,6 @@ pub struct GroupSpec {
 impl fmt::Debug for GroupSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupSpec").field("group", &self.group).finish_non_exhaustive()
-    }
-}
-
-/// One assigned partition.
-struct Slot {
-    incarnation: Incarnation,
-    /// None while no incarnation lives.
-    lane: Option<Addr<Lane>>,
-    restarts: RestartLedger,
-    /// Answered when the lane has stopped for good.
-    waiting: Vec<oneshot::Sender<()>>,
-    /// Whether the partition is being given back.
-    is_leaving: bool,
-    /// Whether the lane was asked to stop; stays set when the partition comes back meanwhile.
-    is_asked_to_stop: bool,
-    /// Batches in front of the lane's full mailbox, in order; credits bound them.
-    backlog: VecDeque<RecordBatch>,
-    /// A wish to stop that the lane's full mailbox did not take yet.
-    unsent_stop: Option<StopLane>,
-}
-
-impl Slot {
-    /// Asks the lane to stop; tried again on a tick when its mailbox is full. What waits in front of the
-    /// mailbox is dropped: the log keeps it.
-    fn ask_to_stop(&mut self, deadline: Option<Instant>) {
-        self.is_asked_to_stop = true;
-        self.backlog.clear();
-        self.unsent_stop = Some(StopLane { deadline });
-        self.send_waiting();
-    }
-
-    /// Sends the lane what its mailbox did not take before. Answers whether something still waits.
-    fn send_waiting(&mut self) -> bool {
-        let Some(lane) = &self.lane else { return false };
-        if let Some(stop) = self.unsent_stop.take()
-            && let Err(SendError::Full(stop)) = lane.try_send(stop)
-        {
-            self.unsent_stop = Some(stop);
-            return true;
-        }
-        while let Some(batch) = self.backlog.pop_front() {
-            match lane.try_send(RecordsRouted { batch }) {
-                Ok(()) => {}
-                Err(SendError::Full(RecordsRouted { batch })) => {
-                    self.backlog.push_front(batch);
-                    return true;
-                }
-                // The lane has ended: its end is told, or found on the tick.
-                Err(SendError::Closed(_)) => self.backlog.clear(),
-            }
-        }
-        false
     }
 }
 
@@ -207,16 +155,7 @@ impl Dispatcher {
     }
 
     fn assign(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
-        let slot = self.slots.entry(partition).or_insert_with(|| Slot {
-            incarnation: Incarnation::default(),
-            lane: None,
-            restarts: RestartLedger::default(),
-            waiting: Vec::new(),
-            is_leaving: false,
-            is_asked_to_stop: false,
-            backlog: VecDeque::new(),
-            unsent_stop: None,
-        });
+        let slot = self.slots.entry(partition).or_default();
         slot.is_leaving = false;
         if slot.lane.is_none() {
             self.start_lane(partition, ctx);
@@ -402,8 +341,7 @@ impl Dispatcher {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.take_assignments(ctx);
         for slot in self.slots.values_mut() {
-            // What still waits is tried again on the next tick.
-            let _is_waiting = slot.send_waiting();
+            slot.send_waiting();
         }
         let dead: Vec<TopicPartition> = self
             .slots
@@ -460,10 +398,10 @@ impl Handler<RecordsRead> for Dispatcher {
 
     fn handle(&mut self, RecordsRead { batch }: RecordsRead, _ctx: &mut Self::Context) {
         let Some(slot) = self.slots.get_mut(&batch.topic_partition) else { return };
-        if slot.incarnation == batch.incarnation && !slot.is_leaving {
+        let is_for_lane = slot.lane.is_some() && slot.incarnation == batch.incarnation;
+        if is_for_lane && !slot.is_asked_to_stop {
             slot.backlog.push_back(batch);
-            // What still waits goes with the next batch or on the next tick.
-            let _is_waiting = slot.send_waiting();
+            slot.send_waiting();
         }
     }
 }
