@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -453,6 +454,9 @@ async fn commit_data_that_cannot_be_stored_is_data_error_of_its_member_alone() {
     assert!(matches!(answers[2], Err(CommitError::Store(StoreError::Data(_)))), "{:?}", answers[2]);
 }
 
+/// Stores whose partitions get their first records: enough that the gap between two statements is met.
+const FIRST_RECORD_ROUNDS: usize = 6;
+
 #[tokio::test]
 async fn drop_with_work_in_the_queue_writes_it() {
     let folder = TempDir::new().unwrap();
@@ -492,4 +496,33 @@ async fn read_from_more_threads_than_connections_answers_all() {
     let read: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
 
     assert_eq!(read, 8 * 50);
+}
+
+/// A lane's first start begins at the low watermark: one that is read while the first record comes must not
+/// lie behind it.
+#[tokio::test]
+async fn low_read_while_the_first_record_is_appended_never_skips_it() {
+    for _ in 0..FIRST_RECORD_ROUNDS {
+        let folder = TempDir::new().unwrap();
+        let store = Arc::new(open(folder.path()));
+        let is_over = Arc::new(AtomicBool::new(false));
+        for here in Topic::ALL.into_iter().flat_map(Topic::all_partitions) {
+            is_over.store(false, Ordering::Relaxed);
+            let looking = {
+                let (store, is_over) = (Arc::clone(&store), Arc::clone(&is_over));
+                std::thread::spawn(move || {
+                    let mut greatest = Offset(0);
+                    while !is_over.load(Ordering::Relaxed) {
+                        greatest = greatest.max(store.low(here).unwrap());
+                    }
+                    greatest
+                })
+            };
+
+            store.append_records(vec![outgoing(here, "first")], Vec::new()).await.unwrap();
+            is_over.store(true, Ordering::Relaxed);
+
+            assert_eq!(looking.join().unwrap(), Offset(0), "{here}");
+        }
+    }
 }

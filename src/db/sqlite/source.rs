@@ -45,6 +45,16 @@ impl RecordSource for SqliteReader {
 
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
         let mut connection = take(&self.pool)?;
+        // Before the look for a record: one that is appended in between then lies at or above this end. Read
+        // after it, the end would lie above a record that the look did not see, and a lane's first start
+        // would skip it.
+        let end: Option<i64> = log_head::table
+            .filter(log_head::topic.eq(i64::from(partition.topic.code())))
+            .filter(log_head::partition.eq(i64::from(partition.partition.0)))
+            .select(log_head::next_offset)
+            .first(&mut connection)
+            .optional()
+            .map_err(engine)?;
         let (first, last) = key::record_range(partition);
         let lowest: Option<i64> = log::table
             .filter(log::position.between(first, last))
@@ -53,17 +63,8 @@ impl RecordSource for SqliteReader {
             .first(&mut connection)
             .optional()
             .map_err(engine)?;
-        if let Some(position) = lowest {
-            return Ok(Offset(key::offset_of(position)));
-        }
-        let end: Option<i64> = log_head::table
-            .filter(log_head::topic.eq(i64::from(partition.topic.code())))
-            .filter(log_head::partition.eq(i64::from(partition.partition.0)))
-            .select(log_head::next_offset)
-            .first(&mut connection)
-            .optional()
-            .map_err(engine)?;
-        Ok(Offset(end.unwrap_or(0).cast_unsigned()))
+        Ok(lowest
+            .map_or(Offset(end.unwrap_or(0).cast_unsigned()), |position| Offset(key::offset_of(position))))
     }
 
     fn read(
