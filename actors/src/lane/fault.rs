@@ -11,7 +11,7 @@ pub enum FaultPoint {
     Started,
     /// In lane code, before a batch is looked at.
     BeforeBatch,
-    /// In the guarded part, before the behaviour is given a batch.
+    /// In lane code, after state is loaded, before the behaviour is given a batch.
     BeforeApply,
     /// After the effects are known, before they go to the store.
     BeforeCommit,

@@ -23,7 +23,7 @@ fn away(error: StoreError) -> Failure {
 }
 
 /// Gives the groups that follow a topic.
-fn followers(topic: Topic) -> Vec<Group> {
+pub(super) fn followers(topic: Topic) -> Vec<Group> {
     match topic {
         Topic::JobLifecycle => vec![Group::audit_trail(), Group::jobs(), Group::job_metrics()],
         Topic::JobMetrics => vec![Group::audit_trail(), Group::job_metrics()],

@@ -9,6 +9,7 @@ use horizons_actors::lane::notice::{CommitListener, CommitNotice};
 use horizons_actors::latency::{LatencyRecorder, LatencySummary};
 use horizons_actors::ports::log::{LogHeads, RecordSource};
 
+use super::check::followers;
 use crate::db::sqlite::SqliteStore;
 
 /// What is known of one partition.
@@ -35,15 +36,6 @@ pub(super) struct LatencyListener {
 
 fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
     measured.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Gives how many groups follow a topic: the auditor follows all, the metrics two, the jobs one.
-const fn followers(topic: Topic) -> usize {
-    match topic {
-        Topic::JobLifecycle => 3,
-        Topic::JobMetrics => 2,
-        Topic::Notifications | Topic::AuditTrail | Topic::SystemHealth => 1,
-    }
 }
 
 impl LatencyListener {
@@ -88,7 +80,7 @@ impl CommitListener for LatencyListener {
         let topic = notice.lane.topic_partition.topic;
         let partition = partitions.entry(notice.lane.topic_partition).or_default();
         partition.applied.insert(notice.lane.group.clone(), notice.next);
-        if partition.applied.len() < followers(topic) {
+        if partition.applied.len() < followers(topic).len() {
             return;
         }
         let done = partition.applied.values().min().copied().unwrap_or_default();
