@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::ids::{LogTopic, Offset, TopicPartition};
 use horizons_actors::ports::log::{LogHeads, RecordSource};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::LogRecord;
 
+use super::engine::{Connection, engine};
 use super::key::{self, OFFSET_END};
 use super::lanes::topic_partition;
+use super::ports::ROWS_MAX;
 use super::readers::take;
 use super::records::RecordColumns;
 use super::schema::{log, log_head};
-use super::store::{ROWS_MAX, SqliteReader, SqliteStore};
-use crate::db::error::engine;
+use super::store::{Reader, Store};
 
 /// Reads the ends of all partitions of record.
-pub(super) fn ends(connection: &mut SqliteConnection) -> Result<Vec<(TopicPartition, Offset)>, StoreError> {
+pub(super) fn ends(connection: &mut Connection) -> Result<Vec<(TopicPartition, Offset)>, StoreError> {
     let rows: Vec<(i64, i64, i64)> =
         log_head::table.order((log_head::topic, log_head::partition)).load(connection).map_err(engine)?;
     let mut ends = Vec::with_capacity(rows.len());
@@ -38,7 +38,7 @@ pub(super) fn ends(connection: &mut SqliteConnection) -> Result<Vec<(TopicPartit
 /// The columns of a record of the log.
 type LogRow = (i64, RecordColumns);
 
-impl RecordSource for SqliteReader {
+impl RecordSource for Reader {
     fn heads(&self) -> Arc<LogHeads> {
         Arc::clone(&self.heads)
     }
@@ -122,7 +122,7 @@ impl RecordSource for SqliteReader {
     }
 }
 
-impl RecordSource for SqliteStore {
+impl RecordSource for Store {
     fn heads(&self) -> Arc<LogHeads> {
         self.reader.heads()
     }

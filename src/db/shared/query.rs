@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{EventType, JobStatus};
@@ -15,25 +14,22 @@ use horizons_actors::ports::query::{
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{JobAggregate, JobView};
 
+use super::engine::{Connection, engine};
 use super::jobs::{JobColumns, into_rows};
 use super::key;
 use super::lanes::{self, Lanes};
+#[cfg(doc)]
+use super::ports::ROWS_MAX;
+use super::ports::limit;
 use super::records::RecordColumns;
 use super::schema::{
     dead_letters, job_aggregates, job_timeline, job_views, jobs, live_job_views, parked_keys, refusals,
     status_counts,
 };
 use super::state::{JobAggregateRow, JobViewRow, attempt, named, parsed, uuid};
-#[cfg(doc)]
-use super::store::ROWS_MAX;
-use super::store::limit;
-use crate::db::error::engine;
 
 /// Lists jobs, newest first.
-pub(super) fn list_jobs(
-    connection: &mut SqliteConnection,
-    filter: &JobFilter,
-) -> Result<Vec<JobRow>, StoreError> {
+pub(super) fn list_jobs(connection: &mut Connection, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
     let mut query = jobs::table.order((jobs::submitted_at.desc(), jobs::job_id.desc())).into_boxed();
     if let Some(user_id) = &filter.user_id {
         query = query.filter(jobs::user_id.eq(user_id.as_str()));
@@ -54,10 +50,7 @@ pub(super) fn list_jobs(
 }
 
 /// Reads the view of a job.
-pub(super) fn job_view(
-    connection: &mut SqliteConnection,
-    job_id: &JobId,
-) -> Result<Option<JobView>, StoreError> {
+pub(super) fn job_view(connection: &mut Connection, job_id: &JobId) -> Result<Option<JobView>, StoreError> {
     let row: Option<JobViewRow> = job_views::table
         .filter(job_views::job_id.eq(job_id.as_str()))
         .order(job_views::lane)
@@ -69,7 +62,7 @@ pub(super) fn job_view(
 
 /// Lists views of jobs that live, in order of job id.
 pub(super) fn live_job_views(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     after: Option<&JobId>,
     wanted: usize,
 ) -> Result<Vec<JobView>, StoreError> {
@@ -105,7 +98,7 @@ struct TimelineRow {
 
 /// Lists the steps of a job's life.
 pub(super) fn timeline(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     job_id: &JobId,
     wanted: usize,
 ) -> Result<Vec<TimelineEntry>, StoreError> {
@@ -144,7 +137,7 @@ fn lane_of(lanes: &[(LaneKey, i64)], number: i64) -> Result<LaneKey, StoreError>
 
 /// Lists the refusals about a job, in order of offset.
 pub(super) fn list_refusals(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     job_id: &JobId,
     wanted: usize,
@@ -173,7 +166,7 @@ pub(super) fn list_refusals(
 
 /// Lists the aggregates of a job, by attempt.
 pub(super) fn aggregates(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     job_id: &JobId,
 ) -> Result<Vec<JobAggregate>, StoreError> {
     let rows: Vec<JobAggregateRow> = job_aggregates::table
@@ -186,7 +179,7 @@ pub(super) fn aggregates(
 }
 
 /// Sums how many jobs entered each status.
-pub(super) fn count_statuses(connection: &mut SqliteConnection) -> Result<Vec<(JobStatus, u64)>, StoreError> {
+pub(super) fn count_statuses(connection: &mut Connection) -> Result<Vec<(JobStatus, u64)>, StoreError> {
     let rows: Vec<(String, i64)> = status_counts::table
         .select((status_counts::status, status_counts::entered))
         .load(connection)
@@ -214,7 +207,7 @@ struct DeadLetterRow {
 
 /// Lists dead letters in order of lane and offset.
 pub(super) fn list_dead_letters(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     group: Option<&Group>,
     after: Option<&DeadLetterId>,
@@ -275,7 +268,7 @@ type ParkedKeyRow = (Vec<u8>, i64, String, String, i64, String, i64);
 
 /// Lists parked keys in order of lane and key.
 pub(super) fn list_parked_keys(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     wanted: usize,
 ) -> Result<Vec<StoredParkedKey>, StoreError> {
@@ -319,7 +312,7 @@ pub(super) fn list_parked_keys(
 
 /// Lists how far every lane is, in order of lane.
 pub(super) fn list_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
 ) -> Result<Vec<LaneProgress>, StoreError> {
     let mut all = Vec::new();

@@ -5,19 +5,18 @@ use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{
     Epoch, Group, LaneKey, LogId, Offset, Partition, Revision, Topic, TopicPartition,
 };
 use horizons_actors::ports::store::{
-    DesiredState, Fence, LaneOpened, LaneOrders, LaneTransaction, ParkedKeyState, ParkedWish, Progress,
-    StoreError,
+    DesiredState, Fence, LaneOpened, LaneOrders, ParkedKeyState, ParkedWish, Progress, StoreError,
 };
 use horizons_actors::record::Digest32;
 
+use super::engine::{Connection, engine};
 use super::schema::{lanes, parked_keys, progress, timers};
-use crate::db::error::{engine, unreadable};
+use crate::db::error::unreadable;
 
 /// The numbers of the lanes that are committed, shared by the writer and those who read.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ impl Lanes {
     }
 
     /// Reads all lanes of a log.
-    pub(super) fn load(connection: &mut SqliteConnection, log_id: &LogId) -> Result<Self, StoreError> {
+    pub(super) fn load(connection: &mut Connection, log_id: &LogId) -> Result<Self, StoreError> {
         let rows: Vec<(i64, String, i64, i64)> = lanes::table
             .filter(lanes::log_id.eq(log_id.as_str()))
             .select((lanes::lane, lanes::group_name, lanes::topic, lanes::partition))
@@ -109,7 +108,7 @@ pub(super) fn wish(name: &str) -> Result<ParkedWish, StoreError> {
 
 /// Gives the number of a lane, making it if it is new.
 pub(super) fn number_or_make(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     log_id: &LogId,
     lane: &LaneKey,
 ) -> Result<i64, StoreError> {
@@ -140,7 +139,7 @@ pub(super) fn number_or_make(
 }
 
 /// Takes a new epoch for a lane and reads where it stands.
-pub(super) fn open(connection: &mut SqliteConnection, number: i64) -> Result<LaneOpened, StoreError> {
+pub(super) fn open(connection: &mut Connection, number: i64) -> Result<LaneOpened, StoreError> {
     diesel::insert_into(progress::table)
         .values((
             progress::lane.eq(number),
@@ -179,7 +178,7 @@ pub(super) fn open(connection: &mut SqliteConnection, number: i64) -> Result<Lan
 const DESIRED_AT_FIRST: &str = "running";
 
 /// Lists the parked keys of a lane.
-fn parked(connection: &mut SqliteConnection, number: i64) -> Result<Vec<ParkedKeyState>, StoreError> {
+fn parked(connection: &mut Connection, number: i64) -> Result<Vec<ParkedKeyState>, StoreError> {
     let rows: Vec<(Vec<u8>, i64, String, i64)> = parked_keys::table
         .filter(parked_keys::lane.eq(number))
         .order(parked_keys::key)
@@ -199,10 +198,7 @@ fn parked(connection: &mut SqliteConnection, number: i64) -> Result<Vec<ParkedKe
 }
 
 /// Gives when the earliest timer of a lane falls due.
-pub(super) fn next_timer(
-    connection: &mut SqliteConnection,
-    number: i64,
-) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn next_timer(connection: &mut Connection, number: i64) -> Result<Option<Timestamp>, StoreError> {
     let due: Option<i64> = timers::table
         .filter(timers::lane.eq(number))
         .order(timers::due_at)
@@ -215,7 +211,7 @@ pub(super) fn next_timer(
 
 /// Reads how far a lane is.
 pub(super) fn read_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     number: i64,
 ) -> Result<Option<Progress>, StoreError> {
     let row: Option<(Option<i64>, i64, i64)> = progress::table
@@ -231,7 +227,7 @@ pub(super) fn read_progress(
 }
 
 /// Reads what operators want of a lane.
-pub(super) fn read_orders(connection: &mut SqliteConnection, number: i64) -> Result<LaneOrders, StoreError> {
+pub(super) fn read_orders(connection: &mut Connection, number: i64) -> Result<LaneOrders, StoreError> {
     let name: Option<String> = progress::table
         .filter(progress::lane.eq(number))
         .select(progress::desired)
@@ -251,52 +247,6 @@ pub(super) enum Ownership {
     Owned,
     /// Another owner or another position.
     Fenced,
-}
-
-/// Moves the progress of a lane, if its fence and position are the stored ones.
-pub(super) fn advance(
-    connection: &mut SqliteConnection,
-    number: i64,
-    transaction: &LaneTransaction,
-) -> Result<Ownership, StoreError> {
-    let from = transaction.from.map(|offset| offset.0.cast_signed());
-    let next = transaction.next.0.cast_signed();
-    let row = progress::table
-        .filter(progress::lane.eq(number))
-        .filter(progress::owner_epoch.eq(transaction.fence.epoch.0.cast_signed()))
-        .filter(progress::revision.eq(transaction.fence.revision.0.cast_signed()))
-        .filter(progress::next_offset.is(from));
-    let revision = progress::revision.eq(progress::revision + 1);
-    let is_moved = from != Some(next);
-    // Four fixed statements instead of one that is built each time: each is prepared once.
-    let changed = match (is_moved, transaction.last_fingerprint) {
-        (true, Some(print)) => diesel::update(row)
-            .set((
-                revision,
-                progress::next_offset.eq(next),
-                progress::starts_at_next.eq(0),
-                progress::last_fingerprint.eq(print.as_slice()),
-            ))
-            .execute(connection),
-        (true, None) => diesel::update(row)
-            .set((revision, progress::next_offset.eq(next), progress::starts_at_next.eq(0)))
-            .execute(connection),
-        (false, Some(print)) => diesel::update(row)
-            .set((revision, progress::last_fingerprint.eq(print.as_slice())))
-            .execute(connection),
-        (false, None) => diesel::update(row).set(revision).execute(connection),
-    }
-    .map_err(engine)?;
-    if changed == 0 {
-        return Ok(Ownership::Fenced);
-    }
-    match transaction.from {
-        Some(from) if transaction.next < from => Err(StoreError::Broken(format!(
-            "lane `{}` wanted to go back from {from} to {}",
-            transaction.lane, transaction.next
-        ))),
-        _ => Ok(Ownership::Owned),
-    }
 }
 
 /// Gives the fence after a transaction.

@@ -3,7 +3,6 @@
 //! Promises that a refusal (conflict, repeated key, disk limit) is found before anything is written.
 
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Order, OrderKind};
 use horizons_actors::event::{JobStatus, TaccSystem};
@@ -16,9 +15,10 @@ use horizons_actors::ports::store::{
 };
 
 use super::effects::write_orders;
+use super::engine::{Connection, engine};
 use super::schema::{idempotency_keys, job_events, jobs, orders};
 use super::state::{attempt, named, parsed, uuid};
-use crate::db::error::{engine, unreadable};
+use crate::db::error::unreadable;
 
 #[derive(Queryable, Insertable, AsChangeset)]
 #[diesel(table_name = jobs, treat_none_as_default_value = false, treat_none_as_null = true)]
@@ -128,7 +128,7 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
 
 /// Looks whether an idempotency key was used before.
 pub(super) fn repeated(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     idempotency: &Idempotency,
 ) -> Result<Option<JobWritten>, StoreError> {
     let used: Option<(Vec<u8>, String)> = idempotency_keys::table
@@ -150,7 +150,7 @@ pub(super) fn repeated(
 /// Writes one transaction of the orchestrator's, without its records.
 ///
 /// *Errors*: [`StoreError::Conflict`] when an order to answer does not exist; then nothing was written.
-pub(super) fn write(connection: &mut SqliteConnection, write: &JobWrite) -> Result<JobWritten, StoreError> {
+pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<JobWritten, StoreError> {
     for (order, _) in &write.answered {
         if !write.orders.contains(order) {
             find_order(connection, order)?;
@@ -203,7 +203,7 @@ pub(super) fn write(connection: &mut SqliteConnection, write: &JobWrite) -> Resu
 }
 
 /// Remembers which event carries a lifecycle sequence.
-fn remember(connection: &mut SqliteConnection, outgoing: &OutgoingEvent) -> Result<(), StoreError> {
+fn remember(connection: &mut Connection, outgoing: &OutgoingEvent) -> Result<(), StoreError> {
     let event = &outgoing.event;
     let (Topic::JobLifecycle, Some(job_id), Some(sequence)) =
         (event.topic(), event.job_id.as_ref(), event.sequence)
@@ -222,7 +222,7 @@ fn remember(connection: &mut SqliteConnection, outgoing: &OutgoingEvent) -> Resu
 }
 
 /// Checks that an order exists.
-fn find_order(connection: &mut SqliteConnection, order: &Order) -> Result<(), StoreError> {
+fn find_order(connection: &mut Connection, order: &Order) -> Result<(), StoreError> {
     let number: Option<i64> = orders::table
         .filter(orders::job_id.eq(order.job_id.as_str()))
         .filter(orders::attempt.eq(i64::from(order.attempt.0)))
@@ -246,7 +246,7 @@ fn find_order(connection: &mut SqliteConnection, order: &Order) -> Result<(), St
 ///
 /// *Errors*: [`StoreError::Conflict`] when there is no such order; nothing was written.
 pub(super) fn answer_order(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     order: &Order,
     answer: &OrderAnswer,
 ) -> Result<(), StoreError> {
@@ -268,7 +268,7 @@ pub(super) fn answer_order(
 }
 
 /// Reads one job.
-pub(super) fn read(connection: &mut SqliteConnection, job_id: &JobId) -> Result<Option<JobRow>, StoreError> {
+pub(super) fn read(connection: &mut Connection, job_id: &JobId) -> Result<Option<JobRow>, StoreError> {
     let row: Option<JobColumns> =
         jobs::table.filter(jobs::job_id.eq(job_id.as_str())).first(connection).optional().map_err(engine)?;
     row.map(JobColumns::into_row).transpose()
@@ -276,7 +276,7 @@ pub(super) fn read(connection: &mut SqliteConnection, job_id: &JobId) -> Result<
 
 /// Lists jobs that live, in order of job id.
 pub(super) fn live(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     after: Option<&JobId>,
     limit: i64,
 ) -> Result<Vec<JobRow>, StoreError> {
@@ -293,7 +293,7 @@ pub(super) fn live(
 }
 
 /// Lists orders without an answer, oldest first.
-pub(super) fn open_orders(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<Order>, StoreError> {
+pub(super) fn open_orders(connection: &mut Connection, limit: i64) -> Result<Vec<Order>, StoreError> {
     let rows: Vec<(String, i64, String, i64)> = orders::table
         .filter(orders::is_answered.eq(false))
         .order((orders::ordered_at, orders::number))

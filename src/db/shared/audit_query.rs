@@ -5,7 +5,6 @@
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::event::partition::partition_for;
 use horizons_actors::ids::{EventId, Group, JobId, Topic, TopicPartition};
@@ -14,11 +13,11 @@ use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditLogState;
 use uuid::Uuid;
 
+use super::engine::{Connection, engine};
 use super::lanes::{Lanes, digest};
+use super::ports::ROWS_MAX;
 use super::records::RecordColumns;
 use super::state::load_audit_log;
-use super::store::ROWS_MAX;
-use crate::db::error::engine;
 
 /// Most entries that one call looks at: some tens of milliseconds.
 const ENTRIES_MAX: u64 = 20_000;
@@ -36,7 +35,7 @@ fn auditor_lanes(lanes: &Lanes) -> Vec<(TopicPartition, i64)> {
 
 /// Lists the logs with their state.
 pub(super) fn logs(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
 ) -> Result<Vec<(TopicPartition, AuditLogState)>, StoreError> {
     let mut logs = Vec::new();
@@ -114,7 +113,7 @@ impl EntryRow {
 
 /// Lists entries in order of position.
 pub(super) fn entries(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     filter: &AuditFilter,
 ) -> Result<AuditPage, StoreError> {
@@ -184,7 +183,7 @@ pub(super) const SCAN: &str = "
 
 /// Reads the wanted entries of a range.
 fn scan(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     range: std::ops::Range<u64>,
     job_id: Option<&JobId>,
