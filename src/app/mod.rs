@@ -13,6 +13,7 @@ mod faults;
 mod scheduler;
 pub mod serve;
 mod store;
+pub mod topics;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
