@@ -115,6 +115,12 @@ impl LaneStatus {
         facts.queued_batches = queued_batches as u64;
     }
 
+    /// Notes where the partition ends, heard while the lane itself need not be reading.
+    pub fn log_ends_at(&self, end: Offset) {
+        let mut facts = self.facts();
+        facts.log_end = end.max(facts.log_end);
+    }
+
     /// Notes a commit.
     pub fn committed(&self, at: Timestamp, outcomes: &[Outcome], parked_keys: usize, parked_records: u64) {
         let mut facts = self.facts();
