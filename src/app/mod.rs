@@ -154,6 +154,7 @@ impl Running {
             &supervise.1.handle(),
             JobRegistryParts {
                 query: Arc::clone(&store) as _,
+                board: Arc::clone(&board),
                 clock: Arc::clone(&clock),
                 randomness: Arc::clone(&randomness),
                 restarts: config.lanes.restart,
