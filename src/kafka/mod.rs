@@ -1,0 +1,4 @@
+//! Apache Kafka: what speaks its protocol.
+
+pub mod producer;
+pub mod relay;
