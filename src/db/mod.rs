@@ -14,5 +14,6 @@ mod key;
 mod profile;
 mod queue;
 pub mod sqlite;
+mod words;
 
 pub use profile::WriterTimes;

@@ -18,6 +18,7 @@ use super::lanes::{Lanes, digest};
 use super::ports::ROWS_MAX;
 use super::records::RecordColumns;
 use super::state::load_audit_log;
+use crate::db::words::Words;
 
 /// Most entries that one call looks at: some tens of milliseconds.
 const ENTRIES_MAX: u64 = 20_000;
@@ -75,7 +76,7 @@ struct EntryRow {
     #[diesel(sql_type = Binary)]
     chain_hash: Vec<u8>,
     #[diesel(sql_type = Text)]
-    mark: String,
+    mark: Words,
     #[diesel(sql_type = BigInt)]
     appended_at: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -104,7 +105,7 @@ impl EntryRow {
             position: AuditPosition { topic_partition, index: self.index.cast_unsigned() },
             leaf_hash: digest("leaf hash", &self.leaf_hash)?,
             chain_hash: digest("chain hash", &self.chain_hash)?,
-            mark: self.mark,
+            mark: self.mark.into(),
             appended_at: Timestamp::from_micros(self.appended_at),
             record: body.map(|body| body.into_record(offset)).transpose()?,
         })

@@ -16,6 +16,7 @@ use super::engine::{Connection, engine, insert_or_ignore};
 use super::key;
 use super::records::{RecordColumns, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
+use crate::db::words::{Words, WordsRef};
 
 /// States of a dead letter.
 const STATE_PARKED: &str = "parked";
@@ -64,7 +65,7 @@ fn write_letter(connection: &mut Connection, lane: i64, letter: &DeadLetter) -> 
             dead_letters::headers.eq(record.headers.as_block().as_ref()),
             dead_letters::payload.eq(slice(record.payload.as_ref())),
             dead_letters::reason.eq(letter.rejection.name()),
-            dead_letters::detail.eq(letter.rejection.to_string()),
+            dead_letters::detail.eq(Words::of(&letter.rejection.to_string())),
             dead_letters::state.eq(if letter.is_parked { STATE_PARKED } else { STATE_DEAD }),
             dead_letters::attempts.eq(1),
             dead_letters::rejected_at.eq(at),
@@ -114,7 +115,7 @@ fn settle(
                 at,
                 dead_letters::attempts.eq(dead_letters::attempts + 1),
                 dead_letters::reason.eq(rejection.name()),
-                dead_letters::detail.eq(rejection.to_string()),
+                dead_letters::detail.eq(Words::of(&rejection.to_string())),
             ))
             .execute(connection),
         DeadLetterOutcome::Released => {
@@ -141,7 +142,7 @@ fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Resul
             parked_keys::key.eq(parked.key.as_ref()),
             parked_keys::head_offset.eq(head),
             parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
+            parked_keys::detail.eq(WordsRef(&detail)),
             parked_keys::records.eq(0),
             parked_keys::wish.eq(ParkedWish::Wait.name()),
             parked_keys::parked_at.eq(parked.parked_at.as_micros()),
@@ -151,7 +152,7 @@ fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Resul
         .set((
             parked_keys::head_offset.eq(head),
             parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
+            parked_keys::detail.eq(WordsRef(&detail)),
             parked_keys::wish.eq(ParkedWish::Wait.name()),
             parked_keys::wished_by.eq(None::<Vec<u8>>),
             parked_keys::parked_at.eq(parked.parked_at.as_micros()),

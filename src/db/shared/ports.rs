@@ -24,6 +24,7 @@ use super::queue::{CommandWork, LaneWork};
 use super::schema::timers;
 use super::store::Store;
 use super::{jobs, lanes, parking, state};
+use crate::db::words::Words;
 
 /// Stands for a lane that was never opened: numbers start at 1.
 const NO_LANE: i64 = 0;
@@ -112,7 +113,7 @@ impl LaneStore for Store {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| {
             let Some(number) = lanes.number(&lane) else { return Ok(Vec::new()) };
-            let rows: Vec<(String, String, i64)> = timers::table
+            let rows: Vec<(Words, Words, i64)> = timers::table
                 .filter(timers::lane.eq(number))
                 .filter(timers::due_at.le(until.as_micros()))
                 .order((timers::due_at, timers::kind, timers::key))
@@ -123,7 +124,7 @@ impl LaneStore for Store {
             Ok(rows
                 .into_iter()
                 .map(|(kind, key, due_at)| Timer {
-                    id: TimerId { kind, key },
+                    id: TimerId { kind: kind.into(), key: key.into() },
                     due_at: Timestamp::from_micros(due_at),
                 })
                 .collect())
