@@ -15,7 +15,7 @@ use horizons_actors::ports::store::{
 };
 
 use super::effects::write_orders;
-use super::engine::{Connection, engine};
+use super::engine::{Connection, engine, insert_or_ignore, take_turns};
 use super::schema::{idempotency_keys, job_events, jobs, orders};
 use super::state::{attempt, named, parsed, uuid};
 use crate::db::error::unreadable;
@@ -129,11 +129,12 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
     rows.into_iter().map(JobColumns::into_row).collect()
 }
 
-/// Looks whether an idempotency key was used before.
+/// Looks whether an idempotency key was used before, behind whoever is using it now.
 pub(super) fn repeated(
     connection: &mut Connection,
     idempotency: &Idempotency,
 ) -> Result<Option<JobWritten>, StoreError> {
+    take_turns(connection, &format!("{}/{}", idempotency.user_id, idempotency.key))?;
     let used: Option<(Vec<u8>, String)> = idempotency_keys::table
         .filter(idempotency_keys::user_id.eq(idempotency.user_id.as_str()))
         .filter(idempotency_keys::key.eq(WordsRef(&idempotency.key)))
@@ -168,7 +169,10 @@ pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<Job
             if known.is_some() {
                 return Ok(JobWritten::Conflict);
             }
-            diesel::insert_into(jobs::table).values(&columns).execute(connection).map_err(engine)?;
+            // Another process may have made it since.
+            if insert_or_ignore!(connection, jobs::table, &columns) == 0 {
+                return Ok(JobWritten::Conflict);
+            }
         }
         JobExpectation::Sequences { lifecycle, metrics } => {
             let changed = diesel::update(

@@ -136,6 +136,24 @@ fn settle(
 fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Result<(), StoreError> {
     let head = parked.head.0.cast_signed();
     let detail = parked.rejection.to_string();
+    let changed = diesel::update(
+        parked_keys::table
+            .filter(parked_keys::lane.eq(lane))
+            .filter(parked_keys::key.eq(parked.key.as_ref())),
+    )
+    .set((
+        parked_keys::head_offset.eq(head),
+        parked_keys::reason.eq(parked.rejection.name()),
+        parked_keys::detail.eq(WordsRef(&detail)),
+        parked_keys::wish.eq(ParkedWish::Wait.name()),
+        parked_keys::wished_by.eq(None::<Vec<u8>>),
+        parked_keys::parked_at.eq(parked.parked_at.as_micros()),
+    ))
+    .execute(connection)
+    .map_err(engine)?;
+    if changed == 1 {
+        return Ok(());
+    }
     diesel::insert_into(parked_keys::table)
         .values((
             parked_keys::lane.eq(lane),
@@ -145,16 +163,6 @@ fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Resul
             parked_keys::detail.eq(WordsRef(&detail)),
             parked_keys::records.eq(0),
             parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::parked_at.eq(parked.parked_at.as_micros()),
-        ))
-        .on_conflict((parked_keys::lane, parked_keys::key))
-        .do_update()
-        .set((
-            parked_keys::head_offset.eq(head),
-            parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(WordsRef(&detail)),
-            parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::wished_by.eq(None::<Vec<u8>>),
             parked_keys::parked_at.eq(parked.parked_at.as_micros()),
         ))
         .execute(connection)

@@ -150,7 +150,7 @@ pub(super) fn list_refusals(
         .select((refusals::refusal, refusals::reason, refusals::detail, refusals::refused_at))
         .load(connection)
         .map_err(engine)?;
-    let lanes = lanes.sorted();
+    let lanes = lanes.sorted(connection)?;
     let mut found = Vec::with_capacity(rows.len());
     for (refusal, reason, detail, refused_at) in rows {
         found.push(StoredRefusal {
@@ -216,7 +216,7 @@ pub(super) fn list_dead_letters(
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let mut left = limit(wanted);
     let mut letters = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         let is_before = after.is_some_and(|after| lane < after.lane);
         if left == 0 || is_before || group.is_some_and(|group| lane.group != *group) {
             continue;
@@ -275,7 +275,7 @@ pub(super) fn list_parked_keys(
 ) -> Result<Vec<StoredParkedKey>, StoreError> {
     let mut left = limit(wanted);
     let mut keys = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if left == 0 {
             break;
         }
@@ -317,7 +317,7 @@ pub(super) fn list_progress(
     lanes: &Lanes,
 ) -> Result<Vec<LaneProgress>, StoreError> {
     let mut all = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if let Some(progress) = lanes::read_progress(connection, number)? {
             all.push(LaneProgress {
                 lane,
