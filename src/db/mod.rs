@@ -11,6 +11,7 @@
 pub mod error;
 pub mod fatal;
 mod key;
+pub mod log_choice;
 mod profile;
 mod queue;
 pub mod sqlite;

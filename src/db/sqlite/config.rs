@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::db::error::OpenError;
 use crate::db::fatal::{FatalHook, end_process};
+use crate::db::log_choice::LogChoice;
 
 /// The database's file in its folder.
 pub(super) const FILE_NAME: &str = "horizons.db";
@@ -23,6 +24,8 @@ const DISK_LIMIT_MIN_BYTES: u64 = 1024 * 1024;
 pub struct SqliteConfig {
     /// The data folder; made if absent.
     pub folder: PathBuf,
+    /// The event log that the rows are about.
+    pub log: LogChoice,
     /// What the database may take before new work is refused. The write-ahead log comes on top, see
     /// `wal_limit_bytes`.
     pub disk_limit_bytes: u64,
@@ -61,6 +64,7 @@ impl SqliteConfig {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            log: LogChoice::Embedded,
             disk_limit_bytes: 16 * 1024 * 1024 * 1024,
             reserve_bytes: 512 * 1024 * 1024,
             command_queue: 1024,

@@ -30,6 +30,8 @@ mod audit_append;
 mod audit_query;
 #[path = "../shared/effects.rs"]
 mod effects;
+#[path = "../shared/identity.rs"]
+mod identity;
 #[path = "../shared/jobs.rs"]
 mod jobs;
 #[path = "../shared/lanes.rs"]

@@ -5,29 +5,27 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use diesel::connection::SimpleConnection;
-use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
-use horizons_actors::clock::{Clock, SystemClock};
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::LogHeads;
 use horizons_actors::ports::store::StoreError;
-use uuid::Uuid;
 
 use super::checkpoint::{self, Stop, WriteAheadLog};
 use super::config::SqliteConfig;
 use super::connection;
 use super::engine::ReadPool;
 use super::folder::FolderLock;
+use super::identity::Identity;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
-use super::schema::store_identity;
 use super::writer::{self, Writer};
-use super::{source, state};
+use super::{identity, source};
 use crate::db::error::{OpenError, engine};
+use crate::db::log_choice::LogChoice;
 
 /// Connections for readers of the log, beside those of the reading threads: one for each consumer group.
 const LOG_READERS: usize = 5;
@@ -67,7 +65,7 @@ impl SqliteReader {
         let file = connection::database_file(folder);
         let mut connection = connection::check_readable(&file)?;
         let config = SqliteConfig::new(folder);
-        let log_id = read_identity(&mut connection)
+        let log_id = identity::read(&mut connection)
             .map_err(|error| connection::open_error(&file, error.to_string()))?
             .ok_or_else(|| OpenError::OlderSchema { file: file.clone() })?;
         Self::start(&config, &mut connection, log_id)
@@ -134,8 +132,15 @@ impl SqliteStore {
         let lock = FolderLock::take(&config.folder)?;
         let file = connection::database_file(&config.folder);
         let mut connection = connection::open_writer(&config)?;
-        let log_id =
-            identity(&mut connection).map_err(|error| connection::open_error(&file, error.to_string()))?;
+        let identity = identity(&mut connection, &config.log)
+            .map_err(|error| connection::open_error(&file, error.to_string()))?;
+        let log_id = match identity {
+            Identity::Settled(log_id) => log_id,
+            Identity::Other(stored) => {
+                return Err(OpenError::OtherLog { stored, wanted: config.log });
+            }
+            Identity::Unknown => return Err(OpenError::NoLog),
+        };
         let reader = SqliteReader::start(&config, &mut connection, log_id)?;
         let entry_numbers = EntryNumbers::load(&mut connection)
             .map_err(|error| connection::open_error(&file, error.to_string()))?;
@@ -194,31 +199,10 @@ impl Drop for SqliteStore {
     }
 }
 
-/// Reads who the store is.
-fn read_identity(connection: &mut SqliteConnection) -> Result<Option<LogId>, StoreError> {
-    let text: Option<String> =
-        store_identity::table.select(store_identity::log_id).first(connection).optional().map_err(engine)?;
-    text.map(|text| state::parsed("log id", &text, LogId::parse)).transpose()
-}
-
 /// Reads who the store is, or decides it. Takes the write lock either way, which a read-only file refuses.
-fn identity(connection: &mut SqliteConnection) -> Result<LogId, StoreError> {
+fn identity(connection: &mut SqliteConnection, log: &LogChoice) -> Result<Identity, StoreError> {
     connection.batch_execute("BEGIN IMMEDIATE").map_err(engine)?;
-    let log_id = match read_identity(connection)? {
-        Some(log_id) => log_id,
-        None => {
-            let made = Uuid::new_v4().to_string();
-            diesel::insert_into(store_identity::table)
-                .values((
-                    store_identity::one.eq(1),
-                    store_identity::log_id.eq(&made),
-                    store_identity::created_at.eq(SystemClock.now().as_micros()),
-                ))
-                .execute(connection)
-                .map_err(engine)?;
-            state::parsed("log id", &made, LogId::parse)?
-        }
-    };
+    let identity = identity::settle(connection, log)?;
     connection.batch_execute("COMMIT").map_err(engine)?;
-    Ok(log_id)
+    Ok(identity)
 }
