@@ -6,14 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
-use horizons_actors::ports::log::{EventLog, Inspection, LogError, LogReader, LogSink, RecordSource};
+use horizons_actors::ports::log::{
+    EventLog, Inspection, LogError, LogHeads, LogReader, LogSink, RecordSource,
+};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::{LogRecord, RecordBatch};
 use tokio::sync::oneshot;
@@ -26,6 +28,9 @@ const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a reader sleeps at most: wake-ups are counted, so this only bounds the harm of a bug.
 const SLEEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a reader tells its dispatcher where the partitions end, at most.
+const TELL_ENDS_EVERY: Duration = Duration::from_secs(1);
 
 /// How much one batch takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +89,8 @@ impl EventLog for EmbeddedLog {
         std::thread::Builder::new()
             .name(format!("reader-{group}"))
             .spawn(move || {
-                sink.assigned(partitions);
-                reader.run(sink.as_ref());
+                sink.assigned(partitions.clone());
+                reader.run(sink.as_ref(), Ends::of(partitions));
             })
             .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
         Ok(Arc::new(EmbeddedReader { shared }))
@@ -124,6 +129,40 @@ struct Shared {
     limits: BatchLimits,
 }
 
+/// What the dispatcher was told of the partitions' ends.
+struct Ends {
+    told: BTreeMap<TopicPartition, Offset>,
+    told_at: Option<Instant>,
+}
+
+impl Ends {
+    fn of(partitions: Vec<TopicPartition>) -> Self {
+        Self { told: partitions.into_iter().map(|one| (one, Offset::default())).collect(), told_at: None }
+    }
+
+    /// Tells ends that have changed, unless some were told a moment ago; gives when to call again then.
+    fn tell(&mut self, heads: &LogHeads, sink: &dyn LogSink) -> Option<Duration> {
+        let changed: Vec<(TopicPartition, Offset)> = self
+            .told
+            .iter()
+            .map(|(partition, told)| (*partition, heads.end(*partition), *told))
+            .filter(|(_, end, told)| end != told)
+            .map(|(partition, end, _)| (partition, end))
+            .collect();
+        if changed.is_empty() {
+            return None;
+        }
+        let pause = self.told_at.map_or(Duration::ZERO, |at| TELL_ENDS_EVERY.saturating_sub(at.elapsed()));
+        if !pause.is_zero() {
+            return Some(pause);
+        }
+        self.told_at = Some(Instant::now());
+        self.told.extend(changed.iter().copied());
+        sink.ends(changed);
+        None
+    }
+}
+
 /// How long the reader may sleep after a round.
 enum Round {
     /// Something was delivered: look again at once.
@@ -145,7 +184,7 @@ impl Shared {
     }
 
     /// The reader thread: rounds over the partitions, asleep while there is nothing to do.
-    fn run(&self, sink: &dyn LogSink) {
+    fn run(&self, sink: &dyn LogSink, mut ends: Ends) {
         loop {
             let (seen, inspections, cursors) = {
                 let mut state = self.state();
@@ -172,9 +211,10 @@ impl Shared {
                 tracing::error!(error = %panic, "reader panicked: it reads again");
                 Round::Later(READ_AGAIN)
             });
+            let until_ends = ends.tell(&self.source.heads(), sink);
             let (limit, seen) = match round {
                 Round::Busy => continue,
-                Round::Idle => (SLEEP_LIMIT, seen),
+                Round::Idle => (until_ends.unwrap_or(SLEEP_LIMIT), seen),
                 // The credit of what was handed back has counted as a wake-up: only newer ones end the pause.
                 Round::Later(pause) => (pause, self.state().wakes),
             };

@@ -13,6 +13,28 @@ use crate::rejection::Rejection;
 const TIME_BUCKETS_SECONDS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// How the log changed what is assigned to a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebalanceKind {
+    /// Partitions came.
+    Assigned,
+    /// Partitions went in good order.
+    Revoked,
+    /// Partitions were someone else's already.
+    Lost,
+}
+
+impl RebalanceKind {
+    /// Gives the stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RebalanceKind::Assigned => "assigned",
+            RebalanceKind::Revoked => "revoked",
+            RebalanceKind::Lost => "lost",
+        }
+    }
+}
+
 /// The processing metrics of all lanes.
 #[derive(Debug, Clone)]
 pub struct LaneMetrics {
@@ -22,6 +44,7 @@ pub struct LaneMetrics {
     retries: IntCounterVec,
     panics: IntCounterVec,
     restarts: IntCounterVec,
+    rebalances: IntCounterVec,
     lag: IntGaugeVec,
     parked_keys: IntGaugeVec,
 }
@@ -77,6 +100,11 @@ impl LaneMetrics {
                 "Restarts of lanes after an unplanned end",
                 &["group"],
             )?,
+            rebalances: counter(
+                "horizons_rebalances_total",
+                "Changes of what the log assigned to this process, by kind: assigned, revoked, lost",
+                &["group", "kind"],
+            )?,
             lag: gauge(
                 "horizons_lag_records",
                 "Records not yet applied, parked ones included",
@@ -131,6 +159,11 @@ impl LaneMetrics {
     /// Counts a restart of a lane.
     pub fn count_restart(&self, group: &Group) {
         self.restarts.with_label_values(&[group.as_str()]).inc();
+    }
+
+    /// Counts a change of what is assigned to a group.
+    pub fn count_rebalance(&self, group: &Group, kind: RebalanceKind) {
+        self.rebalances.with_label_values(&[group.as_str(), kind.name()]).inc();
     }
 
     /// Sets the gauges from the board; called when metrics are read. Series of lanes that are gone go too.

@@ -37,6 +37,8 @@ impl LogSink for Taken {
         self.batches.lock().unwrap().push(batch);
         Ok(())
     }
+
+    fn broken(&self, _partition: TopicPartition, _incarnation: Incarnation) {}
 }
 
 impl Taken {

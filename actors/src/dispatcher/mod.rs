@@ -33,7 +33,8 @@ use crate::lane::environment::LaneEnvironment;
 use crate::lane::guard::guard;
 use crate::lane::message::{LaneExit, LaneExited, StopLane};
 use crate::lane::{Lane, LaneSetup};
-use crate::ports::log::{EventLog, LogReader, Revocation};
+use crate::metrics::RebalanceKind;
+use crate::ports::log::{EventLog, LogError, LogReader, Revocation};
 use crate::snapshot::ActorState;
 
 /// Messages a dispatcher's mailbox takes; a reader that finds it full holds its batch.
@@ -125,6 +126,8 @@ impl Dispatcher {
             records: ctx.address().recipient(),
             changed: ctx.address().recipient(),
             assignments: Arc::clone(&self.assignments),
+            board: Arc::clone(&self.spec.environment.board),
+            group: self.spec.group.clone(),
         };
         let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
         let (group, topics) = (self.spec.group.clone(), self.spec.topics.clone());
@@ -140,18 +143,29 @@ impl Dispatcher {
             match next {
                 None => return,
                 Some(Assignment::Assigned(partitions)) => {
+                    self.count_rebalance(RebalanceKind::Assigned);
                     for partition in partitions {
                         self.assign(partition, ctx);
                     }
                 }
-                Some(Assignment::Revoked(revocation)) => self.revoke(revocation, ctx),
+                Some(Assignment::Revoked(revocation)) => {
+                    self.count_rebalance(RebalanceKind::Revoked);
+                    self.revoke(revocation, ctx);
+                }
                 Some(Assignment::Lost(partitions)) => {
+                    self.count_rebalance(RebalanceKind::Lost);
                     for partition in partitions {
                         self.leave(partition, None);
                     }
                 }
+                Some(Assignment::Broken(partition, incarnation)) => self.look_again(partition, incarnation),
+                Some(Assignment::Health(health)) => self.log_is(health),
             }
         }
+    }
+
+    fn count_rebalance(&self, kind: RebalanceKind) {
+        self.spec.environment.metrics.count_rebalance(&self.spec.group, kind);
     }
 
     fn assign(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
@@ -215,6 +229,31 @@ impl Dispatcher {
         slot.waiting.push(stopped);
         slot.ask_to_stop(deadline);
         Some(heard)
+    }
+
+    /// Ends a lane whose place in the log is no longer what it was; the incarnation that follows looks again.
+    fn look_again(&mut self, partition: TopicPartition, incarnation: Incarnation) {
+        let lane = self.lane_key(partition);
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
+        if slot.lane.is_some() && slot.incarnation == incarnation && !slot.is_asked_to_stop {
+            tracing::warn!(lane = %lane, "the log changed under the lane: it looks again");
+            slot.ask_to_stop(None);
+        }
+    }
+
+    /// Shows how the log is. A reader that is shut out stays so: asking for another one would shut out the
+    /// process that took its place.
+    fn log_is(&mut self, health: Result<(), LogError>) {
+        let group = &self.spec.group;
+        let (state, error) = match health {
+            Ok(()) => (ActorState::Running, None),
+            Err(error) if error.is_transient() => (ActorState::Waiting, Some(error.to_string())),
+            Err(error) => {
+                tracing::error!(group = %group, error = %error, "the group stays down");
+                (ActorState::Stopped, Some(error.to_string()))
+            }
+        };
+        self.spec.environment.board.set_group(group, state, error);
     }
 
     fn revoke(&mut self, revocation: Revocation, ctx: &mut Context<Self>) {

@@ -1,7 +1,7 @@
 //! What a reader reports to: the bridge from its thread to the dispatcher's mailbox.
 //!
 //! Promises that a call never blocks, that records are handed back when they cannot be taken, and that a
-//! change of the assignment is never lost while the dispatcher lives.
+//! change of the assignment or of the log's health is never lost while the dispatcher lives.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +10,19 @@ use actix::Recipient;
 use actix::dev::SendError;
 
 use crate::dispatcher::message::{AssignmentChanged, RecordsRead};
-use crate::ids::TopicPartition;
-use crate::ports::log::{LogSink, Revocation};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
+use crate::lane::status::StatusBoard;
+use crate::ports::log::{LogError, LogSink, Revocation};
 use crate::record::RecordBatch;
 
-/// A change of what is assigned.
+/// A change of what is assigned, or of how the log is.
 #[derive(Debug)]
 pub(super) enum Assignment {
     Assigned(Vec<TopicPartition>),
     Revoked(Revocation),
     Lost(Vec<TopicPartition>),
+    Broken(TopicPartition, Incarnation),
+    Health(Result<(), LogError>),
 }
 
 /// Changes that the dispatcher has not taken yet.
@@ -30,6 +33,9 @@ pub(super) struct DispatcherSink {
     pub(super) records: Recipient<RecordsRead>,
     pub(super) changed: Recipient<AssignmentChanged>,
     pub(super) assignments: Assignments,
+    /// The group's lanes as others see them.
+    pub(super) board: Arc<StatusBoard>,
+    pub(super) group: Group,
 }
 
 impl DispatcherSink {
@@ -60,5 +66,23 @@ impl LogSink for DispatcherSink {
                 Err(batch)
             }
         }
+    }
+
+    fn broken(&self, partition: TopicPartition, incarnation: Incarnation) {
+        self.push(Assignment::Broken(partition, incarnation));
+    }
+
+    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+        for (topic_partition, end) in ends {
+            let lane = LaneKey { group: self.group.clone(), topic_partition };
+            // A lane that is not on the board is someone else's by now.
+            if let Some(status) = self.board.find_lane(&lane) {
+                status.log_ends_at(end);
+            }
+        }
+    }
+
+    fn health(&self, health: Result<(), LogError>) {
+        self.push(Assignment::Health(health));
     }
 }

@@ -27,6 +27,9 @@ pub enum LogError {
     /// The reader has been closed.
     #[error("reader is closed")]
     Closed,
+    /// Another process has taken this reader's place in its group, or the log refuses it for good.
+    #[error("reader is shut out for good: {0}")]
+    ShutOut(String),
 }
 
 impl LogError {
@@ -104,6 +107,17 @@ pub trait LogSink: Send + Sync {
 
     /// Records were read. Hands the batch back when it cannot be taken now.
     fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch>;
+
+    /// The reader cannot go on where an incarnation stands: the log no longer holds what it did there. Nothing
+    /// more is delivered to that incarnation; the next one looks again, and finds the gap.
+    fn broken(&self, partition: TopicPartition, incarnation: Incarnation);
+
+    /// The ends of partitions, as heard just now: the offset that the next record of each would get.
+    fn ends(&self, _ends: Vec<(TopicPartition, Offset)>) {}
+
+    /// How the reader stands with its log, told when it changes. After an error that is not transient it
+    /// delivers nothing more, and its partitions are lost.
+    fn health(&self, _health: Result<(), LogError>) {}
 }
 
 /// A group's reader, as its dispatcher and lanes see it.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::world::{LIMIT, Options, World, event, lane_of, run};
-use crate::ids::{Group, LogId, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use crate::lane::LANE_MAILBOX;
 use crate::lane::credit::CreditPool;
 use crate::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
@@ -94,6 +94,14 @@ impl LogSink for GatheringSink {
             self.sink.assigned(vec![partition]);
         }
         Ok(())
+    }
+
+    fn broken(&self, partition: TopicPartition, incarnation: Incarnation) {
+        self.sink.broken(partition, incarnation);
+    }
+
+    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+        self.sink.ends(ends);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A member of a group: the reader that a dispatcher holds, and the task that delivers to its sink.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 enum Step {
     Announce(Announcement),
     Deliver(RecordBatch),
+    TellEnds(Vec<(TopicPartition, Offset)>),
     Retry,
     Idle,
     End,
@@ -40,6 +42,8 @@ pub(super) struct MemberTask {
     pub(super) served: Option<TopicPartition>,
     /// A batch that the sink handed back.
     pub(super) handed_back: Option<RecordBatch>,
+    /// The ends that the sink was told of.
+    pub(super) ends: BTreeMap<TopicPartition, Offset>,
 }
 
 impl MemberTask {
@@ -51,6 +55,7 @@ impl MemberTask {
                 Step::Announce(Announcement::Revoked(revocation)) => self.sink.revoked(revocation),
                 Step::Announce(Announcement::Lost(partitions)) => self.sink.lost(partitions),
                 Step::Deliver(batch) => self.handed_back = self.sink.read(batch).err(),
+                Step::TellEnds(ends) => self.sink.ends(ends),
                 Step::Retry => tokio::time::sleep(RETRY_AFTER).await,
                 Step::Idle => self.wake.notified().await,
                 Step::End => break,
@@ -97,7 +102,25 @@ impl MemberTask {
                 step => return step,
             }
         }
-        if is_retry { Step::Retry } else { Step::Idle }
+        if is_retry {
+            return Step::Retry;
+        }
+        let changed = self.changed_ends(&shared, &mut state);
+        if changed.is_empty() { Step::Idle } else { Step::TellEnds(changed) }
+    }
+
+    /// Finds the assigned partitions whose end is not what the sink was told last.
+    fn changed_ends(&mut self, shared: &Shared, state: &mut LogState) -> Vec<(TopicPartition, Offset)> {
+        let Some(member) = state.members.get(self.member.0) else { return Vec::new() };
+        let mut changed = Vec::new();
+        for partition in &member.assigned {
+            let view = state.views.entry(*partition).or_default();
+            let end = view.high(shared.source.heads().end(*partition));
+            if self.ends.insert(*partition, end) != Some(end) {
+                changed.push((*partition, end));
+            }
+        }
+        changed
     }
 
     /// Reads a batch of one partition, if there is anything to read, and credit for it.

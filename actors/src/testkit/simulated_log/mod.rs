@@ -461,6 +461,7 @@ impl EventLog for SimulatedLog {
             ended,
             served: None,
             handed_back: None,
+            ends: BTreeMap::new(),
         };
         tokio::spawn(task.run());
         Ok(Arc::new(MemberReader { shared: Arc::clone(&self.shared), member, group, wake, ended: watched }))

@@ -26,6 +26,8 @@ struct Recorder {
     lost: Mutex<Vec<TopicPartition>>,
     batches: Mutex<Vec<RecordBatch>>,
     revocations: Mutex<Vec<Revocation>>,
+    broken: Mutex<Vec<(TopicPartition, Incarnation)>>,
+    ends: Mutex<Vec<(TopicPartition, Offset)>>,
     is_full: AtomicBool,
     handed_back: AtomicUsize,
 }
@@ -62,6 +64,14 @@ impl LogSink for Recorder {
         }
         locked(&self.batches).push(batch);
         Ok(())
+    }
+
+    fn broken(&self, partition: TopicPartition, incarnation: Incarnation) {
+        locked(&self.broken).push((partition, incarnation));
+    }
+
+    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+        locked(&self.ends).extend(ends);
     }
 }
 
@@ -303,6 +313,18 @@ async fn recreate_partition_starts_at_zero_with_other_records() {
     assert_eq!(after.high, Offset(3));
     assert_eq!(before.previous, after.previous, "same bytes at the same offset cannot be told apart");
     assert_eq!(sink.offsets(FIRST), vec![0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_are_told_without_credit_and_without_a_lane() {
+    let (store, log) = fixture();
+    let (sink, _reader) = join(&log, 0);
+    wait_until("the assignment", LIMIT, || sink.has_assigned(FIRST)).await;
+
+    append(&store, FIRST, 3);
+
+    wait_until("the end", LIMIT, || locked(&sink.ends).contains(&(FIRST, Offset(3)))).await;
+    assert_eq!(sink.offsets(FIRST), Vec::<u64>::new());
 }
 
 #[tokio::test(start_paused = true)]
