@@ -16,13 +16,15 @@ use horizons_actors::ports::store::StoreError;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{Message, Offset as KafkaOffset, Timestamp, TopicPartitionList};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
 
 use super::inbox::Inbox;
 use super::matcher::Matcher;
 use super::refusal::Refusal;
 use super::wire::Identity;
+use crate::kafka::names::topic_name;
+use crate::kafka::record::record_of;
 
 /// How long a partition's leader may take to tell the partition's end.
 const WATERMARK_LIMIT: Duration = Duration::from_millis(1_500);
@@ -132,7 +134,7 @@ impl Looker {
                 topics.entry(request.partition.topic).or_default().push(request);
             }
             for (topic, requests) in topics {
-                let name = format!("{}{topic}", self.topic_prefix);
+                let name = topic_name(&self.topic_prefix, topic);
                 let answers = guard(|| self.look(&name, &requests)).unwrap_or_else(|panic| {
                     let failed = |request: &LookRequest| LookAnswer {
                         request: *request,
@@ -271,13 +273,12 @@ impl Reading {
         if let Some(from) = self.matcher.wants_rows_from() {
             let wanted = WantedRows { partition: self.request.partition, from, limit: COMPARED_ROWS };
             for rows in store.read_outbox(&[wanted], COMPARED_BYTES)? {
-                self.matcher.expect(rows.rows.iter().map(Identity::of_row));
+                self.matcher.expect(rows.rows.iter().map(Identity::of));
             }
         }
         let at = Offset(message.offset().max(0).cast_unsigned());
-        // The client panics at header names that are no text; we never send such.
-        if let Ok(identity) = guard(|| identity_of(message)) {
-            self.matcher.see(at, &identity);
+        if let Some(record) = record_of(message) {
+            self.matcher.see(at, &Identity::of(&record));
         }
         Ok(at.0 + 1 >= self.end)
     }
@@ -285,16 +286,6 @@ impl Reading {
     fn answer(self, outcome: Result<Found, LookError>) -> LookAnswer {
         LookAnswer { request: self.request, outcome }
     }
-}
-
-fn identity_of(message: &BorrowedMessage<'_>) -> Identity {
-    let timestamp_ms = match message.timestamp() {
-        Timestamp::CreateTime(ms) => Some(ms),
-        Timestamp::LogAppendTime(_) | Timestamp::NotAvailable => None,
-    };
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    let headers = headers.map(|header| (header.key, header.value));
-    Identity::of_record(timestamp_ms, message.key(), message.payload(), headers)
 }
 
 fn failed(requests: &[LookRequest], error: &KafkaError) -> Vec<LookAnswer> {

@@ -51,12 +51,21 @@ impl Matcher {
 
 #[cfg(test)]
 mod tests {
+    use horizons_actors::clock::Timestamp;
+    use horizons_actors::record::{Headers, LogRecord, TimestampType};
     use proptest::prelude::*;
 
     use super::*;
 
     fn identity(number: u8) -> Identity {
-        Identity::of_record(Some(0), Some(&[number]), None, std::iter::empty())
+        Identity::of(&LogRecord {
+            offset: Offset(0),
+            timestamp: Timestamp::from_micros(0),
+            timestamp_type: TimestampType::CreateTime,
+            key: Some(vec![number].into()),
+            headers: Headers::none(),
+            payload: None,
+        })
     }
 
     /// Runs a matcher whose rows are given `piece` at a time.

@@ -21,6 +21,7 @@ use super::metrics::{RelayMetrics, TopicMetrics};
 use super::partition::PartitionState;
 use super::status::StatusBoard;
 use super::{RelayConfig, RelayParts};
+use crate::kafka::names::topic_name;
 use crate::kafka::producer::IdempotentProducer;
 
 /// How long the relay rests after a failure of the store, or a panic.
@@ -296,7 +297,7 @@ impl Relay {
             .iter()
             .map(|cursor| Lane {
                 state: PartitionState::new(cursor, self.heads.end(cursor.partition)),
-                topic: format!("{}{}", self.config.topic_prefix, cursor.partition.topic).into(),
+                topic: topic_name(&self.config.topic_prefix, cursor.partition.topic).into(),
                 metrics: self.metrics.of_topic(cursor.partition.topic),
                 commits: VecDeque::new(),
                 has_failed: false,

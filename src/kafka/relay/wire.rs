@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use horizons_actors::record::{Digest32, LogRecord};
+use horizons_actors::record::{Digest32, LogRecord, TimestampType};
 use sha2::{Digest, Sha256};
 
 /// What stands before the hexadecimal form of a header name that is no text.
@@ -35,22 +35,14 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Gives what a row will look like.
-    pub(super) fn of_row(row: &LogRecord) -> Self {
-        let headers = row.headers.iter().map(|(name, value)| (header_name(name), value));
-        let content = digest(row.key.as_deref(), row.payload.as_deref(), headers);
-        Self { timestamp_ms: Some(row.timestamp.as_millis()), content }
-    }
-
-    /// Gives what a record in Kafka looks like.
-    pub(super) fn of_record<'a>(
-        timestamp_ms: Option<i64>,
-        key: Option<&[u8]>,
-        payload: Option<&[u8]>,
-        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
-    ) -> Self {
-        let headers = headers.map(|(name, value)| (Cow::Borrowed(name), value));
-        Self { timestamp_ms, content: digest(key, payload, headers) }
+    /// Gives what a row will look like in Kafka, or what a record there looks like.
+    pub(super) fn of(record: &LogRecord) -> Self {
+        let headers = record.headers.iter().map(|(name, value)| (header_name(name), value));
+        let timestamp_ms = match record.timestamp_type {
+            TimestampType::CreateTime => Some(record.timestamp.as_millis()),
+            TimestampType::AppendTime => None,
+        };
+        Self { timestamp_ms, content: digest(record.key.as_deref(), record.payload.as_deref(), headers) }
     }
 
     /// Tells whether both are the same record; a time that only one of them has does not count.
@@ -91,7 +83,7 @@ mod tests {
     use bytes::Bytes;
     use horizons_actors::clock::Timestamp;
     use horizons_actors::ids::Offset;
-    use horizons_actors::record::{Headers, TimestampType};
+    use horizons_actors::record::Headers;
     use proptest::prelude::*;
 
     use super::*;
@@ -118,9 +110,9 @@ mod tests {
 
     #[test]
     fn identity_null_and_empty_are_different() {
-        let nothing = Identity::of_row(&row(None, None, Headers::none()));
-        let empty_key = Identity::of_row(&row(Some(b""), None, Headers::none()));
-        let empty_payload = Identity::of_row(&row(None, Some(b""), Headers::none()));
+        let nothing = Identity::of(&row(None, None, Headers::none()));
+        let empty_key = Identity::of(&row(Some(b""), None, Headers::none()));
+        let empty_payload = Identity::of(&row(None, Some(b""), Headers::none()));
 
         assert!(!nothing.is_same(&empty_key) && !nothing.is_same(&empty_payload));
         assert!(!empty_key.is_same(&empty_payload));
@@ -128,29 +120,37 @@ mod tests {
 
     #[test]
     fn identity_append_time_of_broker_does_not_count() {
-        let row = Identity::of_row(&row(Some(b"k"), Some(b"p"), Headers::none()));
-        let record = |time| Identity::of_record(time, Some(b"k"), Some(b"p"), std::iter::empty());
+        let sent = row(Some(b"k"), Some(b"p"), Headers::none());
+        let at = |ms, timestamp_type| LogRecord {
+            timestamp: Timestamp::from_millis(ms),
+            timestamp_type,
+            ..sent.clone()
+        };
+        let is_found = |record: LogRecord| Identity::of(&sent).is_same(&Identity::of(&record));
 
-        assert!(row.is_same(&record(Some(1_234))));
-        assert!(row.is_same(&record(None)));
-        assert!(!row.is_same(&record(Some(1_235))));
+        assert!(is_found(at(1_234, TimestampType::CreateTime)));
+        assert!(!is_found(at(1_235, TimestampType::CreateTime)));
+        assert!(is_found(at(9_999, TimestampType::AppendTime)));
     }
 
     proptest! {
         #[test]
-        fn identity_any_record_is_found_again(
+        fn identity_any_record_is_found_under_its_names_in_kafka(
             key: Option<Vec<u8>>,
             payload: Option<Vec<u8>>,
             headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
         ) {
             let block = Headers::new(headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())));
-            let row = Identity::of_row(&row(key.as_deref(), payload.as_deref(), block));
+            let sent = row(key.as_deref(), payload.as_deref(), block);
             let names: Vec<_> = headers.iter().map(|(name, _)| header_name(name)).collect();
-            let sent = names.iter().zip(&headers).map(|(name, (_, value))| (&**name, value.as_deref()));
+            let given = names.iter().zip(&headers).map(|(name, (_, value))| (name.as_bytes(), value.as_deref()));
+            let found = LogRecord {
+                headers: Headers::new(given),
+                timestamp: Timestamp::from_millis(1_234),
+                ..sent.clone()
+            };
 
-            let found = Identity::of_record(Some(1_234), key.as_deref(), payload.as_deref(), sent);
-
-            prop_assert!(row.is_same(&found));
+            prop_assert!(Identity::of(&sent).is_same(&Identity::of(&found)));
         }
     }
 }
