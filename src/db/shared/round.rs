@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{
-    AppendedAt, CommitError, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
+    AppendedAt, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 
@@ -19,6 +19,7 @@ use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
 use super::{effects, jobs, parking};
+use crate::db::outcome::RoundError;
 use crate::faults;
 
 /// What a round needs beside the connection.
@@ -57,42 +58,6 @@ pub(super) struct Done {
     pub(super) places: Vec<AppendedAt>,
     pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
     pub(super) made: Vec<(LaneKey, i64)>,
-}
-
-/// Why a round was not committed.
-#[derive(Debug)]
-pub(super) enum RoundError {
-    /// Nothing was written: a member failed, or the database did.
-    RolledBack(StoreError),
-    /// Whether it was written cannot be told.
-    Unknown(String),
-    /// The disk failed under COMMIT: the process must not go on.
-    Disk(String),
-}
-
-impl RoundError {
-    /// Tells whether doing the members one by one may spare the others.
-    pub(super) fn may_be_a_member(&self) -> bool {
-        matches!(self, RoundError::RolledBack(error) if !error.is_transient())
-    }
-
-    /// Gives the answer for those who have no unknown outcome.
-    pub(super) fn as_store_error(&self) -> StoreError {
-        match self {
-            RoundError::RolledBack(error) => error.clone(),
-            RoundError::Unknown(text) | RoundError::Disk(text) => {
-                StoreError::Unavailable(format!("outcome of the commit is unknown: {text}"))
-            }
-        }
-    }
-
-    /// Gives the answer for a lane's transaction.
-    pub(super) fn as_commit_error(&self) -> CommitError {
-        match self {
-            RoundError::RolledBack(error) => CommitError::Store(error.clone()),
-            RoundError::Unknown(text) | RoundError::Disk(text) => CommitError::Unknown(text.clone()),
-        }
-    }
 }
 
 /// Writes a round in one transaction.

@@ -9,9 +9,9 @@ use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
 use super::lanes::{self, Ownership};
-use super::round::RoundError;
 use super::schema::progress;
 use crate::db::error::{Fault, fault_of, store_error};
+use crate::db::outcome::RoundError;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use crate::db::error::engine;
