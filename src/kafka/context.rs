@@ -7,12 +7,8 @@
 //! *Source*: research, rules E2 and E3. The hook is overridden whole, because the library's own one assigns
 //! by itself and drops what the calls answer.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use horizons_actors::ids::TopicPartition;
@@ -26,6 +22,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
+use super::block::wait_for;
 use super::commits::CommitAnswer;
 use super::names::TopicNames;
 use super::shared::Shared;
@@ -97,7 +94,8 @@ impl GroupContext {
         let deadline = started + self.rebalance_wait;
         let (done, heard) = oneshot::channel();
         self.shared.sink.revoked(Revocation { partitions: partitions.clone(), deadline, done });
-        let is_done = wait_until(heard, deadline);
+        // A dropped sender counts as an answer.
+        let is_done = wait_for(heard, deadline).is_some();
         let waited_ms = started.elapsed().as_millis();
         tracing::info!(group = %group, partitions = partitions.len(), waited_ms, is_done, "partitions revoked");
         if !is_done {
@@ -165,51 +163,5 @@ pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
             tracing::debug!(target: "librdkafka", facility, "{line}");
         }
-    }
-}
-
-/// Wakes a parked thread.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits on this thread for an answer, or for its sender's end, which counts as one; tells whether it came.
-fn wait_until(mut heard: oneshot::Receiver<()>, deadline: Instant) -> bool {
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut context = Context::from_waker(&waker);
-    loop {
-        if let Poll::Ready(_) = Pin::new(&mut heard).poll(&mut context) {
-            return true;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        std::thread::park_timeout(left);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wait_until_an_answer_a_dropped_sender_or_the_deadline() {
-        let far = Instant::now() + Duration::from_secs(20);
-        let (answered, heard) = oneshot::channel();
-        let answering = std::thread::spawn(move || answered.send(()));
-        assert!(wait_until(heard, far));
-        answering.join().unwrap().unwrap();
-
-        let (dropped, heard) = oneshot::channel::<()>();
-        drop(dropped);
-        assert!(wait_until(heard, far));
-
-        let (_kept, heard) = oneshot::channel();
-        assert!(!wait_until(heard, Instant::now() + Duration::from_millis(20)));
     }
 }

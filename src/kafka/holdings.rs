@@ -161,7 +161,6 @@ impl Holdings {
         }
     }
 
-
     /// Tells whether a record with this offset is still wanted.
     pub(super) fn wants(&self, partition: TopicPartition, offset: Offset) -> bool {
         self.partitions.get(&partition).is_some_and(|holding| {

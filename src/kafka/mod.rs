@@ -8,6 +8,7 @@
 //! Does not promise to know a topic that was made anew with the very same records at the same offsets.
 
 mod batch;
+mod block;
 mod commits;
 pub mod config;
 mod context;
@@ -19,6 +20,7 @@ pub mod names;
 mod reader;
 pub mod record;
 mod shared;
+pub mod topics;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
