@@ -20,6 +20,7 @@ const HOOKS: Hooks = Hooks {
     demo: app::demo::demo,
     bench: app::bench::bench,
     run_agent: app::run_agent,
+    topics: app::topics::topics,
     open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
 };

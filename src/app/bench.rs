@@ -28,7 +28,8 @@ use horizons_actors::record::LogRecord;
 use self::lens::Lens;
 use self::load::Load;
 use self::report::{Figure, per_second};
-use super::{audit, open_failure, open_store};
+use super::store::open_sqlite;
+use super::{audit, open_failure};
 use crate::cli::{BenchOptions, Colour, Form, Output};
 use crate::config::Config;
 use crate::db::sqlite::{BareInsert, SqliteStore, WriterTimes};
@@ -379,7 +380,7 @@ fn since(before: WriterTimes, now: WriterTimes) -> WriterTimes {
 fn open(config: &Config, folder: &Path) -> Result<Arc<SqliteStore>, Failure> {
     let mut config = config.clone();
     config.store.folder = folder.to_owned();
-    open_store(&config, None)
+    open_sqlite(&config, None)
 }
 
 fn failed(error: StoreError) -> Failure {

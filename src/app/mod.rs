@@ -12,6 +12,8 @@ pub mod demo;
 mod faults;
 mod scheduler;
 pub mod serve;
+mod store;
+pub mod topics;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use horizons_actors::backoff::RestartPolicy;
 use horizons_actors::clock::{Clock, Randomness, SystemClock, SystemRandomness};
 use horizons_actors::dispatcher::GroupSpec;
 use horizons_actors::event::{Encoding, decode};
-use horizons_actors::ids::Group;
+use horizons_actors::ids::{Group, LogId};
 use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
 use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
@@ -44,14 +46,13 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, EventEncoding};
-use crate::db::error::OpenError;
-use crate::db::sqlite::{SqliteConfig, SqliteStore};
+use crate::config::{Config, EventEncoding, SchedulerKind};
 use crate::embedded_log::{BatchLimits, EmbeddedLog};
 use crate::exit::{Exit, Failure};
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 
 pub use self::scheduler::{check_agent, run_agent};
+pub use self::store::{OpenStore, Store, open_failure};
 
 /// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.
 const FRONT_THREADS: usize = 2;
@@ -68,7 +69,9 @@ pub struct Extras {
 /// A running Horizons.
 pub struct Running {
     /// The store.
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Store>,
+    /// The log that the store's rows are about.
+    pub log_id: LogId,
     /// How every actor is.
     pub board: Arc<StatusBoard>,
     /// What Prometheus reads.
@@ -92,30 +95,6 @@ pub struct Running {
     drain_timeout: Duration,
 }
 
-/// Opens the store of the configured folder.
-///
-/// *Errors*: [`Exit::Occupied`] when another process has the folder, else [`Exit::Store`].
-pub fn open_store(config: &Config, commit_delay: Option<Duration>) -> Result<Arc<SqliteStore>, Failure> {
-    let store = SqliteConfig {
-        // The limit that is configured is for all; the part that is kept for lanes comes off it.
-        disk_limit_bytes: config.store.disk_limit_bytes - config.store.disk_reserve_bytes,
-        reserve_bytes: config.store.disk_reserve_bytes,
-        command_queue: config.store.command_queue,
-        commit_delay,
-        ..SqliteConfig::new(&config.store.folder)
-    };
-    SqliteStore::open(store).map(Arc::new).map_err(|error| open_failure(&error))
-}
-
-/// Gives the exit code of a store that cannot be opened.
-pub fn open_failure(error: &OpenError) -> Failure {
-    let exit = match error {
-        OpenError::Locked { .. } => Exit::Occupied,
-        _ => Exit::Store,
-    };
-    Failure::new(exit, error)
-}
-
 /// Binds the configured address.
 ///
 /// *Errors*: [`Exit::Occupied`] when it is in use.
@@ -130,7 +109,8 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 impl Running {
     /// Starts everything but HTTP. Call it inside an actix system; its thread carries control messages only.
-    pub fn start(config: &Config, store: Arc<SqliteStore>, extras: Extras) -> Result<Self, Failure> {
+    pub fn start(config: &Config, opened: OpenStore, extras: Extras) -> Result<Self, Failure> {
+        let OpenStore { store, log_id } = opened;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let randomness: Arc<dyn Randomness> = Arc::new(SystemRandomness);
         let board = Arc::new(StatusBoard::default());
@@ -151,7 +131,11 @@ impl Running {
             Arc::clone(&clock),
             Arc::clone(&randomness),
             OrchestratorConfig {
-                verdict_wait: config.http.submit_wait,
+                verdict_wait: match config.scheduler.kind {
+                    SchedulerKind::Local => config.http.submit_wait,
+                    // The verdict is told in another process.
+                    SchedulerKind::Elsewhere => Duration::ZERO,
+                },
                 encoding: match config.events.encoding {
                     EventEncoding::Json => Encoding::Json,
                     EventEncoding::MessagePack => Encoding::MessagePack,
@@ -170,6 +154,7 @@ impl Running {
             &supervise.1.handle(),
             JobRegistryParts {
                 query: Arc::clone(&store) as _,
+                board: Arc::clone(&board),
                 clock: Arc::clone(&clock),
                 randomness: Arc::clone(&randomness),
                 restarts: config.lanes.restart,
@@ -185,7 +170,7 @@ impl Running {
         ];
         listeners.extend(extras.listeners);
         let environment = Arc::new(LaneEnvironment {
-            log_id: store.log_id(),
+            log_id: log_id.clone(),
             store: Arc::clone(&store) as _,
             clock: Arc::clone(&clock),
             randomness: Arc::clone(&randomness),
@@ -217,9 +202,13 @@ impl Running {
         let handles = all.iter().map(|(name, arbiter)| (name.clone(), arbiter.handle())).collect();
         let watchdog = Watchdog::start(handles, Arc::clone(&board), config.lanes.stuck_after, stuck);
         let (stop, stopped) = watch::channel(false);
-        let driver = front.spawn(orchestrator.clone().run(until_set(stopped)));
+        let driver = match config.scheduler.kind {
+            SchedulerKind::Local => front.spawn(orchestrator.clone().run(until_set(stopped))),
+            SchedulerKind::Elsewhere => front.spawn(until_set(stopped)),
+        };
         Ok(Self {
             store,
+            log_id,
             board,
             registry,
             lane_metrics,

@@ -1,4 +1,4 @@
-//! From the configuration to the local scheduler, and the shim's entry.
+//! From the configuration to the scheduler, and the shim's entry.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,15 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use horizons_actors::clock::Clock;
+use horizons_actors::ports::scheduler::Scheduler;
 
 use super::attempts_folder;
 use crate::config::{Agent, AgentProblem, Config, SchedulerKind};
 use crate::exit::{Exit, Failure};
+use crate::scheduler::elsewhere::ElsewhereScheduler;
 use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig};
 
 /// Starts the configured scheduler.
-pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<LocalScheduler>, Failure> {
-    let SchedulerKind::Local = config.scheduler.kind;
+pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Scheduler>, Failure> {
+    match config.scheduler.kind {
+        SchedulerKind::Local => start_local(config, clock),
+        SchedulerKind::Elsewhere => Ok(Arc::new(ElsewhereScheduler::new(config.agents.keys().cloned()))),
+    }
+}
+
+fn start_local(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Scheduler>, Failure> {
     let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
     let folder =

@@ -8,7 +8,7 @@ use horizons_actors::ports::query::QueryStore;
 use tokio::task::JoinHandle;
 
 use super::commands::CommandPort;
-use super::{Extras, Running, bind, open_failure, open_store};
+use super::{Extras, OpenStore, Running, bind, open_failure};
 use crate::cli::OpenedStore;
 use crate::config::Config;
 use crate::db::sqlite::SqliteReader;
@@ -26,7 +26,7 @@ pub struct Server {
 /// Serves until SIGINT or SIGTERM, then ends in order. A second signal ends at once.
 pub fn serve(config: Config) -> Result<Exit, Failure> {
     let listener = bind(config.http.listen)?;
-    let store = open_store(&config, None)?;
+    let store = OpenStore::open(&config, None)?;
     let system = actix::System::new();
     system.block_on(async move {
         let running = Running::start(&config, store, Extras::default())?;
@@ -60,7 +60,7 @@ pub(super) fn start_http(
             board: Arc::clone(&running.board),
         }),
         board: Arc::clone(&running.board),
-        log_id: running.store.log_id(),
+        log_id: running.log_id.clone(),
         registry: running.registry.clone(),
         lane_metrics: running.lane_metrics.clone(),
         process_metrics,

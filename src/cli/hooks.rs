@@ -15,6 +15,8 @@ use crate::exit::{Exit, Failure};
 
 use super::bench::BenchOptions;
 use super::demo::DemoOptions;
+use super::output::Form;
+use super::topics::TopicsAct;
 
 /// A data folder that was opened for reading while no server runs.
 pub struct OpenedStore {
@@ -35,6 +37,8 @@ pub struct Hooks {
     pub bench: fn(Config, BenchOptions) -> Result<Exit, Failure>,
     /// Runs one attempt; the arguments are the scheduler's own.
     pub run_agent: fn(Vec<OsString>) -> Result<Exit, Failure>,
+    /// Creates, checks or shows the topics of an event log on Kafka.
+    pub topics: fn(Config, TopicsAct, Form) -> Result<Exit, Failure>,
     /// Opens a data folder for reading while no server runs.
     pub open_store: fn(&Path) -> Result<OpenedStore, Failure>,
     /// Checks an agent by the scheduler's rules.

@@ -19,6 +19,7 @@ mod output;
 mod parked;
 mod run_agent;
 mod serve;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -37,6 +38,7 @@ pub use client::{ClientError, ClientOptions, ProblemDocument};
 pub use demo::{Afterwards, DemoOptions};
 pub use hooks::{Hooks, OpenedStore};
 pub use output::{Colour, Form, Output};
+pub use topics::TopicsAct;
 
 use client::{Answer, Call, Client};
 
@@ -65,6 +67,8 @@ enum Command {
     Parked(parked::ParkedCommand),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    #[command(subcommand)]
+    Topics(topics::TopicsCommand),
     #[command(subcommand)]
     Config(config::ConfigCommand),
     RunAgent(run_agent::RunAgentArguments),
@@ -160,6 +164,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Actors(command) => actors::run(&command, context),
         Command::Parked(command) => parked::run(command, context),
         Command::DeadLetters(command) => dead_letters::run(&command, context),
+        Command::Topics(command) => topics::run(&command, context),
         Command::Config(command) => config::run(&command, context),
         Command::RunAgent(arguments) => run_agent::run(arguments, context),
     }

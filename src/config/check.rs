@@ -3,10 +3,8 @@
 //! Promises that every value of the result is within its range and that the rules between keys hold, or all
 //! the problems at once.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use horizons_actors::backoff::{BackoffPolicy, RestartPolicy};
 use horizons_actors::ids::Topic;
@@ -15,42 +13,23 @@ use super::agents::{AgentCheck, check_agents};
 use super::error::{ConfigError, Fault, Origin, Problem};
 use super::keys::{DefaultValue, KEYS, Key, Kind};
 use super::raw::{Given, RawConfig, RawValue};
+use super::rules::broken_rules;
+use super::values::{Value, Values, fit};
 use super::{
-    Audit, Config, EventEncoding, Events, Http, Jobs, Lanes, Loaded, Log, LogFormat, LogLevel, Scheduler,
-    SchedulerKind, ShownValue, Store,
+    Audit, Config, EventEncoding, EventLogKind, Events, Http, Jobs, Kafka, KafkaSecurity, KafkaUser, Lanes,
+    Loaded, Log, LogFormat, LogLevel, Migrations, Postgres, Scheduler, SchedulerKind, Secret, Store,
+    StoreEngine,
 };
-
-/// A value that fits its key.
-#[derive(Debug, Clone, PartialEq)]
-enum Value {
-    Number(u64),
-    Text(String),
-    Topics(Vec<Topic>),
-}
-
-impl Value {
-    fn as_number(&self) -> Option<u64> {
-        if let Value::Number(number) = self { Some(*number) } else { None }
-    }
-
-    fn as_text(&self) -> Option<&str> {
-        if let Value::Text(text) = self { Some(text) } else { None }
-    }
-
-    fn as_topics(&self) -> Option<&[Topic]> {
-        if let Value::Topics(topics) = self { Some(topics) } else { None }
-    }
-}
 
 /// Judges everything.
 ///
 /// *Errors*: [`ConfigError::Invalid`] with every problem, in order of key.
 pub(super) fn check(raw: RawConfig, check_agent: &AgentCheck) -> Result<Loaded, ConfigError> {
     let mut problems = raw.problems;
-    let mut values = Values { by_path: BTreeMap::new() };
+    let mut values = Values::default();
     for key in &KEYS {
         let (value, origin) = judge(key, raw.values.get(&key.path()), &mut problems);
-        values.by_path.insert(key.path(), (value, origin));
+        values.insert(key, value, origin);
     }
     let broken = broken_rules(&values, &problems);
     problems.extend(broken);
@@ -62,6 +41,12 @@ pub(super) fn check(raw: RawConfig, check_agent: &AgentCheck) -> Result<Loaded, 
     let config = Config {
         http: http(&values),
         store: store(&values),
+        postgres: postgres(&values),
+        event_log: match values.text("event_log.kind") {
+            "kafka" => EventLogKind::Kafka,
+            _ => EventLogKind::Embedded,
+        },
+        kafka: kafka(&values),
         lanes: lanes(&values),
         audit: Audit { topics: values.topics("audit.topics") },
         jobs: Jobs { clean_after: values.duration("jobs.clean_after_ms") },
@@ -81,10 +66,17 @@ fn judge(key: &Key, given: Option<&Given>, problems: &mut Vec<Problem>) -> (Valu
         DefaultValue::AllTopics => Value::Topics(Topic::ALL.to_vec()),
     };
     let Some(Given { value, origin }) = given else { return (default(), Origin::Default) };
+    if key.kind == Kind::Secret && matches!(origin, Origin::File { .. }) {
+        let fault = Fault::Rule(format!("a secret does not belong into a file: set {}", key.variable()));
+        problems.push(Problem { key: key.path(), origin: origin.clone(), fault });
+        return (default(), origin.clone());
+    }
     if let Some(value) = fit(key, value) {
         return (value, origin.clone());
     }
     let fault = match (key.kind, value) {
+        // Whatever it holds may be a password.
+        (Kind::DatabaseUrl, RawValue::Text(_)) => Fault::Rule(format!("wanted {}", key.wanted())),
         (Kind::LoopbackAddress, RawValue::Text(text)) if text.parse::<SocketAddr>().is_ok() => {
             Fault::Rule(format!(
                 "wanted {}, got `{text}`: while there are no tokens, whoever reaches the port may start programs",
@@ -111,135 +103,6 @@ fn shown_item(key: &Key, value: &RawValue) -> String {
     }
 }
 
-/// Reads a value as what its key takes.
-fn fit(key: &Key, value: &RawValue) -> Option<Value> {
-    match (key.kind, value) {
-        (Kind::Number { min, max }, RawValue::Number(number)) => {
-            let number = u64::try_from(*number).ok()?;
-            (min..=max).contains(&number).then_some(Value::Number(number))
-        }
-        (Kind::OneOf(names), RawValue::Text(text)) => {
-            names.contains(&text.as_str()).then(|| Value::Text(text.clone()))
-        }
-        (Kind::LoopbackAddress, RawValue::Text(text)) => {
-            let address: SocketAddr = text.parse().ok()?;
-            address.ip().is_loopback().then(|| Value::Text(text.clone()))
-        }
-        (Kind::Folder, RawValue::Text(text)) => {
-            (!text.is_empty() && !text.contains('\0')).then(|| Value::Text(text.clone()))
-        }
-        (Kind::Topics, RawValue::List(items)) => {
-            let mut topics = Vec::with_capacity(items.len());
-            for item in items {
-                let RawValue::Text(name) = item else { return None };
-                let topic = Topic::parse(name).ok()?;
-                if topics.contains(&topic) {
-                    return None;
-                }
-                topics.push(topic);
-            }
-            (!topics.is_empty()).then_some(Value::Topics(topics))
-        }
-        _ => None,
-    }
-}
-
-/// Two keys of which the left must not exceed the right.
-const NOT_ABOVE: [(&str, &str); 5] = [
-    ("lanes.batch_records", "lanes.credit_lane_records"),
-    ("lanes.batch_bytes", "lanes.credit_lane_bytes"),
-    ("lanes.credit_lane_bytes", "lanes.credit_total_bytes"),
-    ("lanes.retry_initial_ms", "lanes.retry_limit_ms"),
-    ("lanes.restart_initial_ms", "lanes.restart_limit_ms"),
-];
-
-/// Two keys of which the left must be less than the right: the reserve is a part of the limit, and restarts
-/// whose delay exceeds their window would never spend the budget.
-const BELOW: [(&str, &str); 2] = [
-    ("store.disk_reserve_bytes", "store.disk_limit_bytes"),
-    ("lanes.restart_limit_ms", "lanes.restart_window_ms"),
-];
-
-/// Finds the rules between keys that do not hold. A key that has a problem already is left out: its default
-/// stands in for it, and nobody chose that.
-fn broken_rules(values: &Values, known: &[Problem]) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let is_known = |path: &str| known.iter().any(|problem| problem.key == path);
-    let rules = NOT_ABOVE
-        .iter()
-        .map(|pair| (pair, "at most", false))
-        .chain(BELOW.iter().map(|pair| (pair, "less than", true)));
-    for ((left, right), words, is_strict) in rules {
-        if is_known(left) || is_known(right) {
-            continue;
-        }
-        let (low, high) = (values.number(left), values.number(right));
-        if low > high || (is_strict && low == high) {
-            // The key that somebody set is the one to blame; where both were, the left.
-            let blamed = if *values.origin(left) == Origin::Default { right } else { left };
-            problems.push(Problem {
-                key: (*blamed).to_owned(),
-                origin: values.origin(blamed).clone(),
-                fault: Fault::Rule(format!(
-                    "wanted `{left}` {words} `{right}`, got `{low}` and `{high}` ({})",
-                    values.origin(if blamed == left { right } else { left })
-                )),
-            });
-        }
-    }
-    problems
-}
-
-/// Every key's value, by path.
-struct Values {
-    by_path: BTreeMap<String, (Value, Origin)>,
-}
-
-impl Values {
-    fn get(&self, path: &str) -> &(Value, Origin) {
-        self.by_path.get(path).expect("every key that is read is in the table of keys")
-    }
-
-    fn origin(&self, path: &str) -> &Origin {
-        &self.get(path).1
-    }
-
-    fn number(&self, path: &str) -> u64 {
-        self.get(path).0.as_number().expect("a key is read as the kind that the table of keys gives it")
-    }
-
-    fn text(&self, path: &str) -> &str {
-        self.get(path).0.as_text().expect("a key is read as the kind that the table of keys gives it")
-    }
-
-    fn topics(&self, path: &str) -> Vec<Topic> {
-        let topics = self.get(path).0.as_topics();
-        topics.expect("a key is read as the kind that the table of keys gives it").to_vec()
-    }
-
-    fn duration(&self, path: &str) -> Duration {
-        Duration::from_millis(self.number(path))
-    }
-
-    fn size(&self, path: &str) -> usize {
-        usize::try_from(self.number(path)).unwrap_or(usize::MAX)
-    }
-
-    fn shown(&self) -> Vec<ShownValue> {
-        let shown = KEYS.iter().map(|key| {
-            let path = key.path();
-            let (value, origin) = self.get(&path);
-            let value = match value {
-                Value::Number(number) => serde_json::Value::from(*number),
-                Value::Text(text) => serde_json::Value::from(text.as_str()),
-                Value::Topics(topics) => topics.iter().map(|topic| topic.name()).collect(),
-            };
-            ShownValue { key: path, value, origin: origin.clone() }
-        });
-        shown.collect()
-    }
-}
-
 fn http(values: &Values) -> Http {
     Http {
         listen: values.text("http.listen").parse().expect("the address was parsed when it was judged"),
@@ -252,10 +115,61 @@ fn http(values: &Values) -> Http {
 
 fn store(values: &Values) -> Store {
     Store {
+        engine: match values.text("store.engine") {
+            "postgres" => StoreEngine::Postgres,
+            _ => StoreEngine::Sqlite,
+        },
         folder: PathBuf::from(values.text("store.folder")),
         disk_limit_bytes: values.number("store.disk_limit_bytes"),
         disk_reserve_bytes: values.number("store.disk_reserve_bytes"),
         command_queue: values.size("store.command_queue"),
+    }
+}
+
+fn postgres(values: &Values) -> Postgres {
+    Postgres {
+        url: values.text("postgres.url").to_owned(),
+        password: Secret::new(values.text("postgres.password")),
+        schema: values.text("postgres.schema").to_owned(),
+        migrations: match values.text("postgres.migrations") {
+            "by_operator" => Migrations::ByOperator,
+            _ => Migrations::AtStart,
+        },
+        grant_to: Some(values.text("postgres.grant_to")).filter(|role| !role.is_empty()).map(str::to_owned),
+        connections: u32::try_from(values.number("postgres.connections"))
+            .expect("the range of connections lies within 32 bits"),
+        timeout: values.duration("postgres.timeout_ms"),
+    }
+}
+
+fn kafka(values: &Values) -> Kafka {
+    let given = |path: &str| Some(values.text(path)).filter(|text| !text.is_empty());
+    let user = || KafkaUser {
+        mechanism: values.text("kafka.sasl_mechanism").to_ascii_uppercase(),
+        user: values.text("kafka.sasl_user").to_owned(),
+        password: Secret::new(values.text("kafka.sasl_password")),
+    };
+    Kafka {
+        bootstrap: values.text("kafka.bootstrap").to_owned(),
+        topic_prefix: values.text("kafka.topic_prefix").to_owned(),
+        group_prefix: values.text("kafka.group_prefix").to_owned(),
+        replication_factor: u16::try_from(values.number("kafka.replication_factor"))
+            .expect("the range of replication factors lies within 16 bits"),
+        instance_id: given("kafka.instance_id").map(str::to_owned),
+        session_timeout: values.duration("kafka.session_timeout_ms"),
+        rebalance_timeout: values.duration("kafka.rebalance_timeout_ms"),
+        compression: values.text("kafka.compression").to_owned(),
+        security: match values.text("kafka.security") {
+            "tls" => KafkaSecurity::Tls,
+            "sasl_plaintext" => KafkaSecurity::SaslPlaintext(user()),
+            "sasl_tls" => KafkaSecurity::SaslTls(user()),
+            _ => KafkaSecurity::Plaintext,
+        },
+        ca_file: given("kafka.ca_file").map(PathBuf::from),
+        certificate: given("kafka.certificate_file")
+            .zip(given("kafka.key_file"))
+            .map(|(certificate, key)| (PathBuf::from(certificate), PathBuf::from(key))),
+        relay_lease: values.duration("kafka.relay_lease_ms"),
     }
 }
 
@@ -288,7 +202,10 @@ fn lanes(values: &Values) -> Lanes {
 
 fn scheduler(values: &Values) -> Scheduler {
     Scheduler {
-        kind: SchedulerKind::Local,
+        kind: match values.text("scheduler.kind") {
+            "none" => SchedulerKind::Elsewhere,
+            _ => SchedulerKind::Local,
+        },
         slots: values.size("scheduler.slots"),
         sample_interval: values.duration("scheduler.sample_interval_ms"),
         kill_grace: values.duration("scheduler.kill_grace_ms"),

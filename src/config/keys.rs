@@ -23,6 +23,22 @@ pub enum Kind {
     Folder,
     /// A list of topics of record.
     Topics,
+    /// A path, or nothing.
+    File,
+    /// Addresses of brokers with commas between, or nothing.
+    Brokers,
+    /// Part of a name in Kafka, or nothing.
+    NamePart,
+    /// A name in SQL that needs no quotes.
+    SqlName,
+    /// A name in SQL that needs no quotes, or nothing.
+    NameOfRole,
+    /// A name of free form, or nothing.
+    Name,
+    /// The address of a PostgreSQL database without a password, or nothing.
+    DatabaseUrl,
+    /// A password, or nothing. It is read from the environment only, and never shown.
+    Secret,
 }
 
 /// The value of a key that nobody set.
@@ -95,7 +111,7 @@ const fn text(
 }
 
 /// Lists every key, in the order of `config.toml`.
-pub const KEYS: [Key; 34] = [
+pub const KEYS: [Key; 59] = [
     text(
         "http",
         "listen",
@@ -127,6 +143,13 @@ pub const KEYS: [Key; 34] = [
     ),
     text(
         "store",
+        "engine",
+        Kind::OneOf(&["sqlite", "postgres"]),
+        "sqlite",
+        "Where everything is kept: `sqlite`, a file in the folder below, or `postgres`, see `[postgres]`.",
+    ),
+    text(
+        "store",
         "folder",
         Kind::Folder,
         "data",
@@ -152,6 +175,138 @@ pub const KEYS: [Key; 34] = [
         (1, 65_536),
         256,
         "Commands that may wait for the database; further ones are answered 503.",
+    ),
+    text(
+        "postgres",
+        "url",
+        Kind::DatabaseUrl,
+        "",
+        "Database, where `store.engine` is `postgres`. The password comes from HORIZONS_POSTGRES_PASSWORD.",
+    ),
+    text("postgres", "password", Kind::Secret, "", "Password of the user in `postgres.url`."),
+    text(
+        "postgres",
+        "schema",
+        Kind::SqlName,
+        "horizons",
+        "Schema that holds the tables. Two installations in one database take two.",
+    ),
+    number(
+        "postgres",
+        "connections",
+        (2, 256),
+        8,
+        "Connections that read, beside the one that writes and one for each consumer group.",
+    ),
+    number(
+        "postgres",
+        "timeout_ms",
+        (500, 10 * MINUTE_MS),
+        10_000,
+        "How long one statement, or a connection without an answer, may take before it is given up and tried again.",
+    ),
+    text(
+        "postgres",
+        "migrations",
+        Kind::OneOf(&["at_start", "by_operator"]),
+        "at_start",
+        "Who makes and changes the tables: `serve` when it starts, or an operator with `horizons store migrate`.",
+    ),
+    text(
+        "postgres",
+        "grant_to",
+        Kind::NameOfRole,
+        "",
+        "Role that a migration grants what `serve` needs, and no more: it cannot change or remove audit entries.",
+    ),
+    text(
+        "event_log",
+        "kind",
+        Kind::OneOf(&["embedded", "kafka"]),
+        "embedded",
+        "Where events are published and read: `embedded`, in the store itself, or `kafka`, see `[kafka]`.",
+    ),
+    text(
+        "kafka",
+        "bootstrap",
+        Kind::Brokers,
+        "",
+        "Brokers to begin with, where `event_log.kind` is `kafka`.",
+    ),
+    text("kafka", "topic_prefix", Kind::NamePart, "", "Put before the name of every topic."),
+    text("kafka", "group_prefix", Kind::NamePart, "", "Put before the name of every consumer group."),
+    number(
+        "kafka",
+        "replication_factor",
+        (1, 32),
+        3,
+        "Copies of every partition: what `horizons topics create` asks for and `check` demands.",
+    ),
+    text(
+        "kafka",
+        "instance_id",
+        Kind::NamePart,
+        "",
+        "Name of this process as a static member of its groups. Each process its own; empty is dynamic membership.",
+    ),
+    number(
+        "kafka",
+        "session_timeout_ms",
+        (6_000, 30 * MINUTE_MS),
+        10_000,
+        "How long a process may be silent before its partitions go to others.",
+    ),
+    number(
+        "kafka",
+        "rebalance_timeout_ms",
+        (100, 10 * MINUTE_MS),
+        5_000,
+        "How long lanes may take to finish what they have at the store when their partition is taken away.",
+    ),
+    text(
+        "kafka",
+        "compression",
+        Kind::OneOf(&["none", "lz4", "zstd"]),
+        "lz4",
+        "How batches of published records are compressed.",
+    ),
+    text(
+        "kafka",
+        "security",
+        Kind::OneOf(&["plaintext", "tls", "sasl_plaintext", "sasl_tls"]),
+        "plaintext",
+        "How brokers are spoken with: encrypted or not, with a user's name and password or not.",
+    ),
+    text(
+        "kafka",
+        "ca_file",
+        Kind::File,
+        "",
+        "Certificates (PEM) of who may sign a broker's. Empty: the machine's own.",
+    ),
+    text(
+        "kafka",
+        "certificate_file",
+        Kind::File,
+        "",
+        "Certificate (PEM) of this client, where brokers ask for one.",
+    ),
+    text("kafka", "key_file", Kind::File, "", "Key (PEM) of that certificate."),
+    text(
+        "kafka",
+        "sasl_mechanism",
+        Kind::OneOf(&["scram-sha-256", "scram-sha-512"]),
+        "scram-sha-512",
+        "How user and password are proven.",
+    ),
+    text("kafka", "sasl_user", Kind::Name, "", "User, where `kafka.security` begins with `sasl`."),
+    text("kafka", "sasl_password", Kind::Secret, "", "Password of that user."),
+    number(
+        "kafka",
+        "relay_lease_ms",
+        (3_000, 10 * MINUTE_MS),
+        10_000,
+        "For how long a process may publish before it must say again that it lives; another takes over after it.",
     ),
     number("lanes", "batch_records", (1, 100_000), 1_000, "Most records in one batch of a lane."),
     number(
@@ -251,9 +406,9 @@ pub const KEYS: [Key; 34] = [
     text(
         "scheduler",
         "kind",
-        Kind::OneOf(&["local"]),
+        Kind::OneOf(&["local", "none"]),
         "local",
-        "What runs the jobs: `local` starts them on this machine.",
+        "What runs the jobs: `local` starts them on this machine; `none` leaves that to another process.",
     ),
     number("scheduler", "slots", (1, 4_096), 2, "Attempts that run at once; further ones wait in the queue."),
     number(
@@ -294,6 +449,17 @@ pub const KEYS: [Key; 34] = [
     ),
 ];
 
+/// Says what a name in SQL is.
+fn sql_name() -> String {
+    format!("a small letter and at most {} further small letters, digits and `_`", SQL_NAME_MAX - 1)
+}
+
+/// Longest part of a name in Kafka that may be configured; a name has 249 characters at most.
+pub(super) const NAME_PART_MAX: usize = 100;
+
+/// Longest name in PostgreSQL.
+pub(super) const SQL_NAME_MAX: usize = 63;
+
 /// Lists the sections in the order of `config.toml`, without the agents.
 pub(super) fn sections() -> Vec<&'static str> {
     let mut sections: Vec<&'static str> = KEYS.iter().map(|key| key.section).collect();
@@ -322,6 +488,20 @@ impl Key {
                 "a loopback address and a port, as in `127.0.0.1:8650` or `[::1]:8650`".to_owned()
             }
             Kind::Folder => "the path of a folder".to_owned(),
+            Kind::File => "the path of a file, or nothing".to_owned(),
+            Kind::Brokers => {
+                "addresses as in `kafka-1:9092,kafka-2:9092`, each with its port, or nothing".to_owned()
+            }
+            Kind::NamePart => {
+                format!("at most {NAME_PART_MAX} letters, digits, `.`, `_` and `-`, or nothing")
+            }
+            Kind::SqlName => sql_name(),
+            Kind::NameOfRole => format!("{}, or nothing", sql_name()),
+            Kind::Name => "a name, or nothing".to_owned(),
+            Kind::DatabaseUrl => {
+                "`postgres://USER@HOST:PORT/DATABASE` without a password, or nothing".to_owned()
+            }
+            Kind::Secret => "a password from the environment, or nothing".to_owned(),
             Kind::Topics => {
                 format!("a list of at least one of {}", quoted(Topic::ALL.into_iter().map(Topic::name)))
             }

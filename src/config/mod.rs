@@ -10,6 +10,9 @@ mod error;
 mod keys;
 mod raw;
 mod reference;
+mod rules;
+mod secret;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +26,7 @@ pub use agents::{Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, TI
 pub use error::{ConfigError, Fault, Origin, Problem};
 pub use keys::{DefaultValue, ENVIRONMENT_PREFIX, KEYS, Key, Kind, OTHER_VARIABLES};
 pub use reference::{example_file, markdown_tables};
+pub use secret::Secret;
 
 /// Everything that can be configured, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,12 @@ pub struct Config {
     pub http: Http,
     /// The store.
     pub store: Store,
+    /// The database of a store on PostgreSQL.
+    pub postgres: Postgres,
+    /// Where events are published and read.
+    pub event_log: EventLogKind,
+    /// The brokers of an event log on Kafka.
+    pub kafka: Kafka,
     /// Dispatchers, lanes and their supervision.
     pub lanes: Lanes,
     /// The audit trail.
@@ -62,9 +72,110 @@ pub struct Http {
     pub submit_wait: Duration,
 }
 
+/// Which engine keeps everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreEngine {
+    /// A file.
+    Sqlite,
+    /// A PostgreSQL database.
+    Postgres,
+}
+
+/// The database of a store on PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postgres {
+    /// Its address, without a password; empty where the engine is another.
+    pub url: String,
+    /// The password.
+    pub password: Secret,
+    /// The schema of the tables.
+    pub schema: String,
+    /// Who makes and changes the tables.
+    pub migrations: Migrations,
+    /// The role that a migration grants what a running program needs.
+    pub grant_to: Option<String>,
+    /// Connections that read.
+    pub connections: u32,
+    /// How long one statement may take.
+    pub timeout: Duration,
+}
+
+/// Who makes and changes the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Migrations {
+    /// The program, when it starts.
+    AtStart,
+    /// An operator beforehand, perhaps as another role.
+    ByOperator,
+}
+
+/// Where events are published and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventLogKind {
+    /// In the store.
+    Embedded,
+    /// In Apache Kafka.
+    Kafka,
+}
+
+/// The brokers of an event log on Kafka.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// Brokers to begin with; empty where the log is another.
+    pub bootstrap: String,
+    /// Put before the name of every topic.
+    pub topic_prefix: String,
+    /// Put before the name of every consumer group.
+    pub group_prefix: String,
+    /// Copies of every partition.
+    pub replication_factor: u16,
+    /// The name of this process as a static member; dynamic without.
+    pub instance_id: Option<String>,
+    /// How long a process may be silent.
+    pub session_timeout: Duration,
+    /// How long lanes may take to let partitions go.
+    pub rebalance_timeout: Duration,
+    /// How batches are compressed, as Kafka names it.
+    pub compression: String,
+    /// How brokers are spoken with.
+    pub security: KafkaSecurity,
+    /// Certificates of who may sign a broker's.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key of this client.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// How long a process owns the relay without a sign of life.
+    pub relay_lease: Duration,
+}
+
+/// How brokers are spoken with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KafkaSecurity {
+    /// Neither encrypted nor with a user.
+    Plaintext,
+    /// Encrypted.
+    Tls,
+    /// With a user, not encrypted.
+    SaslPlaintext(KafkaUser),
+    /// Encrypted and with a user.
+    SaslTls(KafkaUser),
+}
+
+/// Who we are to brokers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaUser {
+    /// How it is proven, as Kafka names it.
+    pub mechanism: String,
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
 /// The store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
+    /// What keeps it.
+    pub engine: StoreEngine,
     /// The folder of the database and of the jobs' files.
     pub folder: PathBuf,
     /// What the database may take.
@@ -136,6 +247,8 @@ pub struct Scheduler {
 pub enum SchedulerKind {
     /// Child processes of this machine.
     Local,
+    /// Another process of the same installation does.
+    Elsewhere,
 }
 
 /// The events that Horizons writes.

@@ -99,7 +99,17 @@ fn environment_value(kind: Kind, text: &str) -> RawValue {
     match kind {
         Kind::Number { .. } => text.parse().map_or_else(|_| as_text(text), RawValue::Number),
         Kind::Topics => RawValue::List(text.split(',').map(|part| as_text(part.trim())).collect()),
-        Kind::OneOf(_) | Kind::LoopbackAddress | Kind::Folder => as_text(text),
+        Kind::OneOf(_)
+        | Kind::LoopbackAddress
+        | Kind::Folder
+        | Kind::File
+        | Kind::Brokers
+        | Kind::NamePart
+        | Kind::SqlName
+        | Kind::NameOfRole
+        | Kind::Name
+        | Kind::DatabaseUrl
+        | Kind::Secret => as_text(text),
     }
 }
 

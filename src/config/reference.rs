@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::agents::FIELDS;
-use super::keys::{KEYS, OTHER_VARIABLES};
+use super::keys::{KEYS, Kind, OTHER_VARIABLES};
 
 /// Opens the example file.
 const FILE_HEAD: &str = "\
@@ -31,7 +31,11 @@ pub fn example_file() -> String {
         let unit = if key.unit().is_empty() { String::new() } else { format!(" In {}.", key.unit()) };
         let wanted = format!("{}{unit} Wanted: {}.", key.meaning, key.wanted());
         push_comment(&mut text, &wanted);
-        let _ = writeln!(text, "{} = {}", key.name, key.default_toml());
+        if key.kind == Kind::Secret {
+            let _ = writeln!(text, "# {}: in {} only", key.name, key.variable());
+        } else {
+            let _ = writeln!(text, "{} = {}", key.name, key.default_toml());
+        }
     }
     text
 }

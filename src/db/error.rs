@@ -6,7 +6,19 @@
 use std::path::PathBuf;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use horizons_actors::ids::LogId;
 use horizons_actors::ports::store::StoreError;
+
+use super::log_choice::LogChoice;
+
+/// Names the log that was asked for.
+fn wanted_log(choice: &LogChoice) -> String {
+    match choice {
+        LogChoice::Embedded => "the embedded one".to_owned(),
+        LogChoice::Kafka(log_id) => format!("`{log_id}`"),
+        LogChoice::RememberedKafka => "one on Kafka".to_owned(),
+    }
+}
 
 /// Tells why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +82,57 @@ pub enum OpenError {
         /// The file.
         file: PathBuf,
     },
+    /// The database's server cannot be reached, or does not let us in now.
+    #[error("failed to open {store}: {detail}")]
+    Unreachable {
+        /// The store, without its address.
+        store: String,
+        /// What the server or the network says.
+        detail: String,
+    },
+    /// The server refused a statement: a right is missing, or something else stands in the schema.
+    #[error("failed to open {store}: {detail}")]
+    Refused {
+        /// The store.
+        store: String,
+        /// What the server says.
+        detail: String,
+    },
+    /// The server may lose what it has confirmed.
+    #[error(
+        "failed to open {store}: the server runs with `{setting}` off and may lose what it has confirmed"
+    )]
+    NotDurable {
+        /// The store.
+        store: String,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// Another process does what only one may do.
+    #[error("failed to take lease `{name}` of {store}: `{holder}` has it")]
+    LeaseHeld {
+        /// The store.
+        store: String,
+        /// The lease.
+        name: &'static str,
+        /// Who has it, as it named itself.
+        holder: String,
+    },
+    /// The store is about another event log than the one that is configured.
+    #[error(
+        "failed to open the store: its rows are about the event log `{stored}`, and {} is configured; configure that \
+         log, or take another store",
+        wanted_log(.wanted)
+    )]
+    OtherLog {
+        /// The log that it remembers.
+        stored: LogId,
+        /// The log that was asked for.
+        wanted: LogChoice,
+    },
+    /// The store is new, and the brokers whose log it is to be about do not answer.
+    #[error("failed to open the store: it is new, and the brokers do not say which cluster they are")]
+    NoLog,
     /// A setting has a value outside its range.
     #[error("invalid `{setting}`: wanted {wanted}, got {got}")]
     Setting {

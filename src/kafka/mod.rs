@@ -17,8 +17,10 @@ mod holdings;
 mod inspector;
 mod look;
 pub mod names;
+pub mod producer;
 mod reader;
 pub mod record;
+pub mod relay;
 mod shared;
 pub mod topics;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use horizons::config::{
-    Agent, AgentProblem, Config, ConfigError, EventEncoding, KEYS, Key, Loaded, LogLevel, OTHER_VARIABLES,
-    Origin, Source, example_file, load, markdown_tables,
+    Agent, AgentProblem, Config, ConfigError, EventEncoding, KEYS, Key, Kind, Loaded, LogLevel,
+    OTHER_VARIABLES, Origin, Source, example_file, load, markdown_tables,
 };
 use horizons_actors::ids::Topic;
 
@@ -49,7 +49,8 @@ fn config_toml_loaded_equals_built_in_defaults() {
 fn config_toml_sets_every_key_in_the_file() {
     let example = loaded(&Source::example(), &[]).unwrap();
 
-    for shown in example.values {
+    let is_secret = |path: &str| KEYS.iter().any(|key| key.path() == path && key.kind == Kind::Secret);
+    for shown in example.values.into_iter().filter(|shown| !is_secret(&shown.key)) {
         assert!(matches!(shown.origin, Origin::File { .. }), "{} is not in config.toml", shown.key);
     }
 }
@@ -227,6 +228,18 @@ fn problems_of_file_environment_and_scheduler_come_together() {
             "`log.level` (environment HORIZONS_LOG_LEVEL"
         ]
     );
+}
+
+#[test]
+fn environment_secret_is_taken_and_not_shown() {
+    let pairs = [("HORIZONS_POSTGRES_PASSWORD", "swordfish")];
+
+    let loaded = loaded(&Source::Nothing, &pairs).unwrap();
+
+    assert_eq!(loaded.config.postgres.password.reveal(), "swordfish");
+    let shown = loaded.values.iter().find(|shown| shown.key == "postgres.password").unwrap();
+    assert_eq!(shown.value, serde_json::json!("***"));
+    assert!(!format!("{:?}", loaded).contains("swordfish"));
 }
 
 #[test]

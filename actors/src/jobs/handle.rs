@@ -22,6 +22,7 @@ use crate::jobs::message::{
 use crate::jobs::registry::JobRegistry;
 use crate::lane::behaviour::Notice;
 use crate::lane::guard::CaughtPanic;
+use crate::lane::status::StatusBoard;
 use crate::ports::query::QueryStore;
 use crate::state::JobView;
 
@@ -33,6 +34,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub struct JobRegistryParts {
     /// Where live jobs are read.
     pub query: Arc<dyn QueryStore>,
+    /// Which lanes this process has: the jobs of others have their supervisors elsewhere.
+    pub board: Arc<StatusBoard>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Random bits for delays.

@@ -2,7 +2,9 @@
 //!
 //! Promises one supervisor for every live job that was committed: started on the job's first committed
 //! event, retired after its end, rebuilt after a panic of its own or of the registry, and read from the store
-//! when a message was lost. A panic in one supervisor touches no other. Does not decide anything about a job.
+//! when a message was lost. A panic in one supervisor touches no other. A job whose partition another process
+//! has is supervised there (design D14): its supervisor here ends when the partition goes, and starts when it
+//! comes. Does not decide anything about a job.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +18,12 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture,
 };
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::backoff::{RestartDecision, RestartLedger};
 use crate::clock::Timestamp;
-use crate::ids::JobId;
+use crate::event::partition_for;
+use crate::ids::{EventId, Group, JobId, LaneKey, Topic, TopicPartition};
 use crate::jobs::handle::{JobRegistryParts, Shared};
 use crate::jobs::message::{
     ChildExited, GetJobCounts, GetJobState, GetJobSupervisor, JobCounts, JobSupervisorSnapshot,
@@ -114,6 +118,8 @@ pub struct JobRegistry {
     reading_not_before: Timestamp,
     /// The last job whose address was checked.
     swept: Option<JobId>,
+    /// The lanes that this process had when the store was last to be read for them.
+    lanes_revision: u64,
 }
 
 impl Actor for JobRegistry {
@@ -121,7 +127,7 @@ impl Actor for JobRegistry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES);
-        self.shared.want_resync();
+        // The first tick reads the live jobs, if there is a lane already.
         // A panic is noted and answered by a new registry.
         let _caught = self.guarded(ctx, Self::on_tick);
         ctx.run_interval(TICK, |registry, ctx| {
@@ -208,7 +214,17 @@ impl JobRegistry {
             failed_readings: 0,
             reading_not_before: Timestamp::default(),
             swept: None,
+            lanes_revision: 0,
         }
+    }
+
+    /// Tells whether the lane that follows a job is this process's.
+    fn owns(&self, job_id: &JobId) -> bool {
+        // The event id has no say where there is a key.
+        let partition =
+            partition_for(Topic::JobLifecycle, Some(job_id.as_str().as_bytes()), EventId(Uuid::nil()));
+        let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition };
+        self.parts.board.find_lane(&LaneKey { group: Group::jobs(), topic_partition }).is_some()
     }
 
     /// Runs a handler's body; a panic is noted and ends the registry, and its factory builds another.
@@ -239,6 +255,10 @@ impl JobRegistry {
         let now = self.parts.clock.now();
         let window = self.parts.restarts.window;
         self.recoveries.retain(|_, recovery| recovery.is_pending || now.since(recovery.ended_at) <= window);
+        let lanes_revision = self.parts.board.lanes_revision();
+        if std::mem::replace(&mut self.lanes_revision, lanes_revision) != lanes_revision {
+            self.shared.want_resync();
+        }
         self.read_if_behind(ctx);
     }
 
@@ -360,7 +380,7 @@ impl JobRegistry {
         match answer {
             Ok(view) => {
                 recovery.is_pending = false;
-                if let Some(view) = view.filter(|view| !view.is_terminal()) {
+                if let Some(view) = view.filter(|view| !view.is_terminal() && self.owns(&view.job_id)) {
                     self.take(view, ctx);
                 }
             }
@@ -415,7 +435,7 @@ impl JobRegistry {
         };
         for view in views {
             let has_ended = self.reading.as_ref().is_some_and(|ended| ended.contains(&view.job_id));
-            if !has_ended {
+            if !has_ended && self.owns(&view.job_id) {
                 self.take(view, ctx);
             }
         }

@@ -4,7 +4,7 @@
 //! each step.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::clock::Timestamp;
@@ -213,6 +213,8 @@ struct GroupFacts {
 pub struct StatusBoard {
     groups: Mutex<BTreeMap<Group, GroupFacts>>,
     lanes: Mutex<BTreeMap<LaneKey, Arc<LaneStatus>>>,
+    /// Raised whenever a lane comes or goes.
+    lanes_revision: AtomicU64,
     job_supervisors: OnceLock<CountSupervisors>,
 }
 
@@ -229,7 +231,11 @@ impl StatusBoard {
     /// Gives a lane's entry, making it on first use.
     pub fn lane(&self, lane: &LaneKey) -> Arc<LaneStatus> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lanes.entry(lane.clone()).or_default())
+        let status = lanes.entry(lane.clone()).or_insert_with(|| {
+            self.lanes_revision.fetch_add(1, Ordering::AcqRel);
+            Arc::default()
+        });
+        Arc::clone(status)
     }
 
     /// Finds a lane's entry.
@@ -240,6 +246,12 @@ impl StatusBoard {
     /// Removes a lane that belongs to another process now, with all its series.
     pub fn remove_lane(&self, lane: &LaneKey) {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(lane);
+        self.lanes_revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Gives a number that changes whenever a lane comes or goes.
+    pub fn lanes_revision(&self) -> u64 {
+        self.lanes_revision.load(Ordering::Acquire)
     }
 
     /// Lists the lanes.

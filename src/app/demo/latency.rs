@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use horizons_actors::ids::{Group, Offset, Topic, TopicPartition};
 use horizons_actors::lane::notice::{CommitListener, CommitNotice};
 use horizons_actors::latency::{LatencyRecorder, LatencySummary};
-use horizons_actors::ports::log::{LogHeads, RecordSource};
+use horizons_actors::ports::log::LogHeads;
 
 use super::check::followers;
-use crate::db::sqlite::SqliteStore;
 
 /// What is known of one partition.
 #[derive(Default)]
@@ -39,10 +38,9 @@ fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
 }
 
 impl LatencyListener {
-    /// Measures what is published to a store from now on.
-    pub(super) fn over(store: &Arc<SqliteStore>) -> Self {
+    /// Measures what is published to a store with these heads from now on.
+    pub(super) fn over(heads: Arc<LogHeads>) -> Self {
         let measured: Arc<Mutex<Measured>> = Arc::default();
-        let heads = store.heads();
         let (noted, read) = (Arc::clone(&measured), Arc::downgrade(&heads));
         heads.on_advance(move || {
             if let Some(heads) = read.upgrade() {

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use self::check::Facts;
 use self::latency::LatencyListener;
 use super::serve::until_signal;
-use super::{Extras, Running, bind, open_store};
+use super::{Extras, OpenStore, Running, bind};
 use crate::cli::{Afterwards, Colour, DemoOptions, Form, Output};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
@@ -110,10 +110,10 @@ pub fn demo(mut config: Config, options: DemoOptions) -> Result<Exit, Failure> {
         config.http.listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     }
     let listener = bind(config.http.listen)?;
-    let store = open_store(&config, None)?;
+    let store = OpenStore::open(&config, None)?;
     let system = actix::System::new();
     let exit = system.block_on(async move {
-        let latency = Arc::new(LatencyListener::over(&store));
+        let latency = Arc::new(LatencyListener::over(store.store.heads()));
         let extras = Extras { listeners: vec![Arc::clone(&latency) as _], ..Extras::default() };
         let running = Running::start(&config, store, extras)?;
         let server = super::serve::start_http(&running, &config, listener)?;

@@ -22,9 +22,10 @@ use horizons_actors::record::LogRecord;
 use super::checkpoint::{self, Stop, WriteAheadLog};
 use super::config::SqliteConfig;
 use super::connection;
+use super::engine::insert_rows;
 use super::folder::FolderLock;
 use super::key;
-use super::records::{Blob, Digest, blob, insert_rows};
+use super::records::{Blob, Digest, blob};
 use crate::db::error::{OpenError, engine};
 
 diesel::table! {

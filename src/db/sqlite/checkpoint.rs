@@ -15,8 +15,8 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 
-use super::config::{FatalError, FatalHook};
 use crate::db::error::{Fault, fault_of};
+use crate::db::fatal::{FatalError, FatalHook};
 
 /// Rounds of the checkpointer without a commit before the log is cut.
 const IDLE_ROUNDS: u32 = 20;

@@ -1,11 +1,11 @@
 //! The settings of the SQLite store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::db::error::OpenError;
-use crate::exit::Exit;
+use crate::db::fatal::{FatalHook, end_process};
+use crate::db::log_choice::LogChoice;
 
 /// The database's file in its folder.
 pub(super) const FILE_NAME: &str = "horizons.db";
@@ -16,32 +16,16 @@ pub(super) const LOCK_NAME: &str = "lock";
 /// The page: fewer pages per commit than the default of 4 KiB for rows of some hundred bytes.
 pub(super) const PAGE_BYTES: u64 = 8192;
 
-/// Exit code when the disk refused to make a commit durable: what is on it cannot be known any more.
-pub const EXIT_DISK_FAILED: i32 = Exit::NotDurable.code() as i32;
-
 /// Smallest disk limit: an empty store with its indexes, and some room.
 const DISK_LIMIT_MIN_BYTES: u64 = 1024 * 1024;
-
-/// Why the store demands that the process ends.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum FatalError {
-    /// A write or sync to disk failed while a commit was made durable, or while the log was moved into the
-    /// file. A second try may succeed without the data being there.
-    #[error("disk failed to make data durable: {0}")]
-    Disk(String),
-    /// The writing thread panicked.
-    #[error("the store's writer panicked: {0}")]
-    Panicked(String),
-}
-
-/// Called once when the process must end; it should not come back outside tests.
-pub type FatalHook = Arc<dyn Fn(&FatalError) + Send + Sync>;
 
 /// The settings of a store.
 #[derive(Clone)]
 pub struct SqliteConfig {
     /// The data folder; made if absent.
     pub folder: PathBuf,
+    /// The event log that the rows are about.
+    pub log: LogChoice,
     /// What the database may take before new work is refused. The write-ahead log comes on top, see
     /// `wal_limit_bytes`.
     pub disk_limit_bytes: u64,
@@ -80,6 +64,7 @@ impl SqliteConfig {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            log: LogChoice::Embedded,
             disk_limit_bytes: 16 * 1024 * 1024 * 1024,
             reserve_bytes: 512 * 1024 * 1024,
             command_queue: 1024,
@@ -91,10 +76,7 @@ impl SqliteConfig {
             wal_limit_bytes: 256 * 1024 * 1024,
             checkpoint_interval: Duration::from_millis(50),
             commit_delay: None,
-            on_fatal: Arc::new(|error| {
-                tracing::error!(%error, "store cannot go on: the process ends");
-                std::process::exit(EXIT_DISK_FAILED)
-            }),
+            on_fatal: end_process(),
         }
     }
 

@@ -11,6 +11,7 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::config::{FILE_NAME, PAGE_BYTES, SqliteConfig};
+use super::engine::ReadPool;
 use crate::db::error::{Fault, OpenError, fault_of};
 
 /// The steps from an empty file to the tables of today.
@@ -26,9 +27,6 @@ const EMPTY_LOG_TIMEOUT_MS: u32 = 1000;
 
 /// What a reading connection keeps of the file.
 const READER_CACHE_KIB: u32 = 8 * 1024;
-
-/// Connections of the store that only read.
-pub(super) type ReadPool = Pool<ConnectionManager<SqliteConnection>>;
 
 /// A row of `PRAGMA …` with one number.
 #[derive(QueryableByName)]

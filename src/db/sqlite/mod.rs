@@ -12,33 +12,56 @@
 //! loads, queries ─► reader threads ─► pool of reading connections ◄── readers of the log
 //! ```
 
-mod audit_append;
-mod audit_query;
+use super::{fatal, key, profile, queue};
+
 mod bare;
 mod checkpoint;
 mod config;
 mod connection;
-mod effects;
+mod engine;
 mod folder;
-mod jobs;
-mod key;
-mod lanes;
-mod parking;
-mod profile;
-mod queries;
-mod query;
-mod queue;
-mod readers;
-mod records;
-mod round;
-mod schema;
-mod source;
-mod state;
+mod link;
+mod numbers;
 mod store;
+
+#[path = "../shared/audit_append.rs"]
+mod audit_append;
+#[path = "../shared/audit_query.rs"]
+mod audit_query;
+#[path = "../shared/effects.rs"]
+mod effects;
+#[path = "../shared/identity.rs"]
+mod identity;
+#[path = "../shared/jobs.rs"]
+mod jobs;
+#[path = "../shared/lanes.rs"]
+mod lanes;
+#[path = "../shared/parking.rs"]
+mod parking;
+#[path = "../shared/ports.rs"]
+mod ports;
+#[path = "../shared/queries.rs"]
+mod queries;
+#[path = "../shared/query.rs"]
+mod query;
+#[path = "../shared/readers.rs"]
+mod readers;
+#[path = "../shared/records.rs"]
+mod records;
+#[path = "../shared/round.rs"]
+mod round;
+#[path = "../shared/schema.rs"]
+mod schema;
+#[path = "../shared/source.rs"]
+mod source;
+#[path = "../shared/state.rs"]
+mod state;
+#[path = "../shared/writer.rs"]
 mod writer;
 
 pub use bare::BareInsert;
-pub use config::{EXIT_DISK_FAILED, FatalError, FatalHook, SqliteConfig};
+pub use config::SqliteConfig;
+pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use profile::WriterTimes;
 pub use store::{SqliteReader, SqliteStore};
 

@@ -1,5 +1,9 @@
 //! The SQLite store: the contract of every store, and what only this engine promises.
 
+use super::{SqliteConfig, SqliteStore};
+use crate::db::error::OpenError;
+use crate::db::log_choice::{LogChoice, kafka_log_id};
+
 mod contract {
     use std::sync::Arc;
 
@@ -33,7 +37,7 @@ fn audit_scan_walks_runs_in_order_without_sorting() {
         super::connection::check_readable(&super::connection::database_file(folder.path())).unwrap();
     connection.batch_execute("PRAGMA automatic_index = OFF").unwrap();
 
-    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {}", super::audit_query::SCAN))
+    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {}", super::engine::SCAN))
         .load(&mut connection)
         .unwrap();
 
@@ -41,4 +45,23 @@ fn audit_scan_walks_runs_in_order_without_sorting() {
     assert!(plan.iter().any(|step| step.starts_with("SEARCH e USING INTEGER PRIMARY KEY")), "{plan:?}");
     assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE") || step.starts_with("SCAN r")), "{plan:?}");
     assert!(!plan.iter().any(|step| step.starts_with("SCAN e") || step.starts_with("SCAN b")), "{plan:?}");
+}
+
+#[test]
+fn open_for_another_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_kafka = |cluster: &str| SqliteConfig {
+        log: LogChoice::Kafka(kafka_log_id(cluster, "").unwrap()),
+        ..SqliteConfig::new(folder.path())
+    };
+    let remembered = || SqliteConfig { log: LogChoice::RememberedKafka, ..SqliteConfig::new(folder.path()) };
+    assert!(matches!(SqliteStore::open(remembered()), Err(OpenError::NoLog)));
+
+    drop(SqliteStore::open(of_kafka("one")).unwrap());
+
+    let refused = SqliteStore::open(of_kafka("two")).unwrap_err().to_string();
+    assert!(refused.contains("`kafka:one`") && refused.contains("`kafka:two`"), "{refused}");
+    let refused = SqliteStore::open(SqliteConfig::new(folder.path())).unwrap_err().to_string();
+    assert!(refused.contains("the embedded one is configured"), "{refused}");
+    assert_eq!(SqliteStore::open(remembered()).unwrap().log_id().as_str(), "kafka:one");
 }

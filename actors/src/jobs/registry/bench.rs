@@ -13,6 +13,7 @@ use crate::ids::Sequence;
 use crate::jobs::JobRegistryHandle;
 use crate::jobs::fixture;
 use crate::lane::behaviour::Notice;
+use crate::lane::status::StatusBoard;
 
 /// Looks at a condition so often before a test gives up; the paused clock makes each look free.
 const LOOKS_MAX: u32 = 20_000;
@@ -72,7 +73,26 @@ impl Handler<Break> for JobSupervisor {
     }
 }
 
+/// Gives the lane that follows a job.
+pub(super) fn lane_of(job_id: &str) -> LaneKey {
+    let partition = partition_for(Topic::JobLifecycle, Some(job_id.as_bytes()), EventId(Uuid::nil()));
+    LaneKey {
+        group: Group::jobs(),
+        topic_partition: TopicPartition { topic: Topic::JobLifecycle, partition },
+    }
+}
+
+/// Gives a board with every lane of the jobs group, as in a process that is alone.
+fn all_lanes() -> StatusBoard {
+    let board = StatusBoard::default();
+    for topic_partition in Topic::JobLifecycle.all_partitions() {
+        board.lane(&LaneKey { group: Group::jobs(), topic_partition });
+    }
+    board
+}
+
 pub(super) struct Bench {
+    pub(super) board: Arc<StatusBoard>,
     pub(super) query: Arc<FakeQuery>,
     pub(super) jobs: JobRegistryHandle,
     pub(super) escalated: Arc<Mutex<Vec<String>>>,
@@ -83,8 +103,10 @@ impl Bench {
         let query = Arc::new(query);
         let escalated = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&escalated);
+        let board = Arc::new(all_lanes());
         let parts = JobRegistryParts {
             query: Arc::clone(&query) as Arc<dyn crate::ports::query::QueryStore>,
+            board: Arc::clone(&board),
             clock: Arc::new(TokioClock(tokio::time::Instant::now())),
             randomness: Arc::new(NoRandomness),
             restarts: RestartPolicy {
@@ -98,7 +120,7 @@ impl Bench {
             escalate: Arc::new(move |error| told.lock().expect("not poisoned").push(error)),
         };
         let jobs = JobRegistryHandle::start(&actix::Arbiter::current(), parts).expect("the arbiter runs");
-        Self { query, jobs, escalated }
+        Self { board, query, jobs, escalated }
     }
 
     /// Commits views as a lane does: the store first, then the notice.

@@ -1,6 +1,6 @@
 //! The registry and its supervisors as actors: started, retired, rebuilt, never lost.
 
-use super::bench::{Bench, Break, Vanish, run, until, view};
+use super::bench::{Bench, Break, Vanish, lane_of, run, until, view};
 use super::fake_query::FakeQuery;
 use super::*;
 use crate::event::JobStatus;
@@ -72,6 +72,25 @@ fn registry_start_reads_every_live_job_over_pages() {
         assert_eq!(bench.supervisor("over").await, None);
         assert_eq!(bench.query.pages_read.load(Ordering::Relaxed), 4);
         bench.until_status(&format!("job-{:06}", jobs - 1), JobStatus::Running).await;
+    });
+}
+
+#[test]
+fn registry_partition_goes_and_comes_supervisors_follow() {
+    run(async {
+        let query = FakeQuery::default();
+        query.put(&view("a", JobStatus::Running, 5));
+        let bench = Bench::start(query);
+        bench.until_status("a", JobStatus::Running).await;
+
+        bench.board.remove_lane(&lane_of("a"));
+        bench.until_retired("a").await;
+        let while_away = bench.counts().await.live;
+        bench.board.lane(&lane_of("a"));
+        bench.until_status("a", JobStatus::Running).await;
+
+        assert_eq!(while_away, 0);
+        assert_eq!(bench.counts().await.supervisor_restarts, 0);
     });
 }
 

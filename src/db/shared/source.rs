@@ -1,27 +1,28 @@
 //! The outbox table as a log: what readers of the embedded log ask.
 //!
-//! Promises that reading stops at the byte limit without loading what follows.
+//! Promises that reading stops at the byte limit without loading much of what follows: nothing on SQLite, one
+//! statement's rows elsewhere.
 
 use std::sync::Arc;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::ids::{LogTopic, Offset, TopicPartition};
 use horizons_actors::ports::log::{LogHeads, RecordSource};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::LogRecord;
 
+use super::engine::{Connection, READ_ROWS, engine};
 use super::key::{self, OFFSET_END};
 use super::lanes::topic_partition;
+use super::ports::ROWS_MAX;
 use super::readers::take;
 use super::records::RecordColumns;
 use super::schema::{log, log_head};
-use super::store::{ROWS_MAX, SqliteReader, SqliteStore};
-use crate::db::error::engine;
+use super::store::{Reader, Store};
 
 /// Reads the ends of all partitions of record.
-pub(super) fn ends(connection: &mut SqliteConnection) -> Result<Vec<(TopicPartition, Offset)>, StoreError> {
+pub(super) fn ends(connection: &mut Connection) -> Result<Vec<(TopicPartition, Offset)>, StoreError> {
     let rows: Vec<(i64, i64, i64)> =
         log_head::table.order((log_head::topic, log_head::partition)).load(connection).map_err(engine)?;
     let mut ends = Vec::with_capacity(rows.len());
@@ -38,7 +39,7 @@ pub(super) fn ends(connection: &mut SqliteConnection) -> Result<Vec<(TopicPartit
 /// The columns of a record of the log.
 type LogRow = (i64, RecordColumns);
 
-impl RecordSource for SqliteReader {
+impl RecordSource for Reader {
     fn heads(&self) -> Arc<LogHeads> {
         Arc::clone(&self.heads)
     }
@@ -78,26 +79,37 @@ impl RecordSource for SqliteReader {
             return Ok(Vec::new());
         }
         let mut connection = take(&self.pool)?;
-        let first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
+        let mut first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
         let (_, last) = key::record_range(partition);
         let wanted = max_records.min(ROWS_MAX);
-        let rows = log::table
-            .filter(log::position.between(first, last))
-            .order(log::position)
-            .limit(i64::try_from(wanted).unwrap_or(i64::MAX))
-            .select((log::position, (log::recorded_at, log::time_type, log::key, log::headers, log::payload)))
-            .load_iter::<LogRow, DefaultLoadingMode>(&mut connection)
-            .map_err(engine)?;
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        for row in rows {
-            let (position, columns) = row.map_err(engine)?;
-            let record = columns.into_record(key::offset_of(position))?;
-            bytes += record.weight_bytes();
-            if bytes > max_bytes && !records.is_empty() {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < wanted {
+            let page = (wanted - records.len()).min(READ_ROWS);
+            let rows = log::table
+                .filter(log::position.between(first, last))
+                .order(log::position)
+                .limit(i64::try_from(page).unwrap_or(i64::MAX))
+                .select((
+                    log::position,
+                    (log::recorded_at, log::time_type, log::key, log::headers, log::payload),
+                ))
+                .load_iter::<LogRow, DefaultLoadingMode>(&mut connection)
+                .map_err(engine)?;
+            let mut seen = 0;
+            for row in rows {
+                let (position, columns) = row.map_err(engine)?;
+                let record = columns.into_record(key::offset_of(position))?;
+                bytes += record.weight_bytes();
+                if bytes > max_bytes && !records.is_empty() {
+                    return Ok(records);
+                }
+                records.push(record);
+                first = position + 1;
+                seen += 1;
+            }
+            if seen < page {
                 break;
             }
-            records.push(record);
         }
         Ok(records)
     }
@@ -122,7 +134,7 @@ impl RecordSource for SqliteReader {
     }
 }
 
-impl RecordSource for SqliteStore {
+impl RecordSource for Store {
     fn heads(&self) -> Arc<LogHeads> {
         self.reader.heads()
     }

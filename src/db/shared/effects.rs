@@ -4,21 +4,21 @@
 //! statements. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
 
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::command::Order;
 use horizons_actors::effect::{Effects, Refusal, TimelineEntry, Timer, TimerId};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditSegment;
 
 use super::audit_append::AuditRows;
+use super::engine::{Connection, engine, insert_or_ignore, replace_rows};
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::{key, parking, state};
-use crate::db::error::engine;
+use crate::db::words::WordsRef;
 
 /// Writes the effects of one transaction. The outbox and the audit entries, which are only gathered here, come
 /// later, with those of all others.
 pub(super) fn write(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     effects: &Effects,
     audit: &mut AuditRows<'_>,
@@ -40,11 +40,7 @@ pub(super) fn write(
 }
 
 /// Writes a closed segment.
-fn write_segment(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    segment: &AuditSegment,
-) -> Result<(), StoreError> {
+fn write_segment(connection: &mut Connection, lane: i64, segment: &AuditSegment) -> Result<(), StoreError> {
     let Some((end_index, closed_at)) = segment.closed else {
         return Err(StoreError::Broken(format!("segment {} is not closed", segment.number)));
     };
@@ -75,11 +71,11 @@ struct NewTimelineRow<'a> {
     attempt: i64,
     happened_at: i64,
     applied_at: i64,
-    payload: &'a str,
+    payload: WordsRef<'a>,
 }
 
 fn write_timeline(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     entries: &[TimelineEntry],
 ) -> Result<(), StoreError> {
@@ -95,7 +91,7 @@ fn write_timeline(
             attempt: i64::from(entry.attempt.0),
             happened_at: entry.happened_at.as_micros(),
             applied_at: entry.applied_at.as_micros(),
-            payload: &entry.payload,
+            payload: WordsRef(&entry.payload),
         };
         diesel::insert_into(job_timeline::table).values(&row).execute(connection).map_err(engine)?;
     }
@@ -110,11 +106,11 @@ struct NewRefusalRow<'a> {
     job_id: Option<&'a str>,
     event_type: &'a str,
     reason: &'a str,
-    detail: &'a str,
+    detail: WordsRef<'a>,
     refused_at: i64,
 }
 
-fn write_refusals(connection: &mut SqliteConnection, lane: i64, all: &[Refusal]) -> Result<(), StoreError> {
+fn write_refusals(connection: &mut Connection, lane: i64, all: &[Refusal]) -> Result<(), StoreError> {
     for refusal in all {
         let row = NewRefusalRow {
             refusal: key::in_lane(lane, refusal.offset.0)?,
@@ -122,7 +118,7 @@ fn write_refusals(connection: &mut SqliteConnection, lane: i64, all: &[Refusal])
             job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
             event_type: refusal.event_type.name(),
             reason: refusal.reason,
-            detail: &refusal.detail,
+            detail: WordsRef(&refusal.detail),
             refused_at: refusal.refused_at.as_micros(),
         };
         diesel::insert_into(refusals::table).values(&row).execute(connection).map_err(engine)?;
@@ -131,29 +127,30 @@ fn write_refusals(connection: &mut SqliteConnection, lane: i64, all: &[Refusal])
 }
 
 /// Writes orders; one that exists stays as it is.
-pub(super) fn write_orders(connection: &mut SqliteConnection, all: &[Order]) -> Result<(), StoreError> {
+pub(super) fn write_orders(connection: &mut Connection, all: &[Order]) -> Result<(), StoreError> {
     for order in all {
-        diesel::insert_or_ignore_into(orders::table)
-            .values((
+        insert_or_ignore!(
+            connection,
+            orders::table,
+            (
                 orders::job_id.eq(order.job_id.as_str()),
                 orders::attempt.eq(i64::from(order.attempt.0)),
                 orders::kind.eq(order.kind.name()),
                 orders::ordered_at.eq(order.ordered_at.as_micros()),
                 orders::is_answered.eq(false),
-            ))
-            .execute(connection)
-            .map_err(engine)?;
+            )
+        );
     }
     Ok(())
 }
 
-fn clear_timers(connection: &mut SqliteConnection, lane: i64, all: &[TimerId]) -> Result<(), StoreError> {
+fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> Result<(), StoreError> {
     for id in all {
         diesel::delete(
             timers::table
                 .filter(timers::lane.eq(lane))
-                .filter(timers::kind.eq(&id.kind))
-                .filter(timers::key.eq(&id.key)),
+                .filter(timers::kind.eq(WordsRef(&id.kind)))
+                .filter(timers::key.eq(WordsRef(&id.key))),
         )
         .execute(connection)
         .map_err(engine)?;
@@ -161,17 +158,22 @@ fn clear_timers(connection: &mut SqliteConnection, lane: i64, all: &[TimerId]) -
     Ok(())
 }
 
-fn set_timers(connection: &mut SqliteConnection, lane: i64, all: &[Timer]) -> Result<(), StoreError> {
+fn set_timers(connection: &mut Connection, lane: i64, all: &[Timer]) -> Result<(), StoreError> {
     for timer in all {
-        diesel::replace_into(timers::table)
-            .values((
-                timers::lane.eq(lane),
-                timers::kind.eq(&timer.id.kind),
-                timers::key.eq(&timer.id.key),
-                timers::due_at.eq(timer.due_at.as_micros()),
-            ))
-            .execute(connection)
-            .map_err(engine)?;
+        let due_at = timers::due_at.eq(timer.due_at.as_micros());
+        let row = (
+            timers::lane.eq(lane),
+            timers::kind.eq(WordsRef(&timer.id.kind)),
+            timers::key.eq(WordsRef(&timer.id.key)),
+            due_at,
+        );
+        replace_rows!(
+            connection,
+            timers::table,
+            [row],
+            key: (timers::lane, timers::kind, timers::key),
+            set: due_at
+        );
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The behaviours' state rows: loading by key, and writing on commit.
 
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{AgentName, Attempt, EventId, JobId, Offset, Sequence, UserId};
@@ -12,19 +11,38 @@ use horizons_actors::state::{
 };
 use uuid::Uuid;
 
+use super::engine::{self, Connection, engine, insert_or_ignore, replace_rows};
 use super::lanes::digest;
 use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, live_job_views, status_counts};
-use crate::db::error::{engine, unreadable};
+use crate::db::error::unreadable;
 
 /// The bytes of a digest in a row of digests.
 const DIGEST_BYTES: usize = 32;
 
-/// Loads one row of state.
-pub(super) fn load(
-    connection: &mut SqliteConnection,
+/// Loads rows of state, all of one state of the database; absent ones are left out.
+pub(super) fn load_all(
+    connection: &mut Connection,
     lane: i64,
-    key: &StateKey,
-) -> Result<Option<StateValue>, StoreError> {
+    keys: Vec<StateKey>,
+) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
+    engine::begin_snapshot(connection)?;
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        match load(connection, lane, &key) {
+            Ok(Some(value)) => rows.push((key, value)),
+            Ok(None) => {}
+            Err(error) => {
+                engine::roll_back(connection);
+                return Err(error);
+            }
+        }
+    }
+    engine::end_snapshot(connection)?;
+    Ok(rows)
+}
+
+/// Loads one row of state.
+fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option<StateValue>, StoreError> {
     match key {
         StateKey::AuditLog => Ok(load_audit_log(connection, lane)?.map(StateValue::AuditLog)),
         StateKey::JobView(job_id) => {
@@ -64,7 +82,7 @@ pub(super) fn load(
 
 /// Writes one row of state.
 pub(super) fn store(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     key: &StateKey,
     value: &StateValue,
@@ -78,18 +96,25 @@ pub(super) fn store(
             if *job_id == aggregate.job_id && *attempt == aggregate.attempt =>
         {
             let row = JobAggregateRow::new(lane, aggregate)?;
-            diesel::replace_into(job_aggregates::table).values(&row).execute(connection).map_err(engine)?;
+            replace_rows!(
+                connection,
+                job_aggregates::table,
+                [&row],
+                key: (job_aggregates::job_id, job_aggregates::attempt, job_aggregates::lane),
+                set: &row
+            );
             Ok(())
         }
         (StateKey::StatusCount(status), StateValue::StatusCount(entered)) => {
-            diesel::replace_into(status_counts::table)
-                .values((
-                    status_counts::lane.eq(lane),
-                    status_counts::status.eq(status.name()),
-                    status_counts::entered.eq(entered.cast_signed()),
-                ))
-                .execute(connection)
-                .map_err(engine)?;
+            let entered = status_counts::entered.eq(entered.cast_signed());
+            let row = (status_counts::lane.eq(lane), status_counts::status.eq(status.name()), entered);
+            replace_rows!(
+                connection,
+                status_counts::table,
+                [row],
+                key: (status_counts::lane, status_counts::status),
+                set: entered
+            );
             Ok(())
         }
         (key, _) => Err(StoreError::Broken(format!("a lane may not write this value under `{key:?}`"))),
@@ -97,7 +122,7 @@ pub(super) fn store(
 }
 
 fn load_owner(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     job_id: &JobId,
     sequence: Sequence,
 ) -> Result<Option<LifecycleOwner>, StoreError> {
@@ -135,7 +160,7 @@ struct AuditLogRow {
 
 /// Reads where an audit log stands.
 pub(super) fn load_audit_log(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
 ) -> Result<Option<AuditLogState>, StoreError> {
     let row: Option<AuditLogRow> =
@@ -158,11 +183,7 @@ pub(super) fn load_audit_log(
     }))
 }
 
-fn store_audit_log(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    state: &AuditLogState,
-) -> Result<(), StoreError> {
+fn store_audit_log(connection: &mut Connection, lane: i64, state: &AuditLogState) -> Result<(), StoreError> {
     let row = AuditLogRow {
         lane,
         size: state.size.cast_signed(),
@@ -183,9 +204,15 @@ fn store_audit_log(
     Ok(())
 }
 
-fn store_view(connection: &mut SqliteConnection, lane: i64, view: &JobView) -> Result<(), StoreError> {
+fn store_view(connection: &mut Connection, lane: i64, view: &JobView) -> Result<(), StoreError> {
     let row = JobViewRow::new(lane, view);
-    diesel::replace_into(job_views::table).values(&row).execute(connection).map_err(engine)?;
+    replace_rows!(
+        connection,
+        job_views::table,
+        [&row],
+        key: (job_views::job_id, job_views::lane),
+        set: &row
+    );
     if view.is_terminal() {
         diesel::delete(
             live_job_views::table
@@ -195,10 +222,11 @@ fn store_view(connection: &mut SqliteConnection, lane: i64, view: &JobView) -> R
         .execute(connection)
         .map_err(engine)?;
     } else {
-        diesel::insert_or_ignore_into(live_job_views::table)
-            .values((live_job_views::job_id.eq(view.job_id.as_str()), live_job_views::lane.eq(lane)))
-            .execute(connection)
-            .map_err(engine)?;
+        insert_or_ignore!(
+            connection,
+            live_job_views::table,
+            (live_job_views::job_id.eq(view.job_id.as_str()), live_job_views::lane.eq(lane))
+        );
     }
     Ok(())
 }
@@ -231,8 +259,9 @@ pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
     u32::try_from(number).map(Attempt).map_err(|_| unreadable("attempt", number))
 }
 
-#[derive(Queryable, Insertable)]
-#[diesel(table_name = job_views, treat_none_as_default_value = false)]
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = job_views, primary_key(job_id, lane))]
+#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct JobViewRow {
     job_id: String,
     lane: i64,
@@ -296,8 +325,9 @@ impl JobViewRow {
     }
 }
 
-#[derive(Queryable, Insertable)]
-#[diesel(table_name = job_aggregates, treat_none_as_default_value = false)]
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = job_aggregates, primary_key(job_id, attempt, lane))]
+#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct JobAggregateRow {
     job_id: String,
     attempt: i64,

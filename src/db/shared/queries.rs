@@ -13,11 +13,10 @@ use horizons_actors::ports::query::{
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{AuditLogState, JobAggregate, JobView};
 
-use super::store::{SqliteReader, SqliteStore};
-use super::{audit_query, connection as database, jobs, query, source};
-use crate::db::error::engine;
+use super::store::{Reader, Store};
+use super::{audit_query, engine, jobs, query, source};
 
-impl QueryStore for SqliteReader {
+impl QueryStore for Reader {
     fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
         self.for_people.ask(move |connection| query::list_jobs(connection, &filter))
     }
@@ -90,13 +89,13 @@ impl QueryStore for SqliteReader {
     fn usage(&self) -> Reply<StoreUsage, StoreError> {
         let limit_bytes = self.disk_limit_bytes;
         self.for_people.ask(move |connection| {
-            let used_bytes = database::used_bytes(connection).map_err(engine)?;
+            let used_bytes = engine::used_bytes(connection).map_err(engine::engine)?;
             Ok(StoreUsage { used_bytes, limit_bytes })
         })
     }
 }
 
-impl QueryStore for SqliteStore {
+impl QueryStore for Store {
     fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
         self.reader.jobs(filter)
     }

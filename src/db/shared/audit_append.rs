@@ -7,47 +7,18 @@
 //! index which was written is refused. Numbers that a commit took and did not write are lost.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 
-use diesel::dsl::max;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::effect::{AuditEntry, AuditMark, Effects};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::{StateKey, StateValue};
 
+use super::engine::{Connection, engine, insert_rows};
 use super::key;
-use super::records::{Blob, Digest, blob, insert_rows};
+use super::numbers::EntryNumbers;
+use super::records::{Blob, Digest, blob};
 use super::schema::{audit_bodies, audit_entries, audit_logs, audit_runs};
-use crate::db::error::engine;
-
-/// The number of the next entry; it only grows, so that a commit that failed or may have failed gives none back.
-#[derive(Debug)]
-pub(super) struct EntryNumbers {
-    next: Cell<i64>,
-}
-
-impl EntryNumbers {
-    /// Reads where the tables end.
-    pub(super) fn load(connection: &mut SqliteConnection) -> Result<Self, StoreError> {
-        let entries: Option<i64> =
-            audit_entries::table.select(max(audit_entries::entry)).first(connection).map_err(engine)?;
-        // A body whose entry was removed keeps its number.
-        let bodies: Option<i64> =
-            audit_bodies::table.select(max(audit_bodies::entry)).first(connection).map_err(engine)?;
-        Ok(Self { next: Cell::new(entries.max(bodies).unwrap_or(0).saturating_add(1)) })
-    }
-
-    /// Takes so many numbers and gives the first.
-    fn take(&self, count: i64) -> Result<i64, StoreError> {
-        let first = self.next.get();
-        let next = first
-            .checked_add(count)
-            .ok_or_else(|| StoreError::Broken(format!("numbers of audit entries end at {first}")))?;
-        self.next.set(next);
-        Ok(first)
-    }
-}
+use crate::db::words::Words;
 
 #[derive(Insertable)]
 #[diesel(table_name = audit_entries, treat_none_as_default_value = false)]
@@ -56,7 +27,7 @@ struct NewEntryRow {
     record_offset: i64,
     leaf_hash: Digest,
     chain_hash: Digest,
-    mark: Cow<'static, str>,
+    mark: Words,
     appended_at: i64,
 }
 
@@ -97,7 +68,7 @@ impl<'a> AuditRows<'a> {
     /// Takes the entries of a lane's transaction, before the state of its log is written.
     pub(super) fn gather(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut Connection,
         lane: i64,
         effects: &Effects,
     ) -> Result<(), StoreError> {
@@ -107,13 +78,19 @@ impl<'a> AuditRows<'a> {
         }
         let first_index = stored_size(connection, lane)?;
         check_follows(first_index.cast_unsigned(), effects)?;
-        let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
-        let base_entry = self.numbers.take(count)?;
-        self.runs.push(NewRunRow { lane, first_index, base_entry, entries: count });
         self.heads.reserve(entries.len());
         self.bodies.reserve(entries.len());
-        for (number, entry) in (base_entry..).zip(entries) {
-            self.push(number, entry);
+        let (mut rest, mut first_index) = (entries, first_index);
+        while !rest.is_empty() {
+            let wanted = i64::try_from(rest.len()).unwrap_or(i64::MAX);
+            let (base_entry, entries) = self.numbers.take(connection, wanted)?;
+            self.runs.push(NewRunRow { lane, first_index, base_entry, entries });
+            let (taken, left) = rest.split_at(usize::try_from(entries).unwrap_or(usize::MAX).min(rest.len()));
+            for (number, entry) in (base_entry..).zip(taken) {
+                self.push(number, entry);
+            }
+            first_index += entries;
+            rest = left;
         }
         Ok(())
     }
@@ -138,7 +115,7 @@ impl<'a> AuditRows<'a> {
     }
 
     /// Writes what was gathered.
-    pub(super) fn write(self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    pub(super) fn write(self, connection: &mut Connection) -> Result<(), StoreError> {
         insert_rows!(connection, audit_runs::table, self.runs);
         insert_rows!(connection, audit_entries::table, self.heads);
         insert_rows!(connection, audit_bodies::table, self.bodies);
@@ -147,16 +124,16 @@ impl<'a> AuditRows<'a> {
 }
 
 /// Gives the stored text of a mark, without making one for the frequent marks.
-fn mark_text(mark: &AuditMark) -> Cow<'static, str> {
-    match mark {
+fn mark_text(mark: &AuditMark) -> Words {
+    Words(match mark {
         AuditMark::Event => Cow::Borrowed("event"),
         AuditMark::Duplicate => Cow::Borrowed("duplicate"),
         AuditMark::Malformed(_) => Cow::Owned(mark.to_stored()),
-    }
+    })
 }
 
 /// Reads how many entries a lane's log has.
-fn stored_size(connection: &mut SqliteConnection, lane: i64) -> Result<i64, StoreError> {
+fn stored_size(connection: &mut Connection, lane: i64) -> Result<i64, StoreError> {
     let size: Option<i64> = audit_logs::table
         .filter(audit_logs::lane.eq(lane))
         .select(audit_logs::size)

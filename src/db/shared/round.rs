@@ -5,21 +5,20 @@
 
 use std::time::Instant;
 
-use diesel::connection::SimpleConnection;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 
-use super::audit_append::{AuditRows, EntryNumbers};
+use super::audit_append::AuditRows;
+use super::engine::{self, Connection};
 use super::lanes::{self, Lanes, Ownership};
+use super::numbers::EntryNumbers;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
-use super::{connection as database, effects, jobs, parking};
-use crate::db::error::{Fault, engine, fault_of, store_error};
+use super::{effects, jobs, parking};
 use crate::faults;
 
 /// What a round needs beside the connection.
@@ -98,43 +97,25 @@ impl RoundError {
 
 /// Writes a round in one transaction.
 pub(super) fn run(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     context: &Context<'_>,
     round: &Round,
 ) -> Result<Done, RoundError> {
     let begun = Instant::now();
-    connection
-        .batch_execute("BEGIN IMMEDIATE")
-        .map_err(|error| RoundError::RolledBack(store_error(&error)))?;
+    engine::begin(connection).map_err(RoundError::RolledBack)?;
     let done = match write(connection, context, round) {
         Ok(done) => done,
         Err(error) => {
-            roll_back(connection);
+            engine::roll_back(connection);
             return Err(RoundError::RolledBack(error));
         }
     };
     faults::hit("store-before-commit");
     let written = Instant::now();
-    if let Err(error) = connection.batch_execute("COMMIT") {
-        let text = error.to_string();
-        let is_rolled_back = connection.batch_execute("ROLLBACK").is_ok();
-        return Err(match fault_of(&text) {
-            Fault::Disk => RoundError::Disk(text),
-            _ if is_rolled_back => RoundError::RolledBack(store_error(&error)),
-            _ => RoundError::Unknown(text),
-        });
-    }
+    engine::commit(connection)?;
     faults::hit("store-after-commit");
     context.profile.committed(begun, written, Instant::now());
     Ok(done)
-}
-
-/// Ends a transaction without a trace.
-fn roll_back(connection: &mut SqliteConnection) {
-    // Some failures roll back by themselves; then this answers that no transaction is open, which is as good.
-    if let Err(error) = connection.batch_execute("ROLLBACK") {
-        tracing::debug!(%error, "transaction was over before it was rolled back");
-    }
 }
 
 /// What has been gathered so far.
@@ -145,20 +126,13 @@ struct Gathered<'a> {
     used_bytes: Option<u64>,
 }
 
-fn write(
-    connection: &mut SqliteConnection,
-    context: &Context<'_>,
-    round: &Round,
-) -> Result<Done, StoreError> {
+fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> Result<Done, StoreError> {
     let mut gathered = Gathered::default();
     let mut commands = Vec::with_capacity(round.commands.len());
     for command in &round.commands {
         commands.push(write_command(connection, context, command, &mut gathered)?);
     }
-    let mut owners = Vec::with_capacity(round.lanes.len());
-    for work in &round.lanes {
-        owners.push(advance(connection, context, work, &mut gathered)?);
-    }
+    let owners = claim(connection, context, &round.lanes, &mut gathered)?;
     faults::hit("store-after-progress");
     let mut audit = AuditRows::new(context.entry_numbers);
     let mut lanes = Vec::with_capacity(round.lanes.len());
@@ -172,7 +146,7 @@ fn write(
 
 /// Carries a command out. Errors that are answers leave nothing written.
 fn write_command<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     context: &Context<'_>,
     command: &'a CommandWork,
     gathered: &mut Gathered<'a>,
@@ -216,7 +190,7 @@ fn write_command<'a>(
             Ok(CommandResult::Appended(Ok((first, records.len()))))
         }
         CommandWork::SetParkedWish { command, key, wish, audit, .. } => {
-            let Some(number) = context.lanes.number(&key.lane) else {
+            let Some(number) = context.lanes.find(connection, &key.lane)? else {
                 return Ok(CommandResult::Wished(Ok(false)));
             };
             let command = command.command_id.0.as_bytes();
@@ -231,13 +205,13 @@ fn write_command<'a>(
 
 /// Checks once per round whether new work may still be taken.
 fn check_disk_limit(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     context: &Context<'_>,
     gathered: &mut Gathered<'_>,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let used_bytes = match gathered.used_bytes {
         Some(used_bytes) => used_bytes,
-        None => *gathered.used_bytes.insert(database::used_bytes(connection).map_err(engine)?),
+        None => *gathered.used_bytes.insert(engine::used_bytes(connection).map_err(engine::engine)?),
     };
     let limit_bytes = context.disk_limit_bytes;
     Ok(if used_bytes >= limit_bytes {
@@ -257,42 +231,66 @@ enum Owner {
     Fenced,
 }
 
-fn advance(
-    connection: &mut SqliteConnection,
+/// Answers what lanes ask, then moves the progress of those that commit: a lane is never asked and committed in
+/// the other order within a round (see `Queue::take`).
+fn claim(
+    connection: &mut Connection,
     context: &Context<'_>,
-    work: &LaneWork,
+    work: &[LaneWork],
     gathered: &mut Gathered<'_>,
-) -> Result<Owner, StoreError> {
-    match work {
-        LaneWork::Open { lane, .. } => {
-            let number = match context.lanes.number(lane) {
-                Some(number) => number,
-                None => {
-                    let number = lanes::number_or_make(connection, context.log_id, lane)?;
-                    gathered.made.push((lane.clone(), number));
-                    number
-                }
-            };
-            Ok(Owner::Answered(LaneResult::Opened(lanes::open(connection, number)?)))
-        }
-        LaneWork::ReadProgress { lane, .. } => match context.lanes.number(lane) {
-            Some(number) => {
-                Ok(Owner::Answered(LaneResult::Progress(lanes::read_progress(connection, number)?)))
+) -> Result<Vec<Owner>, StoreError> {
+    let mut owners = Vec::with_capacity(work.len());
+    let mut claims = Vec::with_capacity(work.len());
+    for work in work {
+        owners.push(match work {
+            LaneWork::Open { lane, .. } => Owner::Answered(open(connection, context, lane, gathered)?),
+            LaneWork::ReadProgress { lane, .. } => {
+                let progress = match context.lanes.find(connection, lane)? {
+                    Some(number) => lanes::lock_progress(connection, number)?,
+                    None => None,
+                };
+                Owner::Answered(LaneResult::Progress(progress))
             }
-            None => Ok(Owner::Answered(LaneResult::Progress(None))),
-        },
-        LaneWork::Commit { transaction, .. } => {
-            let Some(number) = context.lanes.number(&transaction.lane) else { return Ok(Owner::Fenced) };
-            Ok(match lanes::advance(connection, number, transaction)? {
-                Ownership::Owned => Owner::Owned(number),
-                Ownership::Fenced => Owner::Fenced,
-            })
+            LaneWork::Commit { transaction, .. } => {
+                match context.lanes.find(connection, &transaction.lane)? {
+                    Some(number) => {
+                        claims.push((number, transaction.as_ref()));
+                        Owner::Owned(number)
+                    }
+                    None => Owner::Fenced,
+                }
+            }
+        });
+    }
+    let mut claimed = engine::advance(connection, &claims)?.into_iter();
+    for owner in &mut owners {
+        if matches!(owner, Owner::Owned(_)) && claimed.next() != Some(Ownership::Owned) {
+            *owner = Owner::Fenced;
         }
     }
+    Ok(owners)
+}
+
+/// Takes a new epoch for a lane.
+fn open(
+    connection: &mut Connection,
+    context: &Context<'_>,
+    lane: &LaneKey,
+    gathered: &mut Gathered<'_>,
+) -> Result<LaneResult, StoreError> {
+    let number = match context.lanes.number(lane) {
+        Some(number) => number,
+        None => {
+            let number = lanes::number_or_make(connection, context.log_id, lane)?;
+            gathered.made.push((lane.clone(), number));
+            number
+        }
+    };
+    Ok(LaneResult::Opened(lanes::open(connection, number)?))
 }
 
 fn write_lane<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     work: &'a LaneWork,
     owner: Owner,
     gathered: &mut Gathered<'a>,

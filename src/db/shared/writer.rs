@@ -8,31 +8,26 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
 use horizons_actors::ports::log::LogHeads;
 use horizons_actors::ports::store::{CommitError, StoreError};
 
-use super::audit_append::EntryNumbers;
-use super::checkpoint::WriteAheadLog;
-use super::config::{FatalError, FatalHook};
-use super::connection::empty_log_command;
 use super::lanes::Lanes;
+use super::link::Link;
+use super::numbers::EntryNumbers;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
 use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
-use crate::db::error::{Fault, fault_of};
+use crate::db::fatal::{FatalError, FatalHook};
 
 /// What the writer works with.
 pub(super) struct Writer {
-    pub(super) connection: SqliteConnection,
+    pub(super) link: Link,
     pub(super) queue: Arc<Queue>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) heads: Arc<LogHeads>,
     pub(super) log_id: LogId,
     pub(super) disk_limit_bytes: u64,
-    pub(super) wal: Arc<WriteAheadLog>,
     pub(super) profile: Arc<WriterProfile>,
     pub(super) entry_numbers: EntryNumbers,
     pub(super) commit_delay: Option<Duration>,
@@ -80,7 +75,7 @@ impl Writer {
             }
             outcome => self.answer(round, outcome)?,
         }
-        self.keep_log_small()
+        self.link.after_round()
     }
 
     fn run(&mut self, round: &Round) -> Result<Done, RoundError> {
@@ -91,14 +86,19 @@ impl Writer {
             profile: &self.profile,
             entry_numbers: &self.entry_numbers,
         };
-        round::run(&mut self.connection, &context, round)
+        let connection = self.link.connection().map_err(RoundError::RolledBack)?;
+        let outcome = round::run(connection, &context, round);
+        if outcome.is_err() {
+            self.link.check(&self.entry_numbers);
+        }
+        outcome
     }
 
     /// Publishes what is committed, then answers.
     fn answer(&mut self, round: Round, outcome: Result<Done, RoundError>) -> Result<(), FatalError> {
         match outcome {
             Ok(done) => {
-                self.wal.written();
+                self.link.committed();
                 self.lanes.publish(done.made.iter().cloned());
                 self.heads.advance(done.ends.iter().filter_map(|(topic, partition, end)| match topic {
                     LogTopic::Record(topic) => {
@@ -115,27 +115,6 @@ impl Writer {
                     return Err(FatalError::Disk(text.clone()));
                 }
                 answer_failed(round, &error);
-                Ok(())
-            }
-        }
-    }
-
-    /// Waits until the write-ahead log is in the file, when it has become too large; for a while only, as a reader
-    /// of another process may hang.
-    fn keep_log_small(&mut self) -> Result<(), FatalError> {
-        if !self.wal.is_too_large() {
-            return Ok(());
-        }
-        tracing::warn!("write-ahead log is at its limit: writing waits for the file");
-        let emptied = self.connection.batch_execute(&empty_log_command());
-        self.wal.waited();
-        match emptied {
-            Ok(()) => Ok(()),
-            Err(error) if fault_of(&error.to_string()) == Fault::Disk => {
-                Err(FatalError::Disk(error.to_string()))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "failed to empty the write-ahead log");
                 Ok(())
             }
         }

@@ -10,57 +10,15 @@ use diesel::expression::AsExpression;
 use diesel::prelude::*;
 use diesel::serialize::{self, Output, ToSql};
 use diesel::sql_types::Binary;
-use diesel::sqlite::{Sqlite, SqliteConnection};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{AppendedAt, StoreError};
 use horizons_actors::record::{Digest32, Headers, LogRecord, OutgoingRecord, TimestampType};
 
+use super::engine::{Backend, Connection, engine, insert_rows};
 use super::key;
 use super::schema::{log, log_head};
-use crate::db::error::{engine, unreadable};
-
-/// Rows of one large statement. Each size is its own prepared statement, kept for the connection's life:
-/// enough rows to make a statement's fixed cost small, few enough to stay far below SQLite's limit of
-/// variables.
-pub(super) const ROWS_LARGE: usize = 64;
-
-/// Rows of one medium statement, for what is left of the large ones.
-pub(super) const ROWS_MEDIUM: usize = 8;
-
-/// Inserts a slice of rows through cached statements of fixed sizes.
-///
-/// *Source*: measurement: a statement over a vector is prepared
-/// anew each time, one over an array is cached by its type. Audit rows and bodies so written, against a
-/// loop over bare prepared statements (release build, seven rounds on a busy machine, median and extremes): 0.89
-/// (0.84 to 1.90) at 100 rows a commit, 0.78 (0.34 to 0.83) at 1000. The extremes are other programs' load. One
-/// row a statement, five rounds: 0.70 and 0.53. A function cannot be written without repeating
-/// diesel's bounds for each of the three sizes.
-macro_rules! insert_rows {
-    ($connection:expr, $table:expr, $rows:expr) => {{
-        let (large, rest) = $rows.as_chunks::<{ $crate::db::sqlite::records::ROWS_LARGE }>();
-        for chunk in large {
-            diesel::insert_into($table)
-                .values(chunk)
-                .execute($connection)
-                .map_err($crate::db::error::engine)?;
-        }
-        let (medium, rest) = rest.as_chunks::<{ $crate::db::sqlite::records::ROWS_MEDIUM }>();
-        for chunk in medium {
-            diesel::insert_into($table)
-                .values(chunk)
-                .execute($connection)
-                .map_err($crate::db::error::engine)?;
-        }
-        for row in rest {
-            diesel::insert_into($table)
-                .values(row)
-                .execute($connection)
-                .map_err($crate::db::error::engine)?;
-        }
-    }};
-}
-pub(super) use insert_rows;
+use crate::db::error::unreadable;
 
 /// The columns of a record as they are read.
 #[derive(Debug, Queryable)]
@@ -113,9 +71,9 @@ fn packed<const N: usize>(parts: [Option<&[u8]>; N]) -> [Option<Bytes>; N] {
 #[diesel(sql_type = Binary)]
 pub(super) struct Blob(pub(super) Bytes);
 
-impl ToSql<Binary, Sqlite> for Blob {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        <[u8] as ToSql<Binary, Sqlite>>::to_sql(&self.0, out)
+impl ToSql<Binary, Backend> for Blob {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Backend>) -> serialize::Result {
+        <[u8] as ToSql<Binary, Backend>>::to_sql(&self.0, out)
     }
 }
 
@@ -124,9 +82,9 @@ impl ToSql<Binary, Sqlite> for Blob {
 #[diesel(sql_type = Binary)]
 pub(super) struct Digest(pub(super) Digest32);
 
-impl ToSql<Binary, Sqlite> for Digest {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
-        <[u8] as ToSql<Binary, Sqlite>>::to_sql(&self.0, out)
+impl ToSql<Binary, Backend> for Digest {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Backend>) -> serialize::Result {
+        <[u8] as ToSql<Binary, Backend>>::to_sql(&self.0, out)
     }
 }
 
@@ -160,7 +118,7 @@ pub(super) struct Appended {
 
 /// Appends records; to be called last in a transaction.
 pub(super) fn append(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     records: &[&OutgoingRecord],
 ) -> Result<Appended, StoreError> {
     let mut partitions: BTreeMap<(u8, Partition), Vec<usize>> = BTreeMap::new();
@@ -202,7 +160,7 @@ pub(super) fn append(
 
 /// Moves the end of a partition and gives it.
 fn take_offsets(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     code: u8,
     partition: Partition,
     count: u64,

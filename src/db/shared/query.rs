@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{EventType, JobStatus};
@@ -15,25 +14,23 @@ use horizons_actors::ports::query::{
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{JobAggregate, JobView};
 
+use super::engine::{Connection, engine};
 use super::jobs::{JobColumns, into_rows};
 use super::key;
 use super::lanes::{self, Lanes};
+#[cfg(doc)]
+use super::ports::ROWS_MAX;
+use super::ports::limit;
 use super::records::RecordColumns;
 use super::schema::{
     dead_letters, job_aggregates, job_timeline, job_views, jobs, live_job_views, parked_keys, refusals,
     status_counts,
 };
 use super::state::{JobAggregateRow, JobViewRow, attempt, named, parsed, uuid};
-#[cfg(doc)]
-use super::store::ROWS_MAX;
-use super::store::limit;
-use crate::db::error::engine;
+use crate::db::words::Words;
 
 /// Lists jobs, newest first.
-pub(super) fn list_jobs(
-    connection: &mut SqliteConnection,
-    filter: &JobFilter,
-) -> Result<Vec<JobRow>, StoreError> {
+pub(super) fn list_jobs(connection: &mut Connection, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
     let mut query = jobs::table.order((jobs::submitted_at.desc(), jobs::job_id.desc())).into_boxed();
     if let Some(user_id) = &filter.user_id {
         query = query.filter(jobs::user_id.eq(user_id.as_str()));
@@ -54,10 +51,7 @@ pub(super) fn list_jobs(
 }
 
 /// Reads the view of a job.
-pub(super) fn job_view(
-    connection: &mut SqliteConnection,
-    job_id: &JobId,
-) -> Result<Option<JobView>, StoreError> {
+pub(super) fn job_view(connection: &mut Connection, job_id: &JobId) -> Result<Option<JobView>, StoreError> {
     let row: Option<JobViewRow> = job_views::table
         .filter(job_views::job_id.eq(job_id.as_str()))
         .order(job_views::lane)
@@ -69,7 +63,7 @@ pub(super) fn job_view(
 
 /// Lists views of jobs that live, in order of job id.
 pub(super) fn live_job_views(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     after: Option<&JobId>,
     wanted: usize,
 ) -> Result<Vec<JobView>, StoreError> {
@@ -100,12 +94,12 @@ struct TimelineRow {
     attempt: i64,
     happened_at: i64,
     applied_at: i64,
-    payload: String,
+    payload: Words,
 }
 
 /// Lists the steps of a job's life.
 pub(super) fn timeline(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     job_id: &JobId,
     wanted: usize,
 ) -> Result<Vec<TimelineEntry>, StoreError> {
@@ -127,7 +121,7 @@ pub(super) fn timeline(
                 attempt: attempt(row.attempt)?,
                 happened_at: Timestamp::from_micros(row.happened_at),
                 applied_at: Timestamp::from_micros(row.applied_at),
-                payload: row.payload,
+                payload: row.payload.into(),
             })
         })
         .collect()
@@ -144,26 +138,26 @@ fn lane_of(lanes: &[(LaneKey, i64)], number: i64) -> Result<LaneKey, StoreError>
 
 /// Lists the refusals about a job, in order of offset.
 pub(super) fn list_refusals(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     job_id: &JobId,
     wanted: usize,
 ) -> Result<Vec<StoredRefusal>, StoreError> {
-    let rows: Vec<(i64, String, String, i64)> = refusals::table
+    let rows: Vec<(i64, String, Words, i64)> = refusals::table
         .filter(refusals::job_id.eq(job_id.as_str()))
         .order(refusals::refusal)
         .limit(limit(wanted))
         .select((refusals::refusal, refusals::reason, refusals::detail, refusals::refused_at))
         .load(connection)
         .map_err(engine)?;
-    let lanes = lanes.sorted();
+    let lanes = lanes.sorted(connection)?;
     let mut found = Vec::with_capacity(rows.len());
     for (refusal, reason, detail, refused_at) in rows {
         found.push(StoredRefusal {
             lane: lane_of(&lanes, key::lane_of(refusal))?,
             offset: Offset(key::offset_of(refusal)),
             reason,
-            detail,
+            detail: detail.into(),
             refused_at: Timestamp::from_micros(refused_at),
         });
     }
@@ -173,7 +167,7 @@ pub(super) fn list_refusals(
 
 /// Lists the aggregates of a job, by attempt.
 pub(super) fn aggregates(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     job_id: &JobId,
 ) -> Result<Vec<JobAggregate>, StoreError> {
     let rows: Vec<JobAggregateRow> = job_aggregates::table
@@ -186,7 +180,7 @@ pub(super) fn aggregates(
 }
 
 /// Sums how many jobs entered each status.
-pub(super) fn count_statuses(connection: &mut SqliteConnection) -> Result<Vec<(JobStatus, u64)>, StoreError> {
+pub(super) fn count_statuses(connection: &mut Connection) -> Result<Vec<(JobStatus, u64)>, StoreError> {
     let rows: Vec<(String, i64)> = status_counts::table
         .select((status_counts::status, status_counts::entered))
         .load(connection)
@@ -205,7 +199,7 @@ struct DeadLetterRow {
     letter: i64,
     record: RecordColumns,
     reason: String,
-    detail: String,
+    detail: Words,
     state: String,
     attempts: i64,
     rejected_at: i64,
@@ -214,7 +208,7 @@ struct DeadLetterRow {
 
 /// Lists dead letters in order of lane and offset.
 pub(super) fn list_dead_letters(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     group: Option<&Group>,
     after: Option<&DeadLetterId>,
@@ -222,7 +216,7 @@ pub(super) fn list_dead_letters(
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let mut left = limit(wanted);
     let mut letters = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         let is_before = after.is_some_and(|after| lane < after.lane);
         if left == 0 || is_before || group.is_some_and(|group| lane.group != *group) {
             continue;
@@ -259,7 +253,7 @@ pub(super) fn list_dead_letters(
                 lane: lane.clone(),
                 record: row.record.into_record(key::offset_of(row.letter))?,
                 reason: row.reason,
-                detail: row.detail,
+                detail: row.detail.into(),
                 state: row.state,
                 attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
                 rejected_at: Timestamp::from_micros(row.rejected_at),
@@ -271,17 +265,17 @@ pub(super) fn list_dead_letters(
 }
 
 /// The columns of a parked key.
-type ParkedKeyRow = (Vec<u8>, i64, String, String, i64, String, i64);
+type ParkedKeyRow = (Vec<u8>, i64, String, Words, i64, String, i64);
 
 /// Lists parked keys in order of lane and key.
 pub(super) fn list_parked_keys(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
     wanted: usize,
 ) -> Result<Vec<StoredParkedKey>, StoreError> {
     let mut left = limit(wanted);
     let mut keys = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if left == 0 {
             break;
         }
@@ -307,7 +301,7 @@ pub(super) fn list_parked_keys(
                 key: Bytes::from(key),
                 head: Offset(head.cast_unsigned()),
                 reason,
-                detail,
+                detail: detail.into(),
                 records: records.cast_unsigned(),
                 wish: lanes::wish(&wish)?,
                 parked_at: Timestamp::from_micros(parked_at),
@@ -319,11 +313,11 @@ pub(super) fn list_parked_keys(
 
 /// Lists how far every lane is, in order of lane.
 pub(super) fn list_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lanes: &Lanes,
 ) -> Result<Vec<LaneProgress>, StoreError> {
     let mut all = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if let Some(progress) = lanes::read_progress(connection, number)? {
             all.push(LaneProgress {
                 lane,

@@ -8,15 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::StoreError;
 use tokio::sync::oneshot;
 
-use super::connection::ReadPool;
+use super::engine::{Connection, ReadPool};
 
 /// A read on its way to a thread: given a connection, or why there is none.
-type Job = Box<dyn FnOnce(Result<&mut SqliteConnection, StoreError>) + Send>;
+type Job = Box<dyn FnOnce(Result<&mut Connection, StoreError>) + Send>;
 
 #[derive(Default)]
 struct State {
@@ -54,7 +53,7 @@ impl Readers {
     /// Queues a read.
     pub(super) fn ask<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+        read: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Reply<T, StoreError> {
         let (answer, receiver) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
@@ -90,7 +89,7 @@ impl Drop for Readers {
 /// Takes a connection of the pool.
 pub(super) fn take(
     pool: &ReadPool,
-) -> Result<diesel::r2d2::PooledConnection<diesel::r2d2::ConnectionManager<SqliteConnection>>, StoreError> {
+) -> Result<diesel::r2d2::PooledConnection<diesel::r2d2::ConnectionManager<Connection>>, StoreError> {
     pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 

@@ -4,7 +4,6 @@
 //! record, and that the stored count of waiting records is the count of rows.
 
 use diesel::prelude::*;
-use diesel::sqlite::SqliteConnection;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::ParkedKeyId;
 use horizons_actors::effect::{
@@ -13,10 +12,11 @@ use horizons_actors::effect::{
 use horizons_actors::ports::store::{ParkedWish, StoreError};
 use horizons_actors::record::LogRecord;
 
+use super::engine::{Connection, engine, insert_or_ignore};
 use super::key;
 use super::records::{RecordColumns, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
-use crate::db::error::engine;
+use crate::db::words::{Words, WordsRef};
 
 /// States of a dead letter.
 const STATE_PARKED: &str = "parked";
@@ -25,11 +25,7 @@ const STATE_RELEASED: &str = "released";
 const STATE_DISCARDED: &str = "discarded";
 
 /// Writes everything about poison.
-pub(super) fn write(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    effects: &Effects,
-) -> Result<(), StoreError> {
+pub(super) fn write(connection: &mut Connection, lane: i64, effects: &Effects) -> Result<(), StoreError> {
     for letter in &effects.dead_letters {
         write_letter(connection, lane, letter)?;
     }
@@ -54,12 +50,14 @@ pub(super) fn write(
     Ok(())
 }
 
-fn write_letter(connection: &mut SqliteConnection, lane: i64, letter: &DeadLetter) -> Result<(), StoreError> {
+fn write_letter(connection: &mut Connection, lane: i64, letter: &DeadLetter) -> Result<(), StoreError> {
     let row = key::in_lane(lane, letter.record.offset.0)?;
     let record = &letter.record;
     let at = letter.rejected_at.as_micros();
-    let written = diesel::insert_or_ignore_into(dead_letters::table)
-        .values((
+    let written = insert_or_ignore!(
+        connection,
+        dead_letters::table,
+        (
             dead_letters::letter.eq(row),
             dead_letters::recorded_at.eq(record.timestamp.as_micros()),
             dead_letters::time_type.eq(i32::from(record.timestamp_type.code())),
@@ -67,14 +65,13 @@ fn write_letter(connection: &mut SqliteConnection, lane: i64, letter: &DeadLette
             dead_letters::headers.eq(record.headers.as_block().as_ref()),
             dead_letters::payload.eq(slice(record.payload.as_ref())),
             dead_letters::reason.eq(letter.rejection.name()),
-            dead_letters::detail.eq(letter.rejection.to_string()),
+            dead_letters::detail.eq(Words::of(&letter.rejection.to_string())),
             dead_letters::state.eq(if letter.is_parked { STATE_PARKED } else { STATE_DEAD }),
             dead_letters::attempts.eq(1),
             dead_letters::rejected_at.eq(at),
             dead_letters::updated_at.eq(at),
-        ))
-        .execute(connection)
-        .map_err(engine)?;
+        )
+    );
     if written == 1 {
         return Ok(());
     }
@@ -106,7 +103,7 @@ fn same_record(what: &str, stored: Option<RecordColumns>, record: &LogRecord) ->
 }
 
 fn settle(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     settlement: &DeadLetterSettlement,
 ) -> Result<(), StoreError> {
@@ -118,7 +115,7 @@ fn settle(
                 at,
                 dead_letters::attempts.eq(dead_letters::attempts + 1),
                 dead_letters::reason.eq(rejection.name()),
-                dead_letters::detail.eq(rejection.to_string()),
+                dead_letters::detail.eq(Words::of(&rejection.to_string())),
             ))
             .execute(connection),
         DeadLetterOutcome::Released => {
@@ -136,28 +133,36 @@ fn settle(
 }
 
 /// Parks a key; one that is parked already gets the new head and waits for a new wish.
-fn park_key(connection: &mut SqliteConnection, lane: i64, parked: &ParkedKey) -> Result<(), StoreError> {
+fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Result<(), StoreError> {
     let head = parked.head.0.cast_signed();
     let detail = parked.rejection.to_string();
+    let changed = diesel::update(
+        parked_keys::table
+            .filter(parked_keys::lane.eq(lane))
+            .filter(parked_keys::key.eq(parked.key.as_ref())),
+    )
+    .set((
+        parked_keys::head_offset.eq(head),
+        parked_keys::reason.eq(parked.rejection.name()),
+        parked_keys::detail.eq(WordsRef(&detail)),
+        parked_keys::wish.eq(ParkedWish::Wait.name()),
+        parked_keys::wished_by.eq(None::<Vec<u8>>),
+        parked_keys::parked_at.eq(parked.parked_at.as_micros()),
+    ))
+    .execute(connection)
+    .map_err(engine)?;
+    if changed == 1 {
+        return Ok(());
+    }
     diesel::insert_into(parked_keys::table)
         .values((
             parked_keys::lane.eq(lane),
             parked_keys::key.eq(parked.key.as_ref()),
             parked_keys::head_offset.eq(head),
             parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
+            parked_keys::detail.eq(WordsRef(&detail)),
             parked_keys::records.eq(0),
             parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::parked_at.eq(parked.parked_at.as_micros()),
-        ))
-        .on_conflict((parked_keys::lane, parked_keys::key))
-        .do_update()
-        .set((
-            parked_keys::head_offset.eq(head),
-            parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
-            parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::wished_by.eq(None::<Vec<u8>>),
             parked_keys::parked_at.eq(parked.parked_at.as_micros()),
         ))
         .execute(connection)
@@ -165,16 +170,14 @@ fn park_key(connection: &mut SqliteConnection, lane: i64, parked: &ParkedKey) ->
     Ok(())
 }
 
-fn park_record(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    parked: &ParkedRecord,
-) -> Result<(), StoreError> {
+fn park_record(connection: &mut Connection, lane: i64, parked: &ParkedRecord) -> Result<(), StoreError> {
     let record = &parked.record;
     let key = parked.key.as_ref();
     let offset = record.offset.0.cast_signed();
-    let written = diesel::insert_or_ignore_into(parked_records::table)
-        .values((
+    let written = insert_or_ignore!(
+        connection,
+        parked_records::table,
+        (
             parked_records::lane.eq(lane),
             parked_records::key.eq(key),
             parked_records::record_offset.eq(offset),
@@ -184,9 +187,8 @@ fn park_record(
             parked_records::headers.eq(record.headers.as_block().as_ref()),
             parked_records::payload.eq(slice(record.payload.as_ref())),
             parked_records::parked_at.eq(parked.parked_at.as_micros()),
-        ))
-        .execute(connection)
-        .map_err(engine)?;
+        )
+    );
     if written == 1 {
         return count_records(connection, lane, key, 1);
     }
@@ -208,12 +210,7 @@ fn park_record(
 }
 
 /// Moves the count of records behind a key.
-fn count_records(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    key: &[u8],
-    change: i64,
-) -> Result<(), StoreError> {
+fn count_records(connection: &mut Connection, lane: i64, key: &[u8], change: i64) -> Result<(), StoreError> {
     let counted = diesel::update(
         parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key)),
     )
@@ -227,11 +224,7 @@ fn count_records(
     }
 }
 
-fn unpark_record(
-    connection: &mut SqliteConnection,
-    lane: i64,
-    id: &ParkedRecordId,
-) -> Result<(), StoreError> {
+fn unpark_record(connection: &mut Connection, lane: i64, id: &ParkedRecordId) -> Result<(), StoreError> {
     let removed = diesel::delete(
         parked_records::table
             .filter(parked_records::lane.eq(lane))
@@ -244,7 +237,7 @@ fn unpark_record(
     if removed == 0 { Ok(()) } else { count_records(connection, lane, &id.key, -1) }
 }
 
-fn unpark_key(connection: &mut SqliteConnection, lane: i64, key: &[u8]) -> Result<(), StoreError> {
+fn unpark_key(connection: &mut Connection, lane: i64, key: &[u8]) -> Result<(), StoreError> {
     let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key));
     let removed =
         diesel::delete(row.filter(parked_keys::records.eq(0))).execute(connection).map_err(engine)?;
@@ -262,7 +255,7 @@ fn unpark_key(connection: &mut SqliteConnection, lane: i64, key: &[u8]) -> Resul
 
 /// Stores what an operator wants of a parked key; tells whether it is parked.
 pub(super) fn set_wish(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     key: &[u8],
     wish: ParkedWish,
@@ -279,7 +272,7 @@ pub(super) fn set_wish(
 
 /// Loads records behind a key, in offset order.
 pub(super) fn load(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     lane: i64,
     id: &ParkedKeyId,
     limit: usize,

@@ -1,0 +1,185 @@
+//! The ports of the store: what lanes, the orchestrator and operators' commands ask.
+//!
+//! Promises that no call blocks: writes wait in the writer's queues, reads on threads of their own.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::{Command, Order, ParkedKeyId};
+use horizons_actors::effect::{ParkedRecord, Timer, TimerId};
+use horizons_actors::ids::{JobId, LaneKey};
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::store::{
+    AppendedAt, CommitError, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneOrders,
+    LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, StoreError,
+};
+use horizons_actors::record::OutgoingRecord;
+use horizons_actors::state::{StateKey, StateValue};
+use tokio::sync::oneshot;
+
+use super::engine::engine;
+use super::queue::{CommandWork, LaneWork};
+use super::schema::timers;
+use super::store::Store;
+use super::{jobs, lanes, parking, state};
+use crate::db::words::Words;
+
+/// Stands for a lane that was never opened: numbers start at 1.
+const NO_LANE: i64 = 0;
+
+/// Most rows that one call reads, whatever is asked for.
+pub(super) const ROWS_MAX: usize = 10_000;
+
+/// Gives a limit as SQL takes it.
+pub(super) fn limit(wanted: usize) -> i64 {
+    i64::try_from(wanted.min(ROWS_MAX)).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// Queues a command and gives its answer.
+    fn command<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> CommandWork,
+    ) -> Reply<T, StoreError> {
+        let (answer, receiver) = oneshot::channel();
+        match self.queue.push_command(work(answer)) {
+            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(away())) }),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    /// Queues work of a lane and gives its answer.
+    fn lane<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> LaneWork,
+    ) -> Reply<T, StoreError> {
+        let (answer, receiver) = oneshot::channel();
+        match self.queue.push_lane(work(answer)) {
+            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(away())) }),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// What is answered when the writer ended before it answered.
+fn away() -> StoreError {
+    StoreError::Unavailable("the store ended before it answered".to_owned())
+}
+
+impl LaneStore for Store {
+    fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError> {
+        self.lane(|answer| LaneWork::Open { lane, answer })
+    }
+
+    fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError> {
+        self.lane(|answer| LaneWork::ReadProgress { lane, answer })
+    }
+
+    fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| match lanes.find(connection, &lane)? {
+            Some(number) => lanes::read_orders(connection, number),
+            None => Ok(LaneOrders { parked: Vec::new(), desired: Default::default() }),
+        })
+    }
+
+    fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| {
+            let number = lanes.find(connection, &lane)?.unwrap_or(NO_LANE);
+            state::load_all(connection, number, keys)
+        })
+    }
+
+    fn load_due_timers(
+        &self,
+        lane: LaneKey,
+        until: Timestamp,
+        wanted: usize,
+    ) -> Reply<Vec<Timer>, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| {
+            let Some(number) = lanes.find(connection, &lane)? else { return Ok(Vec::new()) };
+            let rows: Vec<(Words, Words, i64)> = timers::table
+                .filter(timers::lane.eq(number))
+                .filter(timers::due_at.le(until.as_micros()))
+                .order((timers::due_at, timers::kind, timers::key))
+                .limit(limit(wanted))
+                .select((timers::kind, timers::key, timers::due_at))
+                .load(connection)
+                .map_err(engine)?;
+            Ok(rows
+                .into_iter()
+                .map(|(kind, key, due_at)| Timer {
+                    id: TimerId { kind: kind.into(), key: key.into() },
+                    due_at: Timestamp::from_micros(due_at),
+                })
+                .collect())
+        })
+    }
+
+    fn load_parked(&self, key: ParkedKeyId, wanted: usize) -> Reply<Vec<ParkedRecord>, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| match lanes.find(connection, &key.lane)? {
+            Some(number) => parking::load(connection, number, &key, wanted.min(ROWS_MAX)),
+            None => Ok(Vec::new()),
+        })
+    }
+
+    fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
+        let (answer, receiver) = oneshot::channel();
+        match self.queue.push_lane(LaneWork::Commit { transaction: Box::new(transaction), answer }) {
+            Ok(()) => Box::pin(async move {
+                receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(away().to_string())))
+            }),
+            Err(error) => Box::pin(std::future::ready(Err(CommitError::Store(error)))),
+        }
+    }
+}
+
+impl JobStore for Store {
+    fn write_job(&self, write: JobWrite) -> Reply<JobWritten, StoreError> {
+        self.command(|answer| CommandWork::WriteJob { write: Box::new(write), answer })
+    }
+
+    fn read_job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
+        self.reader.for_lanes.ask(move |connection| jobs::read(connection, &job_id))
+    }
+
+    fn live_jobs(&self, after: Option<JobId>, wanted: usize) -> Reply<Vec<JobRow>, StoreError> {
+        self.reader.for_lanes.ask(move |connection| jobs::live(connection, after.as_ref(), limit(wanted)))
+    }
+
+    fn open_orders(&self, wanted: usize) -> Reply<Vec<Order>, StoreError> {
+        self.reader.for_lanes.ask(move |connection| jobs::open_orders(connection, limit(wanted)))
+    }
+
+    fn answer_order(&self, order: Order, reply: OrderAnswer) -> Reply<(), StoreError> {
+        self.command(|answer| CommandWork::AnswerOrder { order, reply, answer })
+    }
+
+    fn append_records(
+        &self,
+        records: Vec<OutgoingRecord>,
+        audit: Vec<OutgoingRecord>,
+    ) -> Reply<Vec<AppendedAt>, StoreError> {
+        self.command(|answer| CommandWork::AppendRecords { records, audit, answer })
+    }
+
+    fn set_parked_wish(
+        &self,
+        command: Command,
+        key: ParkedKeyId,
+        wish: ParkedWish,
+        audit: OutgoingRecord,
+    ) -> Reply<bool, StoreError> {
+        self.command(|answer| CommandWork::SetParkedWish {
+            command: Box::new(command),
+            key,
+            wish,
+            audit,
+            answer,
+        })
+    }
+}
