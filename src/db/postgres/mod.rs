@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod engine;
 mod errors;
+mod fixed;
 mod holder;
 mod lease;
 mod link;

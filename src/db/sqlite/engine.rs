@@ -6,12 +6,14 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
+use horizons_actors::effect::TimerId;
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
 use super::lanes::{self, Ownership};
-use super::schema::progress;
+use super::schema::{live_job_views, progress, timers};
 use crate::db::error::{Fault, fault_of, store_error};
 use crate::db::outcome::RoundError;
+use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use crate::db::error::engine;
@@ -73,12 +75,25 @@ macro_rules! insert_rows {
 }
 pub(super) use insert_rows;
 
+/// Inserts rows that borrow what they hold one by one: the statement for one row is cached, one for many is not.
+macro_rules! insert_borrowed {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        for row in &$rows {
+            diesel::insert_into($table)
+                .values(row)
+                .execute($connection)
+                .map_err($crate::db::sqlite::engine::engine)?;
+        }
+    };
+}
+pub(super) use insert_borrowed;
+
 /// Inserts rows one by one; one with the same key is replaced.
 ///
 /// `key` and `set` are for engines that must be told what to do with the row that is there.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: $set:expr) => {
-        for row in $rows {
+    ($connection:expr, $table:expr, $rows:expr, key: $key:tt, set: [$($column:path),+ $(,)?]) => {
+        for row in &$rows {
             diesel::replace_into($table)
                 .values(row)
                 .execute($connection)
@@ -98,6 +113,16 @@ macro_rules! insert_or_ignore {
     };
 }
 pub(super) use insert_or_ignore;
+
+/// Inserts those rows of a list whose key is not there.
+macro_rules! insert_or_ignore_rows {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        for row in &$rows {
+            let _ = $crate::db::sqlite::engine::insert_or_ignore!($connection, $table, row);
+        }
+    };
+}
+pub(super) use insert_or_ignore_rows;
 
 /// Makes a query wait for whoever is writing its row; one writes here, in turn with this.
 macro_rules! lock_row {
@@ -222,3 +247,30 @@ pub(super) const SCAN: &str = "
       AND (?5 IS NULL OR b.key = ?5)
     ORDER BY r.first_index, e.entry
     LIMIT ?4";
+
+/// Removes timers of a lane.
+pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> QueryResult<()> {
+    for id in all {
+        diesel::delete(
+            timers::table
+                .filter(timers::lane.eq(lane))
+                .filter(timers::kind.eq(WordsRef(&id.kind)))
+                .filter(timers::key.eq(WordsRef(&id.key))),
+        )
+        .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Removes jobs from the list of those that live.
+pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) -> QueryResult<()> {
+    for job_id in jobs {
+        diesel::delete(
+            live_job_views::table
+                .filter(live_job_views::job_id.eq(job_id))
+                .filter(live_job_views::lane.eq(lane)),
+        )
+        .execute(connection)?;
+    }
+    Ok(())
+}
