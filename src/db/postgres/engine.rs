@@ -18,6 +18,7 @@ use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
+pub(super) use super::heads::take_offsets;
 pub(super) use super::progress::advance;
 pub(super) use super::scan::SCAN;
 
@@ -133,6 +134,11 @@ pub(super) use lock_row;
 /// Turns a failure into the port's error, for `map_err`.
 pub(super) fn engine(error: diesel::result::Error) -> StoreError {
     store_error(&error)
+}
+
+/// Keeps a statement for the connection's life, whose text is always the same.
+pub(super) const fn prepared<S>(statement: S) -> Fixed<S> {
+    Fixed(statement)
 }
 
 /// Begins a transaction that writes.

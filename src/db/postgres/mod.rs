@@ -19,6 +19,7 @@ mod connection;
 mod engine;
 mod errors;
 mod fixed;
+mod heads;
 mod holder;
 mod lease;
 mod link;

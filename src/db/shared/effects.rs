@@ -13,6 +13,7 @@ use horizons_actors::state::AuditSegment;
 
 use super::audit_append::AuditRows;
 use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
+use super::lanes::Seen;
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::{key, parking, state};
 use crate::db::words::WordsRef;
@@ -23,9 +24,10 @@ pub(super) fn write(
     connection: &mut Connection,
     lane: i64,
     effects: &Effects,
+    seen: &Seen,
     audit: &mut AuditRows<'_>,
 ) -> Result<(), StoreError> {
-    audit.gather(connection, lane, effects)?;
+    audit.gather(connection, lane, effects, seen)?;
     for segment in &effects.audit_segments {
         write_segment(connection, lane, segment)?;
     }

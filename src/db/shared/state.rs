@@ -1,6 +1,6 @@
 //! The behaviours' state rows: loading by key, and writing on commit.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
@@ -64,49 +64,44 @@ fn load_together(
 ) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
     let mut viewed = Vec::new();
     let mut aggregated = Vec::new();
-    let mut rows = Vec::with_capacity(keys.len());
-    let mut wanted = HashSet::with_capacity(keys.len());
-    for key in keys {
-        match &key {
-            StateKey::JobView(job_id) => viewed.push(job_id.as_str().to_owned()),
-            StateKey::JobAggregate(job_id, _) => aggregated.push(job_id.as_str().to_owned()),
+    let mut found = HashMap::with_capacity(keys.len());
+    for key in &keys {
+        match key {
+            StateKey::JobView(job_id) => viewed.push(job_id.as_str()),
+            StateKey::JobAggregate(job_id, _) => aggregated.push(job_id.as_str()),
             // One of each at most, or a few.
             StateKey::AuditLog | StateKey::StatusCount(_) | StateKey::LifecycleOwner(..) => {
-                if let Some(value) = load(connection, lane, &key)? {
-                    rows.push((key, value));
+                if let Some(value) = load(connection, lane, key)? {
+                    found.insert(key.clone(), value);
                 }
-                continue;
             }
         }
-        wanted.insert(key);
     }
     if !viewed.is_empty() {
-        let found: Vec<JobViewRow> = job_views::table
+        let rows: Vec<JobViewRow> = job_views::table
             .filter(job_views::job_id.eq_any(viewed))
             .filter(job_views::lane.eq(lane))
             .load(connection)
             .map_err(engine)?;
-        for row in found {
+        for row in rows {
             let view = row.into_view()?;
-            rows.push((StateKey::JobView(view.job_id.clone()), StateValue::JobView(view)));
+            found.insert(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view));
         }
     }
     if !aggregated.is_empty() {
-        let found: Vec<JobAggregateRow> = job_aggregates::table
+        // Other attempts of the same jobs come along, and are left.
+        let rows: Vec<JobAggregateRow> = job_aggregates::table
             .filter(job_aggregates::job_id.eq_any(aggregated))
             .filter(job_aggregates::lane.eq(lane))
             .load(connection)
             .map_err(engine)?;
-        for row in found {
+        for row in rows {
             let aggregate = row.into_aggregate()?;
             let key = StateKey::JobAggregate(aggregate.job_id.clone(), aggregate.attempt);
-            // Other attempts of the same job come along.
-            if wanted.contains(&key) {
-                rows.push((key, StateValue::JobAggregate(aggregate)));
-            }
+            found.insert(key, StateValue::JobAggregate(aggregate));
         }
     }
-    Ok(rows)
+    Ok(keys.into_iter().filter_map(|key| found.remove(&key).map(|value| (key, value))).collect())
 }
 
 /// Loads one row of state.
@@ -346,10 +341,8 @@ fn store_audit_log(connection: &mut Connection, lane: i64, state: &AuditLogState
         segment_first: state.segment.first_index.cast_signed(),
         segment_opened_at: state.segment.opened_at.as_micros(),
     };
-    let changed = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane)))
-        .set(&row)
-        .execute(connection)
-        .map_err(engine)?;
+    let update = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane))).set(&row);
+    let changed = engine::prepared(update).execute(connection).map_err(engine)?;
     if changed == 0 {
         diesel::insert_into(audit_logs::table).values(&row).execute(connection).map_err(engine)?;
     }

@@ -9,8 +9,9 @@ use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::effect::TimerId;
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
-use super::lanes::{self, Ownership};
-use super::schema::{live_job_views, progress, timers};
+use super::lanes::{self, Ownership, Seen};
+use super::records::WantedOffsets;
+use super::schema::{live_job_views, log_head, progress, timers};
 use crate::db::error::{Fault, fault_of, store_error};
 use crate::db::outcome::RoundError;
 use crate::db::words::WordsRef;
@@ -132,6 +133,11 @@ macro_rules! lock_row {
 }
 pub(super) use lock_row;
 
+/// Keeps a statement for the connection's life where its text is always the same; diesel does here what it can.
+pub(super) const fn prepared<S>(statement: S) -> S {
+    statement
+}
+
 /// Begins a transaction that writes.
 pub(super) fn begin(connection: &mut Connection) -> Result<(), StoreError> {
     connection.batch_execute("BEGIN IMMEDIATE").map_err(engine)
@@ -203,7 +209,7 @@ fn advance_one(
         return Ok(Ownership::Fenced);
     }
     lanes::check_forward(transaction)?;
-    Ok(Ownership::Owned)
+    Ok(Ownership::Owned(Seen::default()))
 }
 
 /// Makes whoever names the same thing wait until this transaction ends; one writes here, so nobody waits.
@@ -273,4 +279,35 @@ pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) 
         .execute(connection)?;
     }
     Ok(())
+}
+
+/// Moves the ends of partitions, in the order given, and gives the new ones.
+pub(super) fn take_offsets(
+    connection: &mut Connection,
+    wanted: &[WantedOffsets],
+) -> Result<Vec<u64>, StoreError> {
+    wanted.iter().map(|wanted| take_of_partition(connection, wanted).map_err(engine)).collect()
+}
+
+/// Moves the end of a partition and gives it.
+fn take_of_partition(connection: &mut Connection, wanted: &WantedOffsets) -> QueryResult<u64> {
+    let head = log_head::table
+        .filter(log_head::topic.eq(wanted.topic))
+        .filter(log_head::partition.eq(wanted.partition));
+    let moved: Option<i64> = diesel::update(head)
+        .set(log_head::next_offset.eq(log_head::next_offset + wanted.count))
+        .returning(log_head::next_offset)
+        .get_result(connection)
+        .optional()?;
+    if let Some(end) = moved {
+        return Ok(end.cast_unsigned());
+    }
+    diesel::insert_into(log_head::table)
+        .values((
+            log_head::topic.eq(wanted.topic),
+            log_head::partition.eq(wanted.partition),
+            log_head::next_offset.eq(wanted.count),
+        ))
+        .execute(connection)?;
+    Ok(wanted.count.cast_unsigned())
 }
