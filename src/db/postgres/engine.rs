@@ -20,6 +20,7 @@ pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
 pub(super) use super::heads::take_offsets;
 pub(super) use super::progress::advance;
+pub(super) use super::relay_lease::{release_relay_lease, renew_relay_lease, take_relay_lease};
 pub(super) use super::scan::SCAN;
 
 /// The engine.

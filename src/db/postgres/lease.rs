@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -17,6 +16,7 @@ use super::connection::connect;
 use super::engine::{Connection, engine};
 use super::errors::connection_text;
 use super::holder::Holder;
+use super::lease_row;
 
 /// A lease is renewed after this part of its time.
 const RENEW_PART: u32 = 6;
@@ -28,22 +28,6 @@ pub enum Taken {
     Ours(Lease),
     /// Another process has it, named here.
     Held(String),
-}
-
-/// A row with a number.
-#[derive(QueryableByName)]
-struct EpochRow {
-    #[diesel(sql_type = BigInt)]
-    epoch: i64,
-}
-
-/// A row about a holder.
-#[derive(QueryableByName)]
-struct HolderRow {
-    #[diesel(sql_type = Nullable<Text>)]
-    holder: Option<String>,
-    #[diesel(sql_type = BigInt)]
-    epoch: i64,
 }
 
 /// How a lease stands.
@@ -77,7 +61,7 @@ struct Renewer {
     connection: Option<Connection>,
     name: &'static str,
     holder: String,
-    epoch: i64,
+    epoch: u64,
     shared: Arc<Shared>,
     on_lost: Box<dyn FnOnce() + Send>,
 }
@@ -100,7 +84,7 @@ impl Lease {
         let mut connection =
             connect(config).map_err(|error| StoreError::Unavailable(connection_text(&error)))?;
         let asked_at = Instant::now();
-        let epoch = match try_take(&mut connection, config, name, &holder)? {
+        let epoch = match try_take(&mut connection, config, name, &holder).map_err(engine)? {
             Ok(epoch) => epoch,
             Err(other) => return Ok(Taken::Held(other)),
         };
@@ -122,7 +106,7 @@ impl Lease {
             .name("store-lease".to_owned())
             .spawn(move || renewer.work())
             .map_err(|error| StoreError::Unavailable(format!("failed to start a thread: {error}")))?;
-        Ok(Taken::Ours(Lease { name, epoch: epoch.cast_unsigned(), shared, renewer: Some(thread) }))
+        Ok(Taken::Ours(Lease { name, epoch, shared, renewer: Some(thread) }))
     }
 
     /// Tells whether the lease is held, now. While the database is away it stops being held, and is held again
@@ -167,49 +151,25 @@ fn believed_until(config: &PostgresConfig, asked_at: Instant) -> Instant {
     asked_at + config.lease_time * 2 / 3
 }
 
-/// Gives a time in the database's unit.
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
 /// Takes a lease that nobody holds, or whose holder has died on this machine; else gives the holder.
 fn try_take(
     connection: &mut Connection,
     config: &PostgresConfig,
     name: &str,
     holder: &str,
-) -> Result<Result<i64, String>, StoreError> {
+) -> QueryResult<Result<u64, String>> {
     // A holder that is named and gone again in between makes another round.
-    let mut dead_epoch = -1;
+    let mut dead_epoch = None;
     loop {
-        let taken = diesel::sql_query(
-            "INSERT INTO leases AS l (name, holder, epoch, expires_at)
-             VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
-             ON CONFLICT (name) DO UPDATE
-             SET holder = excluded.holder, epoch = l.epoch + 1, expires_at = excluded.expires_at
-             WHERE l.holder IS NULL OR l.expires_at <= clock_timestamp() OR l.epoch = $4
-             RETURNING epoch",
-        )
-        .bind::<Text, _>(name)
-        .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(micros(config.lease_time))
-        .bind::<BigInt, _>(dead_epoch)
-        .get_result::<EpochRow>(connection)
-        .optional()
-        .map_err(engine)?;
-        if let Some(row) = taken {
-            return Ok(Ok(row.epoch));
+        if let Some(epoch) = lease_row::take(connection, name, holder, config.lease_time, dead_epoch)? {
+            return Ok(Ok(epoch));
         }
-        let found = diesel::sql_query("SELECT holder, epoch FROM leases WHERE name = $1")
-            .bind::<Text, _>(name)
-            .get_result::<HolderRow>(connection)
-            .optional()
-            .map_err(engine)?;
-        let Some(HolderRow { holder: Some(other), epoch }) = found else { continue };
-        if epoch == dead_epoch || !Holder::parse(&other).is_some_and(|other| other.is_dead()) {
+        let Some((other, epoch)) = lease_row::holder(connection, name)? else { continue };
+        let is_dead = Holder::parse(&other).is_some_and(|other| other.is_dead());
+        if Some(epoch) == dead_epoch || !is_dead {
             return Ok(Err(other));
         }
-        dead_epoch = epoch;
+        dead_epoch = Some(epoch);
     }
 }
 
@@ -264,34 +224,15 @@ impl Renewer {
     /// Renews the lease; false when it is another's.
     fn renew(&mut self) -> Result<bool, StoreError> {
         let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
-        let time = micros(self.config.lease_time);
-        let changed = diesel::sql_query(
-            "UPDATE leases SET expires_at = clock_timestamp() + $4 * interval '1 microsecond'
-             WHERE name = $1 AND holder = $2 AND epoch = $3",
-        )
-        .bind::<Text, _>(name)
-        .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(epoch)
-        .bind::<BigInt, _>(time)
-        .execute(self.connection()?)
-        .map_err(engine)?;
-        Ok(changed == 1)
+        let time = self.config.lease_time;
+        lease_row::renew(self.connection()?, name, &holder, epoch, time).map_err(engine)
     }
 
     fn give_back(&mut self) {
         self.stand(Standing::Lost);
-        let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
         // Without a connection it expires by itself.
         let Some(connection) = self.connection.as_mut() else { return };
-        let given = diesel::sql_query(
-            "UPDATE leases SET holder = NULL, expires_at = clock_timestamp()
-             WHERE name = $1 AND holder = $2 AND epoch = $3",
-        )
-        .bind::<Text, _>(name)
-        .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(epoch)
-        .execute(connection);
-        if let Err(error) = given {
+        if let Err(error) = lease_row::release(connection, self.name, &self.holder, self.epoch) {
             tracing::debug!(lease = self.name, %error, "a lease was not given back: it expires");
         }
     }

@@ -22,10 +22,12 @@ mod fixed;
 mod heads;
 mod holder;
 mod lease;
+mod lease_row;
 mod link;
 mod migrate;
 mod numbers;
 mod progress;
+mod relay_lease;
 mod scan;
 mod store;
 
@@ -41,6 +43,8 @@ mod identity;
 mod jobs;
 #[path = "../shared/lanes.rs"]
 mod lanes;
+#[path = "../shared/outbox.rs"]
+mod outbox;
 #[path = "../shared/parking.rs"]
 mod parking;
 #[path = "../shared/ports.rs"]

@@ -17,6 +17,7 @@ use super::audit_append::AuditRows;
 use super::engine::{self, Connection};
 use super::lanes::{self, Lanes, Ownership, Seen};
 use super::numbers::EntryNumbers;
+use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
@@ -41,6 +42,7 @@ pub(super) enum CommandResult {
     /// On success the place of its first record among the round's, and how many there are.
     Appended(Result<(usize, usize), StoreError>),
     Wished(Result<bool, StoreError>),
+    Outbox(OutboxResult),
 }
 
 /// What work of a lane is answered after the commit.
@@ -166,6 +168,11 @@ fn write_command<'a>(
                 gathered.outbox.push(audit);
             }
             Ok(CommandResult::Wished(Ok(is_parked)))
+        }
+        CommandWork::Outbox(work) => {
+            let (result, published) = outbox::write(connection, work)?;
+            gathered.outbox.extend(published);
+            Ok(CommandResult::Outbox(result))
         }
     }
 }

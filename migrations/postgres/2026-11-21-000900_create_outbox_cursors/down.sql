@@ -1,0 +1,1 @@
+DROP TABLE outbox_cursors, outbox_set_aside;
