@@ -1,1 +1,2 @@
-DROP TABLE outbox_cursors, outbox_set_aside;
+DROP TABLE outbox_set_aside;
+DROP TABLE outbox_cursors;

@@ -30,6 +30,6 @@ CREATE TABLE outbox_set_aside (
     key          BYTEA,
     headers      BYTEA NOT NULL,
     payload      BYTEA,
-    command_id   BYTEA NOT NULL CHECK (octet_length(command_id) = 16),
+    command_id   BYTEA NOT NULL CHECK (length(command_id) = 16),
     set_aside_at BIGINT NOT NULL
 );

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -16,7 +17,6 @@ use super::connection::connect;
 use super::engine::{Connection, engine};
 use super::errors::connection_text;
 use super::holder::Holder;
-use super::lease_row;
 
 /// A lease is renewed after this part of its time.
 const RENEW_PART: u32 = 6;
@@ -28,6 +28,22 @@ pub enum Taken {
     Ours(Lease),
     /// Another process has it, named here.
     Held(String),
+}
+
+/// A row with a number.
+#[derive(QueryableByName)]
+struct EpochRow {
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+}
+
+/// A row about a holder.
+#[derive(QueryableByName)]
+struct HolderRow {
+    #[diesel(sql_type = Nullable<Text>)]
+    holder: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
 }
 
 /// How a lease stands.
@@ -61,7 +77,7 @@ struct Renewer {
     connection: Option<Connection>,
     name: &'static str,
     holder: String,
-    epoch: u64,
+    epoch: i64,
     shared: Arc<Shared>,
     on_lost: Box<dyn FnOnce() + Send>,
 }
@@ -76,15 +92,12 @@ impl Lease {
         name: &'static str,
         on_lost: impl FnOnce() + Send + 'static,
     ) -> Result<Taken, StoreError> {
-        let holder = Holder::this()
-            .map_err(|error| StoreError::Broken(format!("failed to name this process: {error}")))?
-            .to_string();
         // A second lease of the same name in this process is another holder.
-        let holder = format!("{holder} {}", uuid::Uuid::new_v4());
+        let holder = holder_text(&uuid::Uuid::new_v4().to_string())?;
         let mut connection =
             connect(config).map_err(|error| StoreError::Unavailable(connection_text(&error)))?;
         let asked_at = Instant::now();
-        let epoch = match try_take(&mut connection, config, name, &holder).map_err(engine)? {
+        let epoch = match try_take(&mut connection, config.lease_time, name, &holder)? {
             Ok(epoch) => epoch,
             Err(other) => return Ok(Taken::Held(other)),
         };
@@ -106,7 +119,7 @@ impl Lease {
             .name("store-lease".to_owned())
             .spawn(move || renewer.work())
             .map_err(|error| StoreError::Unavailable(format!("failed to start a thread: {error}")))?;
-        Ok(Taken::Ours(Lease { name, epoch, shared, renewer: Some(thread) }))
+        Ok(Taken::Ours(Lease { name, epoch: epoch.cast_unsigned(), shared, renewer: Some(thread) }))
     }
 
     /// Tells whether the lease is held, now. While the database is away it stops being held, and is held again
@@ -151,25 +164,96 @@ fn believed_until(config: &PostgresConfig, asked_at: Instant) -> Instant {
     asked_at + config.lease_time * 2 / 3
 }
 
-/// Takes a lease that nobody holds, or whose holder has died on this machine; else gives the holder.
-fn try_take(
+/// Gives a time in the database's unit.
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Names a holder in this process, so that others on this machine can tell whether the process lives.
+pub(super) fn holder_text(which: &str) -> Result<String, StoreError> {
+    let process = Holder::this()
+        .map_err(|error| StoreError::Broken(format!("failed to name this process: {error}")))?;
+    Ok(format!("{process} {which}"))
+}
+
+/// Prolongs a lease; false when it is another's.
+pub(super) fn renew(
     connection: &mut Connection,
-    config: &PostgresConfig,
     name: &str,
     holder: &str,
-) -> QueryResult<Result<u64, String>> {
+    epoch: i64,
+    time: Duration,
+) -> Result<bool, StoreError> {
+    let changed = diesel::sql_query(
+        "UPDATE leases SET expires_at = clock_timestamp() + $4 * interval '1 microsecond'
+         WHERE name = $1 AND holder = $2 AND epoch = $3",
+    )
+    .bind::<Text, _>(name)
+    .bind::<Text, _>(holder)
+    .bind::<BigInt, _>(epoch)
+    .bind::<BigInt, _>(micros(time))
+    .execute(connection)
+    .map_err(engine)?;
+    Ok(changed == 1)
+}
+
+/// Gives a lease back; one that is another's stays.
+pub(super) fn give_back(
+    connection: &mut Connection,
+    name: &str,
+    holder: &str,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    diesel::sql_query(
+        "UPDATE leases SET holder = NULL, expires_at = clock_timestamp()
+         WHERE name = $1 AND holder = $2 AND epoch = $3",
+    )
+    .bind::<Text, _>(name)
+    .bind::<Text, _>(holder)
+    .bind::<BigInt, _>(epoch)
+    .execute(connection)
+    .map(drop)
+    .map_err(engine)
+}
+
+/// Takes a lease that nobody holds, or whose holder has died on this machine; else gives the holder.
+pub(super) fn try_take(
+    connection: &mut Connection,
+    time: Duration,
+    name: &str,
+    holder: &str,
+) -> Result<Result<i64, String>, StoreError> {
     // A holder that is named and gone again in between makes another round.
-    let mut dead_epoch = None;
+    let mut dead_epoch = -1;
     loop {
-        if let Some(epoch) = lease_row::take(connection, name, holder, config.lease_time, dead_epoch)? {
-            return Ok(Ok(epoch));
+        let taken = diesel::sql_query(
+            "INSERT INTO leases AS l (name, holder, epoch, expires_at)
+             VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
+             ON CONFLICT (name) DO UPDATE
+             SET holder = excluded.holder, epoch = l.epoch + 1, expires_at = excluded.expires_at
+             WHERE l.holder IS NULL OR l.expires_at <= clock_timestamp() OR l.epoch = $4
+             RETURNING epoch",
+        )
+        .bind::<Text, _>(name)
+        .bind::<Text, _>(holder)
+        .bind::<BigInt, _>(micros(time))
+        .bind::<BigInt, _>(dead_epoch)
+        .get_result::<EpochRow>(connection)
+        .optional()
+        .map_err(engine)?;
+        if let Some(row) = taken {
+            return Ok(Ok(row.epoch));
         }
-        let Some((other, epoch)) = lease_row::holder(connection, name)? else { continue };
-        let is_dead = Holder::parse(&other).is_some_and(|other| other.is_dead());
-        if Some(epoch) == dead_epoch || !is_dead {
+        let found = diesel::sql_query("SELECT holder, epoch FROM leases WHERE name = $1")
+            .bind::<Text, _>(name)
+            .get_result::<HolderRow>(connection)
+            .optional()
+            .map_err(engine)?;
+        let Some(HolderRow { holder: Some(other), epoch }) = found else { continue };
+        if epoch == dead_epoch || !Holder::parse(&other).is_some_and(|other| other.is_dead()) {
             return Ok(Err(other));
         }
-        dead_epoch = Some(epoch);
+        dead_epoch = epoch;
     }
 }
 
@@ -225,14 +309,16 @@ impl Renewer {
     fn renew(&mut self) -> Result<bool, StoreError> {
         let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
         let time = self.config.lease_time;
-        lease_row::renew(self.connection()?, name, &holder, epoch, time).map_err(engine)
+        renew(self.connection()?, name, &holder, epoch, time)
     }
 
     fn give_back(&mut self) {
         self.stand(Standing::Lost);
+        let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
         // Without a connection it expires by itself.
         let Some(connection) = self.connection.as_mut() else { return };
-        if let Err(error) = lease_row::release(connection, self.name, &self.holder, self.epoch) {
+        let given = give_back(connection, name, &holder, epoch);
+        if let Err(error) = given {
             tracing::debug!(lease = self.name, %error, "a lease was not given back: it expires");
         }
     }

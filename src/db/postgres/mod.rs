@@ -22,12 +22,10 @@ mod fixed;
 mod heads;
 mod holder;
 mod lease;
-mod lease_row;
 mod link;
 mod migrate;
 mod numbers;
 mod progress;
-mod relay_lease;
 mod scan;
 mod store;
 
