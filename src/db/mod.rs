@@ -12,8 +12,11 @@ pub mod error;
 pub mod fatal;
 mod key;
 pub mod log_choice;
+mod outcome;
+pub mod postgres;
 mod profile;
 mod queue;
 pub mod sqlite;
+mod words;
 
 pub use profile::WriterTimes;
