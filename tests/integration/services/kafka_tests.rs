@@ -158,7 +158,8 @@ fn secure_listener_takes_the_right_password_and_no_other() {
         let password = format!("sasl.password={password}");
         let mut command = kcat(&["-b", &secure.bootstrap, "-X", "security.protocol=SASL_SSL"]);
         command.args(["-X", "sasl.mechanisms=SCRAM-SHA-512", "-X", &user, "-X", &password, "-X", authority]);
-        command.args(["-C", "-t", "secure", "-e", "-q", "-J", "-m", GIVE_UP]);
+        // Not quiet: it must say why it was refused.
+        command.args(["-C", "-t", "secure", "-e", "-J", "-m", GIVE_UP]);
         command
     };
 

@@ -10,6 +10,8 @@ pub(crate) mod clients;
 pub(crate) mod kafka;
 mod kafka_tests;
 mod partition_tests;
+pub(crate) mod postgres;
+mod postgres_faults;
 pub(crate) mod proxy;
 mod proxy_connection;
 mod proxy_tests;
