@@ -20,6 +20,9 @@ use crate::kafka::producer::{Delivery, IdempotentProducer, ProducedRecord, with_
 /// Rows of one partition that one read takes: enough to fill batches, few enough to share the memory.
 const ROWS_PER_READ: usize = 1_024;
 
+/// Rows of all partitions that one read takes.
+const ROWS_PER_ROUND: usize = 8_192;
+
 /// Bytes that one read takes.
 const BYTES_PER_READ: usize = 4 << 20;
 
@@ -278,7 +281,7 @@ impl Relay {
         let ends = self.heads.ends();
         let begin = leading.turn % leading.lanes.len().max(1);
         let (after, before) = leading.lanes.split_at_checked(begin)?;
-        let mut left = room;
+        let mut left = room.min(ROWS_PER_ROUND);
         let mut wanted = Vec::new();
         for lane in before.iter().chain(after) {
             let state = &lane.state;
