@@ -122,9 +122,9 @@ impl Relay {
             Err(error) => error,
         };
         let refusal = Refusal::of_error(&error);
-        let is_purged =
-            matches!(refusal.code(), RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
-        if is_purged && leading.breaking.is_some() {
+        if is_of_producer(refusal.code()) {
+            // The record is not at fault: it shares its producer with one that is.
+            begin_break(leading, now);
             return;
         }
         let partition = lane.state.partition();
@@ -307,6 +307,17 @@ impl Relay {
 fn lane_of(leading: &mut Leading, partition: OutboxPartition) -> Option<&mut super::run::Lane> {
     let place = leading.index.get(&partition).copied()?;
     leading.lanes.get_mut(place)
+}
+
+/// Tells whether a code is about the producer as a whole.
+const fn is_of_producer(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::PurgeInflight
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::GaplessGuarantee
+    )
 }
 
 /// Stops handing over, and gives up what is not on its way: what follows the failed row must not overtake it.
