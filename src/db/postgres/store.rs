@@ -19,6 +19,7 @@ use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
+use super::round::DiskUse;
 use super::writer::{self, Writer};
 use super::{migrate, source};
 use crate::db::error::OpenError;
@@ -168,6 +169,7 @@ impl PostgresStore {
             disk_limit_bytes: reader.disk_limit_bytes,
             profile: Arc::clone(&profile),
             entry_numbers: EntryNumbers::default(),
+            disk_use: DiskUse::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })

@@ -3,6 +3,7 @@
 //! Promises that progress of all lanes is moved first, then the rows of those that still own theirs are
 //! written, then the audit entries of all, then the outbox; and that a member which fails because of its data fails alone.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
@@ -25,11 +26,30 @@ use super::{effects, jobs, parking};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
+/// What the database took when it was last asked, and when that was.
+#[derive(Debug, Default)]
+pub(super) struct DiskUse(Cell<Option<(Instant, u64)>>);
+
+impl DiskUse {
+    /// Asks the database, unless it was asked a moment ago ([`engine::USED_BYTES_FOR`]).
+    fn bytes(&self, connection: &mut Connection) -> Result<u64, StoreError> {
+        if let Some((asked, bytes)) = self.0.get()
+            && asked.elapsed() < engine::USED_BYTES_FOR
+        {
+            return Ok(bytes);
+        }
+        let bytes = engine::used_bytes(connection).map_err(engine::engine)?;
+        self.0.set(Some((Instant::now(), bytes)));
+        Ok(bytes)
+    }
+}
+
 /// What a round needs beside the connection.
 pub(super) struct Context<'a> {
     pub(super) log_id: &'a LogId,
     pub(super) lanes: &'a Lanes,
     pub(super) disk_limit_bytes: u64,
+    pub(super) disk_use: &'a DiskUse,
     pub(super) profile: &'a WriterProfile,
     pub(super) entry_numbers: &'a EntryNumbers,
 }
@@ -185,7 +205,7 @@ fn check_disk_limit(
 ) -> Result<Result<(), StoreError>, StoreError> {
     let used_bytes = match gathered.used_bytes {
         Some(used_bytes) => used_bytes,
-        None => *gathered.used_bytes.insert(engine::used_bytes(connection).map_err(engine::engine)?),
+        None => *gathered.used_bytes.insert(context.disk_use.bytes(connection)?),
     };
     let limit_bytes = context.disk_limit_bytes;
     Ok(if used_bytes >= limit_bytes {

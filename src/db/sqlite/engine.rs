@@ -30,6 +30,9 @@ pub(super) type Connection = diesel::sqlite::SqliteConnection;
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
 
+/// How long the size of the file counts once it was asked for: asking costs nothing.
+pub(super) const USED_BYTES_FOR: std::time::Duration = std::time::Duration::ZERO;
+
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = false;
 

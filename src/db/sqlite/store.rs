@@ -22,6 +22,7 @@ use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
+use super::round::DiskUse;
 use super::writer::{self, Writer};
 use super::{identity, source};
 use crate::db::error::{OpenError, engine};
@@ -170,6 +171,7 @@ impl SqliteStore {
             disk_limit_bytes: config.disk_limit_bytes,
             profile: Arc::clone(&profile),
             entry_numbers,
+            disk_use: DiskUse::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })
