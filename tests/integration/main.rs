@@ -20,6 +20,8 @@ mod documents;
 mod http;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
+/// The PostgreSQL store's schema, roles, leases, and what it does in outages.
+mod postgres_store;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
 /// Real services, and faults in front of them; with the tests of both.
