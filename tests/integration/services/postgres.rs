@@ -137,7 +137,8 @@ impl Cluster {
         }
     }
 
-    fn server_pid(&self) -> u32 {
+    /// Gives the server's main process.
+    pub(crate) fn server_pid(&self) -> u32 {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         text.lines().next().unwrap().trim().parse().unwrap()
     }
