@@ -19,8 +19,9 @@ use super::numbers::EntryNumbers;
 use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
-use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
+use super::round::{self, CommandResult, Context, Done, LaneResult};
 use crate::db::fatal::{FatalError, FatalHook};
+use crate::db::outcome::RoundError;
 
 /// What the writer works with.
 pub(super) struct Writer {
