@@ -18,6 +18,8 @@ mod config;
 mod documents;
 /// The HTTP interface over real connections: every route, every refusal, limits on clients.
 mod http;
+/// The Kafka adapter against real brokers: reading, gaps, rebalances, losses.
+mod kafka;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.

@@ -16,7 +16,7 @@ CREATE TABLE outbox_cursors (
 
 CREATE TRIGGER outbox_cursors_never_go_back BEFORE UPDATE ON outbox_cursors FOR EACH ROW
 WHEN (NEW.next_offset < OLD.next_offset OR NEW.epoch < OLD.epoch OR NEW.kept_offset < OLD.kept_offset
-   OR coalesce(NEW.tail_offset, -1) < coalesce(OLD.tail_offset, -1))
+  OR coalesce(NEW.tail_offset, -1) < coalesce(OLD.tail_offset, -1))
 EXECUTE FUNCTION refuse_change('a cursor of the outbox may only go forward');
 
 CREATE TRIGGER outbox_cursors_refuse_delete BEFORE DELETE OR TRUNCATE ON outbox_cursors FOR EACH STATEMENT

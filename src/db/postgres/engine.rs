@@ -3,6 +3,8 @@
 //! Promises the names that every engine's folder has: the connection, how a transaction begins and ends, how
 //! rows are written in bulk, and what a failure means.
 
+use std::time::Duration;
+
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
@@ -12,6 +14,7 @@ use horizons_actors::ports::store::StoreError;
 
 use super::errors::{Fault, fault_of};
 use super::fixed::Fixed;
+use super::lease;
 use super::schema::live_job_views;
 use crate::db::outcome::RoundError;
 use crate::db::words::WordsRef;
@@ -20,7 +23,6 @@ pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
 pub(super) use super::heads::take_offsets;
 pub(super) use super::progress::advance;
-pub(super) use super::relay_lease::{release_relay_lease, renew_relay_lease, take_relay_lease};
 pub(super) use super::scan::SCAN;
 
 /// The engine.
@@ -212,4 +214,36 @@ pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) 
     )
     .execute(connection)
     .map(|_| ())
+}
+
+/// The lease of the relay.
+const RELAY_LEASE: &str = "relay";
+
+/// Takes the lease of the relay, unless another has it; gives its epoch.
+pub(super) fn take_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    duration: Duration,
+) -> Result<Option<i64>, StoreError> {
+    let holder = lease::holder_text(holder)?;
+    Ok(lease::try_take(connection, duration, RELAY_LEASE, &holder)?.ok())
+}
+
+/// Prolongs the lease of the relay; false when it is another's.
+pub(super) fn renew_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    epoch: i64,
+    duration: Duration,
+) -> Result<bool, StoreError> {
+    lease::renew(connection, RELAY_LEASE, &lease::holder_text(holder)?, epoch, duration)
+}
+
+/// Gives the lease of the relay back.
+pub(super) fn release_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    lease::give_back(connection, RELAY_LEASE, &lease::holder_text(holder)?, epoch)
 }

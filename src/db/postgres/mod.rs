@@ -26,7 +26,6 @@ mod link;
 mod migrate;
 mod numbers;
 mod progress;
-mod relay_lease;
 mod scan;
 mod store;
 
