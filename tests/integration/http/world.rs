@@ -117,6 +117,14 @@ impl Commands for FakeCommands {
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
         self.answer(command, |_| ())
     }
+
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
+
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
 }
 
 /// A job of `ada`, submitted so many seconds after the kit's time.
@@ -188,6 +196,7 @@ impl World {
         let state = AppState {
             queries: Arc::new(store.clone()),
             commands: commands.clone(),
+            relay: None,
             board: Arc::clone(&board),
             log_id: LogId::parse("log-1").unwrap(),
             lane_metrics: LaneMetrics::register(&registry).unwrap(),
