@@ -30,7 +30,7 @@ fn members_joining_and_leaving_lose_and_double_nothing() {
 
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let chunk = 50;
+            let chunk = 500;
             for _ in 0..STORM_RECORDS / chunk {
                 (0..10).for_each(|number| world.produce(lifecycle(number), "r", chunk));
             }
@@ -78,7 +78,8 @@ fn revocation_that_nobody_answers_ends_at_its_deadline() {
     assert_eq!(deaf.told().revoked.len(), 5);
     assert_eq!(deaf.told().lost.len(), 5, "what was not stopped in time is lost");
     assert!(took >= Duration::from_millis(1_400), "{took:?}");
-    let kept = deaf.told().assigned.iter().find(|one| !deaf.told_revoked(**one)).copied().unwrap();
+    let assigned = deaf.told().assigned.clone();
+    let kept = assigned.into_iter().find(|one| !deaf.told_revoked(*one)).unwrap();
     assert!(ask(deaf.reader.confirm_ownership(kept, Offset(0))).unwrap());
 }
 
