@@ -50,7 +50,7 @@ async fn drive_while(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_terminated_in_a_loop_lose_and_double_nothing() {
-    let config = config(shared().socket_url());
+    let config = config(shared().url());
     let schema = config.schema.clone();
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                      WHERE application_name = 'horizons' AND query LIKE '%' AND pid <> pg_backend_pid()
