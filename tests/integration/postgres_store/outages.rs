@@ -70,6 +70,8 @@ async fn server_killed_and_restarted_under_load_loses_and_doubles_nothing() {
     let killer = Arc::clone(&cluster);
 
     let count = drive_while(&config, 400, move || {
+        // Long enough for some commits between two ends.
+        std::thread::park_timeout(Duration::from_millis(400));
         let mut cluster = killer.lock().unwrap();
         cluster.kill();
         cluster.restart();
