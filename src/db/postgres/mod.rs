@@ -12,6 +12,8 @@
 //! loads, queries ─► reader threads ─► pool of reading connections
 //! ```
 
+#![allow(clippy::duplicate_mod, reason = "what does not differ is compiled by each engine, see `db`")]
+
 use super::{fatal, key, profile, queue};
 
 mod bare;
