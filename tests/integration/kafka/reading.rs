@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use horizons::kafka::record::UNREADABLE_HEADER;
 use horizons_actors::ids::{Incarnation, Offset, Topic};
 use horizons_actors::lane::credit::CreditLimits;
-use horizons_actors::ports::log::{LogError, LogReader};
+use horizons_actors::ports::log::LogError;
 
 use super::raw::{RawRecord, produce_raw};
 use super::world::{Manner, Member, PLENTY, Store, World, ask, lifecycle};
