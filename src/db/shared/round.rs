@@ -3,22 +3,27 @@
 //! Promises that progress of all lanes is moved first, then the rows of those that still own theirs are
 //! written, then the audit entries of all, then the outbox; and that a member which fails because of its data fails alone.
 
+use std::cell::Cell;
 use std::time::Instant;
 
+use horizons_actors::clock::Timestamp;
+use horizons_actors::effect::Effects;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{
-    AppendedAt, CommitError, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
+    AppendedAt, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
 use super::engine::{self, Connection};
-use super::lanes::{self, Lanes, Ownership};
+use super::lanes::{self, Lanes, Ownership, Seen};
 use super::numbers::EntryNumbers;
+use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
 use super::{effects, jobs, parking};
+use crate::db::outcome::RoundError;
 use crate::faults;
 
 /// What a round needs beside the connection.
@@ -26,8 +31,26 @@ pub(super) struct Context<'a> {
     pub(super) log_id: &'a LogId,
     pub(super) lanes: &'a Lanes,
     pub(super) disk_limit_bytes: u64,
+    pub(super) used: &'a UsedBytes,
     pub(super) profile: &'a WriterProfile,
     pub(super) entry_numbers: &'a EntryNumbers,
+}
+
+/// What the database took when it was looked at last: asking each time would cost more than the write.
+#[derive(Debug, Default)]
+pub(super) struct UsedBytes(Cell<Option<(Instant, u64)>>);
+
+impl UsedBytes {
+    fn read(&self, connection: &mut Connection) -> Result<u64, StoreError> {
+        if let Some((at, bytes)) = self.0.get()
+            && at.elapsed() < engine::USED_BYTES_FRESH
+        {
+            return Ok(bytes);
+        }
+        let bytes = engine::used_bytes(connection).map_err(engine::engine)?;
+        self.0.set(Some((Instant::now(), bytes)));
+        Ok(bytes)
+    }
 }
 
 /// What a command is answered after the commit.
@@ -38,6 +61,7 @@ pub(super) enum CommandResult {
     /// On success the place of its first record among the round's, and how many there are.
     Appended(Result<(usize, usize), StoreError>),
     Wished(Result<bool, StoreError>),
+    Outbox(OutboxResult),
 }
 
 /// What work of a lane is answered after the commit.
@@ -57,42 +81,6 @@ pub(super) struct Done {
     pub(super) places: Vec<AppendedAt>,
     pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
     pub(super) made: Vec<(LaneKey, i64)>,
-}
-
-/// Why a round was not committed.
-#[derive(Debug)]
-pub(super) enum RoundError {
-    /// Nothing was written: a member failed, or the database did.
-    RolledBack(StoreError),
-    /// Whether it was written cannot be told.
-    Unknown(String),
-    /// The disk failed under COMMIT: the process must not go on.
-    Disk(String),
-}
-
-impl RoundError {
-    /// Tells whether doing the members one by one may spare the others.
-    pub(super) fn may_be_a_member(&self) -> bool {
-        matches!(self, RoundError::RolledBack(error) if !error.is_transient())
-    }
-
-    /// Gives the answer for those who have no unknown outcome.
-    pub(super) fn as_store_error(&self) -> StoreError {
-        match self {
-            RoundError::RolledBack(error) => error.clone(),
-            RoundError::Unknown(text) | RoundError::Disk(text) => {
-                StoreError::Unavailable(format!("outcome of the commit is unknown: {text}"))
-            }
-        }
-    }
-
-    /// Gives the answer for a lane's transaction.
-    pub(super) fn as_commit_error(&self) -> CommitError {
-        match self {
-            RoundError::RolledBack(error) => CommitError::Store(error.clone()),
-            RoundError::Unknown(text) | RoundError::Disk(text) => CommitError::Unknown(text.clone()),
-        }
-    }
 }
 
 /// Writes a round in one transaction.
@@ -200,6 +188,11 @@ fn write_command<'a>(
             }
             Ok(CommandResult::Wished(Ok(is_parked)))
         }
+        CommandWork::Outbox(work) => {
+            let (result, published) = outbox::write(connection, work)?;
+            gathered.outbox.extend(published);
+            Ok(CommandResult::Outbox(result))
+        }
     }
 }
 
@@ -211,7 +204,7 @@ fn check_disk_limit(
 ) -> Result<Result<(), StoreError>, StoreError> {
     let used_bytes = match gathered.used_bytes {
         Some(used_bytes) => used_bytes,
-        None => *gathered.used_bytes.insert(engine::used_bytes(connection).map_err(engine::engine)?),
+        None => *gathered.used_bytes.insert(context.used.read(connection)?),
     };
     let limit_bytes = context.disk_limit_bytes;
     Ok(if used_bytes >= limit_bytes {
@@ -226,7 +219,7 @@ enum Owner {
     /// It was only asked something.
     Answered(LaneResult),
     /// It owns its progress, which is moved.
-    Owned(i64),
+    Owned(i64, Seen),
     /// It does not.
     Fenced,
 }
@@ -255,7 +248,7 @@ fn claim(
                 match context.lanes.find(connection, &transaction.lane)? {
                     Some(number) => {
                         claims.push((number, transaction.as_ref()));
-                        Owner::Owned(number)
+                        Owner::Owned(number, Seen::default())
                     }
                     None => Owner::Fenced,
                 }
@@ -264,8 +257,11 @@ fn claim(
     }
     let mut claimed = engine::advance(connection, &claims)?.into_iter();
     for owner in &mut owners {
-        if matches!(owner, Owner::Owned(_)) && claimed.next() != Some(Ownership::Owned) {
-            *owner = Owner::Fenced;
+        if let Owner::Owned(number, _) = *owner {
+            *owner = match claimed.next() {
+                Some(Ownership::Owned(seen)) => Owner::Owned(number, seen),
+                Some(Ownership::Fenced) | None => Owner::Fenced,
+            };
         }
     }
     Ok(owners)
@@ -296,16 +292,31 @@ fn write_lane<'a>(
     gathered: &mut Gathered<'a>,
     audit: &mut AuditRows<'_>,
 ) -> Result<LaneResult, StoreError> {
-    let (LaneWork::Commit { transaction, .. }, Owner::Owned(number)) = (work, &owner) else {
+    let (LaneWork::Commit { transaction, .. }, Owner::Owned(number, seen)) = (work, &owner) else {
         return Ok(match owner {
             Owner::Answered(result) => result,
-            Owner::Owned(_) | Owner::Fenced => LaneResult::Fenced,
+            Owner::Owned(..) | Owner::Fenced => LaneResult::Fenced,
         });
     };
-    effects::write(connection, *number, &transaction.effects, audit)?;
+    effects::write(connection, *number, &transaction.effects, seen, audit)?;
     gathered.outbox.extend(&transaction.effects.outbox);
     Ok(LaneResult::Committed(LaneCommitted {
         fence: lanes::following(transaction.fence),
-        next_timer: lanes::next_timer(connection, *number)?,
+        next_timer: next_timer(connection, *number, &transaction.effects, seen)?,
     }))
+}
+
+/// Gives when the earliest timer of a lane falls due after a transaction.
+fn next_timer(
+    connection: &mut Connection,
+    number: i64,
+    effects: &Effects,
+    seen: &Seen,
+) -> Result<Option<Timestamp>, StoreError> {
+    match seen.next_timer {
+        Some(due_at) if effects.timers_set.is_empty() && effects.timers_cleared.is_empty() => {
+            Ok(due_at.map(Timestamp::from_micros))
+        }
+        _ => lanes::next_timer(connection, number),
+    }
 }

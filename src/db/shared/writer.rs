@@ -10,15 +10,18 @@ use std::time::{Duration, Instant};
 
 use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
 use horizons_actors::ports::log::LogHeads;
+use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{CommitError, StoreError};
 
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
+use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
-use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
+use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
 use crate::db::fatal::{FatalError, FatalHook};
+use crate::db::outcome::RoundError;
 
 /// What the writer works with.
 pub(super) struct Writer {
@@ -28,6 +31,7 @@ pub(super) struct Writer {
     pub(super) heads: Arc<LogHeads>,
     pub(super) log_id: LogId,
     pub(super) disk_limit_bytes: u64,
+    pub(super) used: UsedBytes,
     pub(super) profile: Arc<WriterProfile>,
     pub(super) entry_numbers: EntryNumbers,
     pub(super) commit_delay: Option<Duration>,
@@ -83,6 +87,7 @@ impl Writer {
             log_id: &self.log_id,
             lanes: &self.lanes,
             disk_limit_bytes: self.disk_limit_bytes,
+            used: &self.used,
             profile: &self.profile,
             entry_numbers: &self.entry_numbers,
         };
@@ -106,6 +111,10 @@ impl Writer {
                     }
                     LogTopic::DeadLetter(_) => None,
                 }));
+                let raised = done.ends.iter().map(|(topic, partition, end)| {
+                    (OutboxPartition { topic: *topic, partition: *partition }, *end)
+                });
+                self.heads.outbox().advance(raised, Instant::now());
                 answer_done(round, done);
                 Ok(())
             }
@@ -166,6 +175,7 @@ fn answer_done(round: Round, done: Done) {
             (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(result)) => {
                 let _ = answer.send(result);
             }
+            (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
             // Dropping the work answers that the store is away; results are made from the same list.
             (_, result) => tracing::error!(?result, "answer does not belong to its command"),
         }
@@ -198,6 +208,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AnswerOrder { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
         }
     }
     for work in round.lanes {
