@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use horizons::kafka::KafkaLog;
 use horizons::kafka::config::KafkaConfig;
@@ -44,6 +44,12 @@ pub(crate) fn lifecycle(number: u16) -> TopicPartition {
     TopicPartition { topic: Topic::JobLifecycle, partition: Partition(number) }
 }
 
+/// A clock that all threads of the process share.
+fn since_start() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
 /// Gives a prefix that no other test, and no other run, has.
 fn prefix() -> String {
     static TESTS: AtomicUsize = AtomicUsize::new(0);
@@ -61,9 +67,6 @@ pub(crate) struct World {
 impl World {
     /// A place on a cluster, with one topic.
     pub(crate) fn on(kafka: &Kafka) -> Self {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(std::env::var("TLOG").unwrap_or("off".into()))
-            .with_writer(std::io::stderr)
         let prefix = prefix();
         let config = KafkaConfig {
             topic_prefix: prefix.clone(),
@@ -172,6 +175,24 @@ impl World {
         list.add_partition(&self.topic(partition.topic), i32::from(partition.partition.0));
         let committed = client.committed_offsets(list, ADMIN_LIMIT).unwrap();
         committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
+    }
+
+    /// Writes records that carry when they were sent, one after each pause.
+    pub(crate) fn produce_stamped(&self, partitions: &[TopicPartition], count: usize, pause: Duration) {
+        let began = Instant::now();
+        for (number, partition) in (0..count).zip(partitions.iter().cycle()) {
+            let due = began + pause * u32::try_from(number).unwrap();
+            while Instant::now() < due {
+                std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+            }
+            let payload = format!("@{}", since_start().as_nanos());
+            let name = self.topic(partition.topic);
+            let record = BaseRecord::<[u8], [u8]>::to(&name)
+                .partition(i32::from(partition.partition.0))
+                .payload(payload.as_bytes());
+            assert!(self.producer.send(record).is_ok(), "the producer's queue is full");
+        }
+        self.producer.flush(ADMIN_LIMIT).unwrap();
     }
 
     /// Opens the log.
@@ -284,6 +305,8 @@ pub(crate) struct Told {
     pub(crate) ends: BTreeMap<TopicPartition, Offset>,
     pub(crate) health: Vec<Result<(), LogError>>,
     pub(crate) batches: usize,
+    /// How long stamped records were on their way.
+    pub(crate) delays: Vec<Duration>,
     /// Revocations that are not answered.
     kept: Vec<Revocation>,
 }
@@ -335,7 +358,16 @@ impl LogSink for Sink {
     }
 
     fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
-        locked(&self.told).batches += 1;
+        let now = since_start();
+        let stamps = batch.records.iter().filter_map(|record| {
+            let text = std::str::from_utf8(record.payload.as_ref()?).ok()?;
+            text.strip_prefix('@')?.parse().ok().map(Duration::from_nanos)
+        });
+        let delays: Vec<Duration> = stamps.map(|sent| now.saturating_sub(sent)).collect();
+        let mut told = locked(&self.told);
+        told.batches += 1;
+        told.delays.extend(delays);
+        drop(told);
         self.store.apply(&batch);
         let mut records = locked(&self.records);
         let room = RECORDS_KEPT - records.len();
