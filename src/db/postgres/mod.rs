@@ -69,11 +69,11 @@ mod state;
 #[path = "../shared/writer.rs"]
 mod writer;
 
-pub use bare::BareCopy;
+pub use bare::{BareCopy, checkpoint, remove_schema};
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};
-pub use migrate::{drop_schema, migrate};
+pub use migrate::migrate;
 pub use profile::WriterTimes;
 pub use store::{PostgresReader, PostgresStore};
 
