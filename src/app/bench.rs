@@ -287,7 +287,7 @@ async fn audited(
 /// Recomputes every audit log and counts its entries.
 async fn verify(store: &Arc<SqliteStore>, records: u64) -> Result<(), Failure> {
     let queries: Arc<dyn QueryStore> = Arc::clone(store) as _;
-    let reports = audit::verify_all(&queries, &store.log_id()).await.map_err(failed)?;
+    let reports = audit::verify_all(&queries).await.map_err(failed)?;
     let entries: u64 = reports.iter().map(|report| report.entries_total).sum();
     let unlike_events: u64 =
         reports.iter().map(|report| report.duplicates_total + report.malformed_total).sum();

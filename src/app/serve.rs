@@ -58,6 +58,7 @@ pub(super) fn start_http(
         commands: Arc::new(CommandPort {
             orchestrator: running.orchestrator.clone(),
             board: Arc::clone(&running.board),
+            restarts: running.restarts(),
         }),
         board: Arc::clone(&running.board),
         log_id: running.log_id.clone(),

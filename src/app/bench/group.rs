@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use actix::Actor;
 use actix_rt::Arbiter;
-use horizons_actors::clock::{SystemClock, SystemRandomness};
+use horizons_actors::clock::{Randomness, SystemClock, SystemRandomness};
 use horizons_actors::event::decode;
-use horizons_actors::ids::Group;
+use horizons_actors::ids::{Group, ProcessId};
 use horizons_actors::lane::behaviour::BehaviourFactory;
 use horizons_actors::lane::environment::{Decoder, LaneEnvironment};
 use horizons_actors::lane::fault::NoFaults;
@@ -79,6 +79,7 @@ pub(super) async fn run(
     };
     let environment = Arc::new(LaneEnvironment {
         log_id: store.log_id(),
+        process: ProcessId(SystemRandomness.next_uuid()),
         store: Arc::clone(store) as _,
         clock: Arc::new(SystemClock),
         randomness: Arc::new(SystemRandomness),
@@ -89,6 +90,7 @@ pub(super) async fn run(
             .map_err(|error| Failure::new(Exit::Failed, &error))?,
         board: Arc::new(StatusBoard::default()),
         settings: lane_settings(config),
+        trial_token: tokio::sync::Mutex::default(),
         started: Instant::now(),
     });
     let dispatch = Arbiter::new();
