@@ -101,7 +101,7 @@ async fn commit_answer_lost_after_it_was_done_is_found_done() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.cut_behind(Direction::Up, is_commit, Cut::Reset);
 
@@ -118,7 +118,7 @@ async fn commit_lost_on_its_way_is_found_not_done() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.cut_before(Direction::Up, is_commit, Cut::Reset);
 
@@ -137,7 +137,7 @@ async fn commit_held_up_on_its_way_is_done_once_when_the_way_is_free() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.set(Faults { hold: true, ..Faults::default() });
 

@@ -399,13 +399,16 @@ fn verify_audit(data: &Path, findings: &mut Findings) {
     let reader = SqliteReader::open(data).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        for (topic_partition, state) in reader.audit_logs().await.unwrap() {
-            let mut verifier = LogVerifier::new(reader.log_id(), topic_partition);
+        for log in reader.audit_logs().await.unwrap() {
+            let topic_partition = log.topic_partition;
+            let mut verifier = LogVerifier::new(log.log_id, topic_partition);
             let mut after = None;
             loop {
                 let partition = Some(topic_partition.partition.0);
                 let topic = Some(topic_partition.topic);
-                let filter = AuditFilter { topic, partition, after, limit: 500, ..AuditFilter::default() };
+                let generation = Some(log.generation);
+                let filter =
+                    AuditFilter { topic, partition, generation, after, limit: 500, ..AuditFilter::default() };
                 let page = reader.audit_entries(filter).await.unwrap();
                 page.entries.iter().for_each(|entry| verifier.push(entry));
                 match page.next {
@@ -413,7 +416,7 @@ fn verify_audit(data: &Path, findings: &mut Findings) {
                     None => break,
                 }
             }
-            let report = verifier.finish(&state);
+            let report = verifier.finish(&log.state);
             findings.check(report.is_intact, || format!("audit: {:?}", report.findings));
         }
     });
