@@ -69,7 +69,7 @@ mod state;
 #[path = "../shared/writer.rs"]
 mod writer;
 
-pub use bare::BareCopy;
+pub use bare::{BareCopy, checkpoint, remove_schema};
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};
