@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use horizons_actors::ports::store::{CommitError, LaneStore};
@@ -11,6 +11,9 @@ use horizons_actors::testkit::contract::sample::Owner;
 use super::{assert_exact, config, drive, effects, lane, open, read_again};
 use crate::services::postgres::{Cluster, shared};
 use crate::services::proxy::{Cut, Direction, FaultProxy, Faults};
+
+/// How often a server is killed under load.
+const KILLS: u32 = 5;
 
 /// Lanes of a test under load.
 const LANES: u16 = 4;
@@ -66,19 +69,25 @@ async fn backends_terminated_in_a_loop_lose_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_killed_and_restarted_under_load_loses_and_doubles_nothing() {
     let cluster = Arc::new(std::sync::Mutex::new(Cluster::start()));
-    let config = config(cluster.lock().unwrap().socket_url());
+    let mut config = config(cluster.lock().unwrap().socket_url());
+    config.reconnect_max = Duration::from_millis(100);
     let killer = Arc::clone(&cluster);
+    let kills = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&kills);
 
-    let count = drive_while(&config, 400, move || {
-        // Long enough for some commits between two ends.
-        std::thread::park_timeout(Duration::from_millis(400));
+    drive_while(&config, 400, move || {
+        // A recovery takes seconds: without an end of the ends nothing would be committed between two of them.
+        std::thread::park_timeout(Duration::from_millis(200));
+        if counter.fetch_add(1, Ordering::SeqCst) >= KILLS {
+            return;
+        }
         let mut cluster = killer.lock().unwrap();
         cluster.kill();
         cluster.restart();
     })
     .await;
 
-    assert!(count > 0);
+    assert!(kills.load(Ordering::SeqCst) > 0);
     assert_exact(&cluster.lock().unwrap(), &config.schema, LANES, 400);
 }
 
