@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use horizons_actors::ports::store::{CommitError, LaneStore};
 use horizons_actors::testkit::contract::sample::Owner;
 
-use super::{assert_exact, config, drive, effects, lane, open, read_again};
+use super::{assert_exact, config, drive, effects, lane, open, process, read_again};
 use crate::services::postgres::{Cluster, shared};
 use crate::services::proxy::{Cut, Direction, FaultProxy, Faults};
 
