@@ -4,19 +4,20 @@
 //! One exception: hashes, chains and trees are judged by the core's verifier over the reading port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use horizons::db::sqlite::SqliteReader;
 use horizons_actors::auditor::verify::LogVerifier;
+use horizons_actors::ids::LogId;
 use horizons_actors::ports::query::{AuditFilter, QueryStore};
 use serde_json::Value;
 
 use super::load::Ledger;
 use super::look::Look;
+use super::place::Rows;
 use super::server::World;
 
 /// Topics by their stored number, with their partitions.
-const TOPICS: [(&str, u64); 5] = [
+pub(crate) const TOPICS: [(&str, u64); 5] = [
     ("job-lifecycle", 10),
     ("job-metrics", 10),
     ("notifications", 5),
@@ -34,15 +35,31 @@ const OFFSET_BITS: u32 = 40;
 /// Findings that a failed test shows: one cause often has hundreds.
 const FINDINGS_SHOWN: usize = 20;
 
+/// Headers in their order.
+pub(crate) type Headers = Vec<(String, Option<Vec<u8>>)>;
+
 /// A record of the log.
-struct Record {
-    topic: u64,
-    partition: u64,
-    offset: u64,
-    key: Value,
-    payload: Vec<u8>,
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) topic: u64,
+    pub(crate) partition: u64,
+    pub(crate) offset: u64,
+    /// In hexadecimal digits; nothing where there is none.
+    pub(crate) key: String,
+    /// Read from Kafka only.
+    pub(crate) headers: Headers,
+    pub(crate) payload: Vec<u8>,
     /// The event, where it is one.
-    event: Value,
+    pub(crate) event: Value,
+}
+
+impl Record {
+    /// Takes a record as Kafka gives it.
+    pub(crate) fn new(at: (u64, u64, u64), key: Option<&[u8]>, headers: Headers, payload: Vec<u8>) -> Self {
+        let key = key.unwrap_or_default().iter().map(|byte| format!("{byte:02X}")).collect();
+        let event = serde_json::from_slice(&payload).unwrap_or_default();
+        Self { topic: at.0, partition: at.1, offset: at.2, key, headers, payload, event }
+    }
 }
 
 /// Everything that was found wrong.
@@ -65,33 +82,42 @@ impl Findings {
 
 /// What a check has looked at.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) jobs: usize,
-    pub(super) records: usize,
-    pub(super) starts: usize,
-    pub(super) by_status: BTreeMap<String, usize>,
+pub(crate) struct Seen {
+    pub(crate) jobs: usize,
+    pub(crate) records: usize,
+    pub(crate) starts: usize,
+    pub(crate) by_status: BTreeMap<String, usize>,
 }
 
 /// Judges everything and fails the test on what is wrong; no server may run.
-pub(super) fn check(world: &World, ledger: &Ledger) -> Seen {
+pub(crate) fn check(world: &World, ledger: &Ledger) -> Seen {
     judge(world, ledger).unwrap_or_else(|findings| panic!("{findings}"))
 }
 
 /// Judges everything, and lists what is wrong; no server may run.
-pub(super) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
+pub(crate) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
     let mut findings = Findings::default();
     findings.check(ledger.surprises.is_empty(), || format!("answers: {:#?}", ledger.surprises));
-    let mut look = Look::into(&world.data());
-    let log = read_log(&mut look);
+    let mut look = Look::of(world);
+    let outbox = read_log(&mut look);
+    let log = match look.topics() {
+        None => outbox,
+        Some(topics) => {
+            let log = topics.read_all();
+            check_outbox(&outbox, &log, ledger, &mut findings);
+            log
+        }
+    };
     let jobs = look.rows(
-        "'job_id', job_id, 'status', status, 'attempt', attempt, 'will_retry', will_retry, 'is_live', is_live,
+        "'job_id', job_id, 'status', status, 'attempt', attempt, 'will_retry', CAST(will_retry AS int),
+         'is_live', CAST(is_live AS int),
          'lifecycle', lifecycle_sequence, 'metrics', metrics_sequence, 'samples', samples_published,
          'error_code', error_code, 'agent', agent",
         "jobs",
     );
     let jobs: BTreeMap<String, Value> = jobs.into_iter().map(|job| (text(&job, "job_id"), job)).collect();
 
-    check_log(&mut look, &log, &mut findings);
+    check_log(&mut look, &log, ledger, &mut findings);
     check_progress(&mut look, &log, &mut findings);
     check_promises(ledger, &jobs, &log, &mut findings);
     check_lives(&mut look, &jobs, &log, &mut findings);
@@ -100,7 +126,7 @@ pub(super) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
     check_acts(&jobs, &log, &mut findings);
     check_audit(&mut look, &log, &mut findings);
     drop(look);
-    verify_audit(&world.data(), &mut findings);
+    verify_audit(world, &mut findings);
     let starts = check_agents(world, &jobs, &mut findings);
     let processes = world.processes();
     findings.check(processes.is_empty(), || format!("orphans: {processes:?}"));
@@ -125,8 +151,8 @@ fn number(row: &Value, field: &str) -> u64 {
     row[field].as_u64().unwrap_or_else(|| panic!("no number `{field}` in {row}"))
 }
 
-fn bytes(hex: &Value) -> Vec<u8> {
-    let digits = hex.as_str().unwrap_or_default().as_bytes();
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes();
     let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
     digits.chunks(2).map(|pair| digit(pair[0]) * 16 + digit(pair[1])).collect()
 }
@@ -137,12 +163,13 @@ fn read_log(look: &mut Look) -> Vec<Record> {
     rows.into_iter()
         .map(|row| {
             let position = number(&row, "position");
-            let payload = bytes(&row["payload"]);
+            let payload = bytes(&text(&row, "payload"));
             Record {
                 topic: position >> (OFFSET_BITS + 16),
                 partition: (position >> OFFSET_BITS) & 0xffff,
                 offset: position & ((1 << OFFSET_BITS) - 1),
-                key: row["key"].clone(),
+                key: text(&row, "key"),
+                headers: Headers::new(),
                 event: serde_json::from_slice(&payload).unwrap_or_default(),
                 payload,
             }
@@ -150,14 +177,54 @@ fn read_log(look: &mut Look) -> Vec<Record> {
         .collect()
 }
 
-/// Offsets stand without holes up to the head.
-fn check_log(look: &mut Look, log: &[Record], findings: &mut Findings) {
+/// Tells whether a record was written to Kafka by somebody else.
+fn is_foreign(record: &Record, ledger: &Ledger) -> bool {
+    let same = |key: &String| key.bytes().map(|byte| format!("{byte:02X}")).collect::<String>() == record.key;
+    ledger.foreign.iter().any(|(topic, key)| TOPICS[record.topic as usize % 16].0 == *topic && same(key))
+        && record.topic < TOPICS.len() as u64
+}
+
+/// Every row of the outbox that is still there is in Kafka once, in the order of the outbox, byte for byte;
+/// rows that were sent may have been removed from the front.
+fn check_outbox(outbox: &[Record], log: &[Record], ledger: &Ledger, findings: &mut Findings) {
+    type Rows<'a> = BTreeMap<(u64, u64), Vec<(&'a str, &'a [u8])>>;
+    let mut sent = Rows::new();
+    for record in log.iter().filter(|record| !is_foreign(record, ledger)) {
+        sent.entry((record.topic, record.partition)).or_default().push((&record.key, &record.payload));
+    }
+    let mut rows = Rows::new();
+    for row in outbox {
+        rows.entry((row.topic, row.partition)).or_default().push((&row.key, &row.payload));
+    }
+    for ((topic, partition), rows) in rows {
+        let sent = sent.get(&(topic, partition)).map_or(&[][..], Vec::as_slice);
+        let last = sent.get(sent.len().saturating_sub(rows.len())..).unwrap_or_default();
+        findings.check(last == rows, || {
+            let same = last.iter().zip(&rows).take_while(|(sent, row)| sent == row).count();
+            format!("{topic}-{partition}: Kafka has {} of {} rows of the outbox in order", same, rows.len())
+        });
+    }
+}
+
+/// Offsets stand without holes up to the head; no event is there twice.
+fn check_log(look: &mut Look, log: &[Record], ledger: &Ledger, findings: &mut Findings) {
     let mut ends: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    let mut own: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    let mut events = BTreeSet::new();
     for record in log {
         let end = ends.entry((record.topic, record.partition)).or_default();
         findings.same(record.offset, *end, || format!("offset in {}-{}", record.topic, record.partition));
         *end = record.offset + 1;
+        if !is_foreign(record, ledger) {
+            *own.entry((record.topic, record.partition)).or_default() += 1;
+        }
+        if let Some(event_id) =
+            record.event["event_id"].as_str().filter(|_| record.topic < TOPICS.len() as u64)
+        {
+            findings.check(events.insert(event_id), || format!("event `{event_id}` is in the log twice"));
+        }
     }
+    let ends = own;
     let heads = look.rows("'topic', topic, 'partition', partition, 'next', next_offset", "log_head");
     let heads: BTreeMap<(u64, u64), u64> = heads
         .iter()
@@ -241,8 +308,9 @@ fn check_lives(look: &mut Look, jobs: &BTreeMap<String, Value>, log: &[Record], 
         .map(|row| (text(row, "job_id"), number(row, "sequence"), text(row, "event_id")))
         .collect();
     let views = look.rows(
-        "'job_id', job_id, 'status', status, 'attempt', attempt, 'will_retry', will_retry,
-         'sequence', last_sequence, 'is_confirmed', is_confirmed, 'is_owned', is_owned",
+        "'job_id', job_id, 'status', status, 'attempt', attempt, 'will_retry', CAST(will_retry AS int),
+         'sequence', last_sequence, 'is_confirmed', CAST(is_confirmed AS int),
+         'is_owned', CAST(is_owned AS int)",
         "job_views",
     );
     let views: BTreeMap<String, Vec<&Value>> = views.iter().fold(BTreeMap::new(), |mut views, view| {
@@ -284,7 +352,7 @@ fn check_lives(look: &mut Look, jobs: &BTreeMap<String, Value>, log: &[Record], 
     }
     // A clean-up falls due some time after its job's end, so one may have come between settling and the stop;
     // the next start carries it out.
-    let not_done = look.count("orders WHERE is_answered = 0 AND kind <> 'clean'");
+    let not_done = look.count("orders WHERE CAST(is_answered AS int) = 0 AND kind <> 'clean'");
     findings.same(not_done, 0, || "open orders".to_owned());
 }
 
@@ -305,7 +373,7 @@ fn check_metrics(look: &mut Look, jobs: &BTreeMap<String, Value>, log: &[Record]
     }
     let rows = look.rows(
         "'job_id', job_id, 'attempt', attempt, 'cpu', cpu_count, 'memory', memory_count,
-         'has_summary', summary_cpu IS NOT NULL",
+         'has_summary', CAST(summary_cpu IS NOT NULL AS int)",
         "job_aggregates",
     );
     let got: BTreeMap<(String, u64), (u64, u64)> = rows
@@ -333,13 +401,13 @@ fn check_metrics(look: &mut Look, jobs: &BTreeMap<String, Value>, log: &[Record]
 fn check_outcomes(look: &mut Look, log: &[Record], findings: &mut Findings) {
     let mask = (1_u64 << OFFSET_BITS) - 1;
     let outcomes = format!(
-        "(SELECT lane, record_offset AS offset, 'applied' AS outcome FROM job_timeline
+        "(SELECT lane, record_offset, 'applied' AS outcome FROM job_timeline
           UNION ALL SELECT refusal >> {OFFSET_BITS}, refusal & {mask}, 'refused' FROM refusals
           UNION ALL SELECT lane, record_offset, 'parked' FROM parked_records
           UNION ALL SELECT letter >> {OFFSET_BITS}, letter & {mask}, state FROM dead_letters WHERE state <> 'parked')
-         JOIN lanes USING (lane) WHERE group_name = 'jobs'"
+         AS outcomes JOIN lanes USING (lane) WHERE group_name = 'jobs'"
     );
-    let rows = look.rows("'partition', partition, 'offset', offset, 'outcome', outcome", &outcomes);
+    let rows = look.rows("'partition', partition, 'offset', record_offset, 'outcome', outcome", &outcomes);
     let mut got: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
     for row in &rows {
         got.entry((number(row, "partition"), number(row, "offset"))).or_default().push(text(row, "outcome"));
@@ -389,18 +457,32 @@ fn check_audit(look: &mut Look, log: &[Record], findings: &mut Findings) {
             (number(row, "topic"), number(row, "partition"), number(row, "offset"), number(row, "index"));
         findings
             .same(got, (record.topic, record.partition, record.offset, record.offset), || "entry".to_owned());
-        let is_same = row["key"] == record.key && bytes(&row["payload"]) == record.payload;
+        let is_same = text(row, "key") == record.key && bytes(&text(row, "payload")) == record.payload;
         findings.check(is_same, || format!("bytes of entry {got:?}"));
         findings.check(row["mark"] != "duplicate", || format!("entry {got:?} is a duplicate"));
     }
 }
 
-fn verify_audit(data: &Path, findings: &mut Findings) {
-    let reader = SqliteReader::open(data).unwrap();
+fn verify_audit(world: &World, findings: &mut Findings) {
+    match &world.place().rows {
+        Rows::Sqlite => {
+            let reader = SqliteReader::open(&world.data()).unwrap();
+            verify_logs(&reader, &reader.log_id(), findings);
+        }
+        Rows::Postgres { .. } => {
+            let output = world.command(&["audit", "verify", "--config", "config.toml"]).output().unwrap();
+            findings.check(output.status.success(), || {
+                format!("audit: {}", String::from_utf8_lossy(&output.stderr))
+            });
+        }
+    }
+}
+
+fn verify_logs(reader: &impl QueryStore, log_id: &LogId, findings: &mut Findings) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         for (topic_partition, state) in reader.audit_logs().await.unwrap() {
-            let mut verifier = LogVerifier::new(reader.log_id(), topic_partition);
+            let mut verifier = LogVerifier::new(log_id.clone(), topic_partition);
             let mut after = None;
             loop {
                 let partition = Some(topic_partition.partition.0);

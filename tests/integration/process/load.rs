@@ -13,41 +13,43 @@ use super::random::Random;
 
 /// A submit, repeated under its key until it is answered.
 #[derive(Debug, Clone)]
-pub(super) struct Submit {
-    pub(super) agent: &'static str,
+pub(crate) struct Submit {
+    pub(crate) agent: &'static str,
     /// The job that the key stands for, once an answer has said so.
-    pub(super) job_id: Option<String>,
+    pub(crate) job_id: Option<String>,
 }
 
 /// A record that was appended.
 #[derive(Debug, Clone)]
-pub(super) struct Appended {
-    pub(super) topic: &'static str,
-    pub(super) partition: u64,
-    pub(super) offset: u64,
-    pub(super) key: String,
-    pub(super) payload: Vec<u8>,
-    pub(super) is_poison: bool,
+pub(crate) struct Appended {
+    pub(crate) topic: &'static str,
+    pub(crate) partition: u64,
+    pub(crate) offset: u64,
+    pub(crate) key: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) is_poison: bool,
 }
 
 /// What was promised so far.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// By idempotency key.
-    pub(super) submits: BTreeMap<String, Submit>,
-    pub(super) appended: Vec<Appended>,
+    pub(crate) submits: BTreeMap<String, Submit>,
+    pub(crate) appended: Vec<Appended>,
+    /// Topics and keys of records that other producers wrote to Kafka.
+    pub(crate) foreign: Vec<(&'static str, String)>,
     /// Jobs whose cancel was accepted.
-    pub(super) cancelled: Vec<String>,
+    pub(crate) cancelled: Vec<String>,
     /// Answers that are neither success nor a refusal that this load can meet.
-    pub(super) surprises: Vec<String>,
+    pub(crate) surprises: Vec<String>,
     /// Requests that were sent away with 503.
-    pub(super) sent_away: u64,
+    pub(crate) sent_away: u64,
 }
 
 /// Makes load and remembers.
 #[derive(Debug, Default)]
-pub(super) struct Load {
-    pub(super) ledger: Mutex<Ledger>,
+pub(crate) struct Load {
+    pub(crate) ledger: Mutex<Ledger>,
     next: AtomicU64,
 }
 
@@ -68,7 +70,7 @@ const RECENT: usize = 24;
 
 impl Load {
     /// Submits under a key and notes the answer. False when the server is gone.
-    pub(super) fn submit(&self, client: Client, key: &str, agent: &'static str) -> bool {
+    pub(crate) fn submit(&self, client: Client, key: &str, agent: &'static str) -> bool {
         let first = self.ledger.lock().unwrap().submits.get(key).cloned();
         let agent = first.as_ref().map_or(agent, |submit| submit.agent);
         if first.is_none() {
@@ -92,7 +94,7 @@ impl Load {
     }
 
     /// Submits something new.
-    pub(super) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
+    pub(crate) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // Keys sort in the order they were made.
         self.submit(client, &format!("key-{number:06}"), agent)
@@ -152,7 +154,7 @@ impl Load {
     }
 
     /// Works until told to stop or the server is gone.
-    pub(super) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
+    pub(crate) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
         while !is_over.load(Ordering::Relaxed) {
             let goes_on = match random.below(20) {
                 0..=8 => {
@@ -185,7 +187,7 @@ impl Load {
     }
 
     /// Repeats every submit that has no answer, and some that have.
-    pub(super) fn repeat(&self, client: Client, random: &mut Random) {
+    pub(crate) fn repeat(&self, client: Client, random: &mut Random) {
         let keys: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
             let (open, answered): (Vec<_>, Vec<_>) =
@@ -202,7 +204,7 @@ impl Load {
 
     /// Asks for the end of every job that would not end by itself; each is asked for once. False when the
     /// server is gone.
-    pub(super) fn cancel_endless(&self, client: Client) -> bool {
+    pub(crate) fn cancel_endless(&self, client: Client) -> bool {
         let endless: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
             let submits = ledger.submits.values();
@@ -215,7 +217,7 @@ impl Load {
 }
 
 /// Makes the first event of another producer's job: key, payload, headers.
-pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
+pub(crate) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
     let record = EventBuilder::job_submitted().job(job).at(SystemClock.now()).record();
     let headers: Map<String, Value> = record
         .headers
