@@ -17,7 +17,8 @@ use super::rules::broken_rules;
 use super::values::{Value, Values, fit};
 use super::{
     Audit, Config, EventEncoding, EventLogKind, Events, Http, Jobs, Kafka, KafkaSecurity, KafkaUser, Lanes,
-    Loaded, Log, LogFormat, LogLevel, Postgres, Scheduler, SchedulerKind, Secret, Store, StoreEngine,
+    Loaded, Log, LogFormat, LogLevel, Migrations, Postgres, Scheduler, SchedulerKind, Secret, Store,
+    StoreEngine,
 };
 
 /// Judges everything.
@@ -130,6 +131,11 @@ fn postgres(values: &Values) -> Postgres {
         url: values.text("postgres.url").to_owned(),
         password: Secret::new(values.text("postgres.password")),
         schema: values.text("postgres.schema").to_owned(),
+        migrations: match values.text("postgres.migrations") {
+            "by_operator" => Migrations::ByOperator,
+            _ => Migrations::AtStart,
+        },
+        grant_to: Some(values.text("postgres.grant_to")).filter(|role| !role.is_empty()).map(str::to_owned),
         connections: u32::try_from(values.number("postgres.connections"))
             .expect("the range of connections lies within 32 bits"),
         timeout: values.duration("postgres.timeout_ms"),

@@ -31,6 +31,8 @@ pub enum Kind {
     NamePart,
     /// A name in SQL that needs no quotes.
     SqlName,
+    /// A name in SQL that needs no quotes, or nothing.
+    NameOfRole,
     /// A name of free form, or nothing.
     Name,
     /// The address of a PostgreSQL database without a password, or nothing.
@@ -109,7 +111,7 @@ const fn text(
 }
 
 /// Lists every key, in the order of `config.toml`.
-pub const KEYS: [Key; 57] = [
+pub const KEYS: [Key; 59] = [
     text(
         "http",
         "listen",
@@ -204,6 +206,20 @@ pub const KEYS: [Key; 57] = [
         "How long one statement, or a connection without an answer, may take before it is given up and tried again.",
     ),
     text(
+        "postgres",
+        "migrations",
+        Kind::OneOf(&["at_start", "by_operator"]),
+        "at_start",
+        "Who makes and changes the tables: `serve` when it starts, or an operator with `horizons store migrate`.",
+    ),
+    text(
+        "postgres",
+        "grant_to",
+        Kind::NameOfRole,
+        "",
+        "Role that a migration grants what `serve` needs, and no more: it cannot change or remove audit entries.",
+    ),
+    text(
         "event_log",
         "kind",
         Kind::OneOf(&["embedded", "kafka"]),
@@ -250,7 +266,7 @@ pub const KEYS: [Key; 57] = [
     text(
         "kafka",
         "compression",
-        Kind::OneOf(&["none", "gzip", "snappy", "lz4", "zstd"]),
+        Kind::OneOf(&["none", "lz4", "zstd"]),
         "lz4",
         "How batches of published records are compressed.",
     ),
@@ -433,6 +449,11 @@ pub const KEYS: [Key; 57] = [
     ),
 ];
 
+/// Says what a name in SQL is.
+fn sql_name() -> String {
+    format!("a small letter and at most {} further small letters, digits and `_`", SQL_NAME_MAX - 1)
+}
+
 /// Longest part of a name in Kafka that may be configured; a name has 249 characters at most.
 pub(super) const NAME_PART_MAX: usize = 100;
 
@@ -474,10 +495,8 @@ impl Key {
             Kind::NamePart => {
                 format!("at most {NAME_PART_MAX} letters, digits, `.`, `_` and `-`, or nothing")
             }
-            Kind::SqlName => format!(
-                "a small letter and at most {} further small letters, digits and `_`",
-                SQL_NAME_MAX - 1
-            ),
+            Kind::SqlName => sql_name(),
+            Kind::NameOfRole => format!("{}, or nothing", sql_name()),
             Kind::Name => "a name, or nothing".to_owned(),
             Kind::DatabaseUrl => {
                 "`postgres://USER@HOST:PORT/DATABASE` without a password, or nothing".to_owned()

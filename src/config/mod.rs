@@ -90,10 +90,23 @@ pub struct Postgres {
     pub password: Secret,
     /// The schema of the tables.
     pub schema: String,
+    /// Who makes and changes the tables.
+    pub migrations: Migrations,
+    /// The role that a migration grants what a running program needs.
+    pub grant_to: Option<String>,
     /// Connections that read.
     pub connections: u32,
     /// How long one statement may take.
     pub timeout: Duration,
+}
+
+/// Who makes and changes the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Migrations {
+    /// The program, when it starts.
+    AtStart,
+    /// An operator beforehand, perhaps as another role.
+    ByOperator,
 }
 
 /// Where events are published and read.

@@ -106,6 +106,7 @@ fn environment_value(kind: Kind, text: &str) -> RawValue {
         | Kind::Brokers
         | Kind::NamePart
         | Kind::SqlName
+        | Kind::NameOfRole
         | Kind::Name
         | Kind::DatabaseUrl
         | Kind::Secret => as_text(text),

@@ -136,7 +136,8 @@ fn fits_text(kind: Kind, text: &str) -> bool {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             text.len() <= NAME_PART_MAX && text.bytes().all(is_plain)
         }
-        Kind::SqlName => {
+        Kind::NameOfRole if text.is_empty() => true,
+        Kind::SqlName | Kind::NameOfRole => {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             text.len() <= SQL_NAME_MAX
                 && text.bytes().all(is_plain)

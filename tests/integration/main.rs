@@ -22,5 +22,7 @@ mod http;
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
+/// Real services, and faults in front of them; with the tests of both.
+mod services;
 /// The SQLite store's file, folder, limits and triggers.
 mod store;

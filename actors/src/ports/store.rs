@@ -282,7 +282,8 @@ pub struct JobFailure {
 pub enum JobExpectation {
     /// The job does not exist yet.
     New,
-    /// Both counters are these.
+    /// Both counters are these, and a stored wish to cancel is known to whoever decided: a wish changes no
+    /// counter, and a row without it must not take it back.
     Sequences {
         /// The lifecycle counter before the write.
         lifecycle: Sequence,

@@ -3,6 +3,7 @@
 //! Promises that a refusal (conflict, repeated key, disk limit) is found before anything is written.
 
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Order, OrderKind};
 use horizons_actors::event::{JobStatus, TaccSystem};
@@ -168,9 +169,11 @@ pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<Job
             diesel::insert_into(jobs::table).values(&columns).execute(connection).map_err(engine)?;
         }
         JobExpectation::Sequences { lifecycle, metrics } => {
+            let knows_wish = write.row.cancel.is_some();
             let changed = diesel::update(
                 job.filter(jobs::lifecycle_sequence.eq(lifecycle.0.cast_signed()))
-                    .filter(jobs::metrics_sequence.eq(metrics.0.cast_signed())),
+                    .filter(jobs::metrics_sequence.eq(metrics.0.cast_signed()))
+                    .filter(jobs::cancel_requested_at.is_null().or(knows_wish.into_sql::<Bool>())),
             )
             .set(&columns)
             .execute(connection)

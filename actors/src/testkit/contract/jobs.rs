@@ -50,7 +50,6 @@ pub async fn write_job_everything_round_trips(store: Arc<impl Store>) {
     };
     let mut cleared = row.clone();
     cleared.scheduler_job_id = None;
-    cleared.cancel = None;
     cleared.failure = None;
     cleared.execution_time_seconds = None;
     let expectation =
@@ -64,6 +63,30 @@ pub async fn write_job_everything_round_trips(store: Arc<impl Store>) {
 
     assert!(matches!((&written, &changed), (Ok(JobWritten::Written), Ok(JobWritten::Written))));
     assert_eq!((read, read_again, nobody), (Some(row), Some(cleared), None));
+}
+
+/// A change that was decided before a wish to cancel came conflicts with it: a wish is never lost.
+pub async fn write_job_decided_without_the_wish_to_cancel_conflicts(store: Arc<impl Store>) {
+    let row = job("job-1", at(0));
+    store.write_job(submit(row.clone())).await.expect("a job can be written");
+    let unaware = change(&row, JobStatus::Queued);
+    let mut wished = change(&row, row.status);
+    wished.row = JobRow {
+        cancel: Some(CancelRequest {
+            cancelled_by: id("ada"),
+            reason: "enough".to_owned(),
+            requested_at: at(1),
+        }),
+        ..row.clone()
+    };
+    wished.events.clear();
+    let wanted = wished.row.clone();
+
+    let answers = [store.write_job(wished).await, store.write_job(unaware).await]
+        .map(|answer| answer.expect("an answer"));
+
+    assert_eq!(answers, [JobWritten::Written, JobWritten::Conflict]);
+    assert_eq!(store.read_job(id("job-1")).await.expect("jobs can be read"), Some(wanted));
 }
 
 /// A job is new once.

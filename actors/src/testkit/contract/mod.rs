@@ -63,6 +63,7 @@ macro_rules! store_contract {
             parking::dead_letter_settled_changes_state,
             parking::dead_letters_page_in_order_of_lane_and_offset,
             jobs::write_job_everything_round_trips,
+            jobs::write_job_decided_without_the_wish_to_cancel_conflicts,
             jobs::write_job_new_twice_conflicts,
             jobs::write_job_other_sequences_conflicts_and_writes_nothing,
             jobs::write_job_concurrent_writers_one_wins,

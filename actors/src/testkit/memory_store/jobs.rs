@@ -78,8 +78,11 @@ impl JobTables {
         let found = self.rows.get(&write.row.job_id);
         let holds = match write.expectation {
             JobExpectation::New => found.is_none(),
-            JobExpectation::Sequences { lifecycle, metrics } => found
-                .is_some_and(|row| row.lifecycle_sequence == lifecycle && row.metrics_sequence == metrics),
+            JobExpectation::Sequences { lifecycle, metrics } => found.is_some_and(|row| {
+                row.lifecycle_sequence == lifecycle
+                    && row.metrics_sequence == metrics
+                    && (row.cancel.is_none() || write.row.cancel.is_some())
+            }),
         };
         (!holds).then_some(JobWritten::Conflict)
     }
