@@ -100,7 +100,7 @@ impl Load {
         self.submit(client, &format!("key-{number:06}"), agent)
     }
 
-    fn cancel(&self, client: Client, job_id: &str) -> bool {
+    pub(crate) fn cancel(&self, client: Client, job_id: &str) -> bool {
         let Ok(answer) = client.cancel(job_id) else { return false };
         let mut ledger = self.ledger.lock().unwrap();
         match answer.status {
@@ -113,12 +113,19 @@ impl Load {
     }
 
     /// Appends another producer's event, or something that is none.
-    fn append(&self, client: Client, is_poison: bool) -> bool {
+    pub(crate) fn append(&self, client: Client, is_poison: bool) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = if is_poison { format!("poison-{number}") } else { format!("external-{number}") };
+        self.append_as(client, &name, is_poison)
+    }
+
+    /// Appends another producer's first event of a job of this name, or something that is none under this key.
+    /// False when the server is gone.
+    pub(crate) fn append_as(&self, client: Client, name: &str, is_poison: bool) -> bool {
         let (key, payload, headers) = if is_poison {
-            (format!("poison-{number}"), b"not an event".to_vec(), json!({}))
+            (name.to_owned(), b"not an event".to_vec(), json!({}))
         } else {
-            external_event(&format!("external-{number}"))
+            external_event(name)
         };
         let Ok(answer) = client.append("job-lifecycle", Some(key.as_bytes()), &payload, headers) else {
             return false;
@@ -153,30 +160,30 @@ impl Load {
         true
     }
 
+    /// Does one thing of those that load is made of. False when the server is gone.
+    pub(crate) fn step(&self, client: Client, random: &mut Random) -> bool {
+        match random.below(20) {
+            0..=8 => {
+                let agent = random.pick(&AGENTS).copied().unwrap_or("quick");
+                self.submit_new(client, agent)
+            }
+            9..=10 if random.below(REPEAT_ONE_IN) == 0 => {
+                let keys: Vec<String> = self.ledger.lock().unwrap().submits.keys().cloned().collect();
+                random.pick(&keys).is_none_or(|key| self.submit(client, key, "quick"))
+            }
+            9..=13 => {
+                let jobs = self.jobs();
+                random.pick(&jobs).is_none_or(|job_id| self.cancel(client, job_id))
+            }
+            14..=17 => self.append(client, false),
+            18 => self.append(client, true),
+            _ => self.wish(client, random),
+        }
+    }
+
     /// Works until told to stop or the server is gone.
     pub(crate) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
-        while !is_over.load(Ordering::Relaxed) {
-            let goes_on = match random.below(20) {
-                0..=8 => {
-                    let agent = random.pick(&AGENTS).copied().unwrap_or("quick");
-                    self.submit_new(client, agent)
-                }
-                9..=10 if random.below(REPEAT_ONE_IN) == 0 => {
-                    let keys: Vec<String> = self.ledger.lock().unwrap().submits.keys().cloned().collect();
-                    random.pick(&keys).is_none_or(|key| self.submit(client, key, "quick"))
-                }
-                9..=13 => {
-                    let jobs = self.jobs();
-                    random.pick(&jobs).is_none_or(|job_id| self.cancel(client, job_id))
-                }
-                14..=17 => self.append(client, false),
-                18 => self.append(client, true),
-                _ => self.wish(client, &mut random),
-            };
-            if !goes_on {
-                return;
-            }
-        }
+        while !is_over.load(Ordering::Relaxed) && self.step(client, &mut random) {}
     }
 
     /// Gives the last jobs.
