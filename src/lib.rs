@@ -36,6 +36,7 @@ pub mod embedded_log;
 pub mod exit;
 pub mod faults;
 pub mod http;
+pub mod kafka;
 pub mod metrics;
 pub mod orchestrator;
 pub mod run_agent;

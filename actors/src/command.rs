@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use crate::clock::Timestamp;
 use crate::event::TaccSystem;
 use crate::ids::{
-    AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, ResourceId, Topic,
-    UserId,
+    AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic, Offset,
+    Partition, ResourceId, Topic, UserId,
 };
 
 /// Who asks.
@@ -63,6 +63,15 @@ pub enum CommandKind {
         /// Identifies the appended record in the audit entry.
         record_id: EventId,
     },
+    /// Keep a record apart that Kafka refuses for good, so that its partition goes on.
+    SetAsideRecord {
+        /// The topic.
+        topic: LogTopic,
+        /// The partition.
+        partition: Partition,
+        /// Its offset in the outbox.
+        offset: Offset,
+    },
 }
 
 impl CommandKind {
@@ -74,6 +83,7 @@ impl CommandKind {
             CommandKind::ReleaseKey(_) => "parked.release",
             CommandKind::DiscardHead(_) => "parked.discard",
             CommandKind::AppendRecord { .. } => "record.append",
+            CommandKind::SetAsideRecord { .. } => "record.set_aside",
         }
     }
 
@@ -84,6 +94,9 @@ impl CommandKind {
             CommandKind::CancelJob { job_id } => job_id.as_str().to_owned(),
             CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => key.lane.to_string(),
             CommandKind::AppendRecord { topic, .. } => topic.name().to_owned(),
+            CommandKind::SetAsideRecord { topic, partition, offset } => {
+                format!("{topic}-{partition}@{offset}")
+            }
         };
         ResourceId::parse(&text).expect("job ids, lane names and topic names are valid resource ids")
     }

@@ -224,6 +224,54 @@ pub struct RecordBatch {
     pub credit: Credit,
 }
 
+/// Largest record of a topic of record: key, header block and payload.
+///
+/// *Units*: bytes. Kafka takes 1 048 588 (`message.max.bytes`) for a batch; what a batch of one record adds to
+/// these parts (61 for the batch, at most 110 for lengths and deltas) is well below the 512 left to it.
+pub const RECORD_MAX_BYTES: usize = 1_048_576 - 512;
+
+/// What a dead-letter topic takes above its source: room for the headers that tell the origin.
+///
+/// *Units*: bytes. Those headers measure at most 2 KiB (the detail of a rejection is 300 characters).
+pub const DEAD_LETTER_ROOM_BYTES: usize = 16_384;
+
+/// What Kafka's own default for `max.message.bytes` allows.
+const KAFKA_MESSAGE_MAX_BYTES: usize = 1_048_588;
+
+impl LogTopic {
+    /// Gives the largest record that may be written to the topic, as [`OutgoingRecord::size_bytes`] counts.
+    pub const fn record_max_bytes(self) -> usize {
+        match self {
+            LogTopic::Record(_) => RECORD_MAX_BYTES,
+            LogTopic::DeadLetter(_) => RECORD_MAX_BYTES + DEAD_LETTER_ROOM_BYTES,
+        }
+    }
+
+    /// Gives what the topic's `max.message.bytes` must be in Kafka, so that each such record fits.
+    pub const fn kafka_max_message_bytes(self) -> usize {
+        match self {
+            LogTopic::Record(_) => KAFKA_MESSAGE_MAX_BYTES,
+            LogTopic::DeadLetter(_) => KAFKA_MESSAGE_MAX_BYTES + DEAD_LETTER_ROOM_BYTES,
+        }
+    }
+}
+
+/// Tells that a record is larger than its topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "record of `{topic}` is too large: wanted at most {limit} bytes of key, headers and payload, got {got} ({part} is the largest)"
+)]
+pub struct RecordTooLarge {
+    /// The topic.
+    pub topic: LogTopic,
+    /// The largest part: `key`, `headers` or `payload`.
+    pub part: &'static str,
+    /// What the topic takes.
+    pub limit: usize,
+    /// What the record measures.
+    pub got: usize,
+}
+
 /// A record on its way into the log, final to the byte.
 ///
 /// *Shape*: the offset is given by the store when the surrounding transaction ends.
@@ -241,4 +289,33 @@ pub struct OutgoingRecord {
     pub headers: Headers,
     /// The payload.
     pub payload: Option<Bytes>,
+}
+
+impl OutgoingRecord {
+    /// Gives what the record measures: key, header block and payload.
+    pub fn size_bytes(&self) -> usize {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Holds the record against its topic's limit; to be asked before it is handed to the store, because
+    /// Kafka would refuse it for good and its partition would stand.
+    ///
+    /// *Errors*: [`RecordTooLarge`] with the largest part.
+    pub fn check_size(&self) -> Result<(), RecordTooLarge> {
+        let (limit, got) = (self.topic.record_max_bytes(), self.size_bytes());
+        if got <= limit {
+            return Ok(());
+        }
+        let largest = self.parts().into_iter().max_by_key(|(_, bytes)| *bytes);
+        let part = largest.map_or("payload", |(part, _)| part);
+        Err(RecordTooLarge { topic: self.topic, part, limit, got })
+    }
+
+    fn parts(&self) -> [(&'static str, usize); 3] {
+        [
+            ("key", self.key.as_ref().map_or(0, Bytes::len)),
+            ("headers", self.headers.as_block().len()),
+            ("payload", self.payload.as_ref().map_or(0, Bytes::len)),
+        ]
+    }
 }

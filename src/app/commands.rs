@@ -56,6 +56,9 @@ impl Commands for CommandPort {
 fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
     match kind {
         CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => Some(key.lane.clone()),
-        CommandKind::SubmitJob(_) | CommandKind::CancelJob { .. } | CommandKind::AppendRecord { .. } => None,
+        CommandKind::SubmitJob(_)
+        | CommandKind::CancelJob { .. }
+        | CommandKind::AppendRecord { .. }
+        | CommandKind::SetAsideRecord { .. } => None,
     }
 }

@@ -82,6 +82,42 @@ pub enum OpenError {
         /// The file.
         file: PathBuf,
     },
+    /// The database's server cannot be reached, or does not let us in now.
+    #[error("failed to open {store}: {detail}")]
+    Unreachable {
+        /// The store, without its address.
+        store: String,
+        /// What the server or the network says.
+        detail: String,
+    },
+    /// The server refused a statement: a right is missing, or something else stands in the schema.
+    #[error("failed to open {store}: {detail}")]
+    Refused {
+        /// The store.
+        store: String,
+        /// What the server says.
+        detail: String,
+    },
+    /// The server may lose what it has confirmed.
+    #[error(
+        "failed to open {store}: the server runs with `{setting}` off and may lose what it has confirmed"
+    )]
+    NotDurable {
+        /// The store.
+        store: String,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// Another process does what only one may do.
+    #[error("failed to take lease `{name}` of {store}: `{holder}` has it")]
+    LeaseHeld {
+        /// The store.
+        store: String,
+        /// The lease.
+        name: &'static str,
+        /// Who has it, as it named itself.
+        holder: String,
+    },
     /// The store is about another event log than the one that is configured.
     #[error(
         "failed to open the store: its rows are about the event log `{stored}`, and {} is configured; configure that \

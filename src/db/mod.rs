@@ -15,5 +15,6 @@ pub mod log_choice;
 mod profile;
 mod queue;
 pub mod sqlite;
+mod words;
 
 pub use profile::WriterTimes;

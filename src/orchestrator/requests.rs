@@ -154,9 +154,10 @@ impl Orchestrator {
         let (key, wish) = match &command.kind {
             CommandKind::ReleaseKey(key) => (key.clone(), ParkedWish::Release),
             CommandKind::DiscardHead(key) => (key.clone(), ParkedWish::DiscardHead),
-            CommandKind::SubmitJob(_) | CommandKind::CancelJob { .. } | CommandKind::AppendRecord { .. } => {
-                return Err(wrong_kind(&command));
-            }
+            CommandKind::SubmitJob(_)
+            | CommandKind::CancelJob { .. }
+            | CommandKind::AppendRecord { .. }
+            | CommandKind::SetAsideRecord { .. } => return Err(wrong_kind(&command)),
         };
         let shown = shown_key(&key);
         let mut changes = Map::new();

@@ -8,14 +8,10 @@ use serde::Serialize;
 
 use super::{Event, EventType, partition_for};
 use crate::ids::{CorrelationId, EventId, LogTopic};
-use crate::record::{Headers, OutgoingRecord};
-use crate::rejection::Rejection;
+use crate::record::{Headers, OutgoingRecord, RecordTooLarge};
 
-/// Largest record that is written: key, header names and values, and payload.
-///
-/// *Units*: bytes. Kafka takes 1 048 588 (`message.max.bytes`) for a batch; what a batch of one record adds to
-/// these parts (61 for the batch, at most 110 for lengths and deltas) is well below the 512 left to it.
-pub const RECORD_MAX_BYTES: usize = 1_048_576 - 512;
+pub use crate::record::RECORD_MAX_BYTES;
+use crate::rejection::Rejection;
 
 /// Room that is made for a payload at the start; most events fit.
 const PAYLOAD_EXPECTED_BYTES: usize = 512;
@@ -81,13 +77,13 @@ pub enum EncodeError {
         /// What a reader would have said.
         rejection: Rejection,
     },
-    /// The record would be larger than [`RECORD_MAX_BYTES`].
-    #[error("failed to encode `{event_type}`: wanted at most {RECORD_MAX_BYTES} bytes, got {got}")]
+    /// The record would be larger than its topic takes.
+    #[error("failed to encode `{event_type}`: {too_large}")]
     TooLarge {
         /// The type.
         event_type: EventType,
-        /// What the record would measure.
-        got: usize,
+        /// Which part, how large, and the limit.
+        too_large: RecordTooLarge,
     },
     /// The encoder itself gave up.
     #[error("failed to encode `{event_type}`: {detail}")]
@@ -109,7 +105,8 @@ impl EncodeError {
     pub fn field(&self) -> Option<&str> {
         match self {
             EncodeError::BreaksSchema { rejection, .. } => rejection.field(),
-            EncodeError::TooLarge { .. } | EncodeError::Encoder { .. } => None,
+            EncodeError::TooLarge { too_large, .. } => Some(too_large.part),
+            EncodeError::Encoder { .. } => None,
         }
     }
 }
@@ -117,7 +114,7 @@ impl EncodeError {
 /// Makes the record of an event: payload, key, partition and the headers of E5, exactly.
 ///
 /// *Errors*: [`EncodeError::BreaksSchema`] with the field, [`EncodeError::TooLarge`] above
-/// [`RECORD_MAX_BYTES`].
+/// [`LogTopic::record_max_bytes`].
 pub fn encode(event: &Event, encoding: Encoding) -> Result<OutgoingRecord, EncodeError> {
     let event_type = event.payload.event_type();
     event.check().map_err(|rejection| EncodeError::BreaksSchema { event_type, rejection })?;
@@ -126,19 +123,16 @@ pub fn encode(event: &Event, encoding: Encoding) -> Result<OutgoingRecord, Encod
         encode_payload(event, encoding).map_err(|detail| EncodeError::Encoder { event_type, detail })?;
     let key = event.partition_key().map(|key| Bytes::copy_from_slice(key.as_bytes()));
     let headers = headers_of(event, encoding);
-    let got = key.as_ref().map_or(0, Bytes::len) + headers.as_block().len() + payload.len();
-    if got > RECORD_MAX_BYTES {
-        return Err(EncodeError::TooLarge { event_type, got });
-    }
-
-    Ok(OutgoingRecord {
+    let record = OutgoingRecord {
         topic: LogTopic::Record(event.topic()),
         partition: partition_for(event.topic(), key.as_deref(), event.event_id),
         timestamp: event.timestamp,
         key,
         headers,
         payload: Some(Bytes::from(payload)),
-    })
+    };
+    record.check_size().map_err(|too_large| EncodeError::TooLarge { event_type, too_large })?;
+    Ok(record)
 }
 
 fn encode_payload(event: &Event, encoding: Encoding) -> Result<Vec<u8>, String> {

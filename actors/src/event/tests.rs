@@ -276,7 +276,11 @@ fn encode_event_above_the_limit_is_refused() {
 
     assert!(fits.is_ok());
     let event_type = EventType::JobFailed;
-    assert_eq!(error, Err(EncodeError::TooLarge { event_type, got: RECORD_MAX_BYTES + 1 }));
+    let Err(EncodeError::TooLarge { event_type: named, too_large }) = &error else {
+        panic!("wanted a refusal, got {error:?}");
+    };
+    assert_eq!((*named, too_large.part, too_large.got), (event_type, "payload", RECORD_MAX_BYTES + 1));
+    assert_eq!(error.as_ref().unwrap_err().field(), Some("payload"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod commands;
 pub mod log;
+pub mod outbox;
 pub mod query;
 pub mod scheduler;
 pub mod store;

@@ -18,6 +18,7 @@ use super::key;
 use super::numbers::EntryNumbers;
 use super::records::{Blob, Digest, blob};
 use super::schema::{audit_bodies, audit_entries, audit_logs, audit_runs};
+use crate::db::words::Words;
 
 #[derive(Insertable)]
 #[diesel(table_name = audit_entries, treat_none_as_default_value = false)]
@@ -26,7 +27,7 @@ struct NewEntryRow {
     record_offset: i64,
     leaf_hash: Digest,
     chain_hash: Digest,
-    mark: Cow<'static, str>,
+    mark: Words,
     appended_at: i64,
 }
 
@@ -123,12 +124,12 @@ impl<'a> AuditRows<'a> {
 }
 
 /// Gives the stored text of a mark, without making one for the frequent marks.
-fn mark_text(mark: &AuditMark) -> Cow<'static, str> {
-    match mark {
+fn mark_text(mark: &AuditMark) -> Words {
+    Words(match mark {
         AuditMark::Event => Cow::Borrowed("event"),
         AuditMark::Duplicate => Cow::Borrowed("duplicate"),
         AuditMark::Malformed(_) => Cow::Owned(mark.to_stored()),
-    }
+    })
 }
 
 /// Reads how many entries a lane's log has.

@@ -13,24 +13,28 @@ use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditLogState;
 use uuid::Uuid;
 
-use super::engine::{Connection, engine};
+use super::engine::{Connection, SCAN, engine};
 use super::lanes::{Lanes, digest};
 use super::ports::ROWS_MAX;
 use super::records::RecordColumns;
 use super::state::load_audit_log;
+use crate::db::words::Words;
 
 /// Most entries that one call looks at: some tens of milliseconds.
 const ENTRIES_MAX: u64 = 20_000;
 
 /// Lists the auditor's lanes in order of partition.
-fn auditor_lanes(lanes: &Lanes) -> Vec<(TopicPartition, i64)> {
+fn auditor_lanes(
+    connection: &mut Connection,
+    lanes: &Lanes,
+) -> Result<Vec<(TopicPartition, i64)>, StoreError> {
     let auditor = Group::audit_trail();
-    lanes
-        .sorted()
+    let found = lanes
+        .sorted(connection)?
         .into_iter()
         .filter(|(lane, _)| lane.group == auditor)
-        .map(|(lane, number)| (lane.topic_partition, number))
-        .collect()
+        .map(|(lane, number)| (lane.topic_partition, number));
+    Ok(found.collect())
 }
 
 /// Lists the logs with their state.
@@ -39,7 +43,7 @@ pub(super) fn logs(
     lanes: &Lanes,
 ) -> Result<Vec<(TopicPartition, AuditLogState)>, StoreError> {
     let mut logs = Vec::new();
-    for (partition, number) in auditor_lanes(lanes) {
+    for (partition, number) in auditor_lanes(connection, lanes)? {
         if let Some(state) = load_audit_log(connection, number)? {
             logs.push((partition, state));
         }
@@ -75,7 +79,7 @@ struct EntryRow {
     #[diesel(sql_type = Binary)]
     chain_hash: Vec<u8>,
     #[diesel(sql_type = Text)]
-    mark: String,
+    mark: Words,
     #[diesel(sql_type = BigInt)]
     appended_at: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -104,7 +108,7 @@ impl EntryRow {
             position: AuditPosition { topic_partition, index: self.index.cast_unsigned() },
             leaf_hash: digest("leaf hash", &self.leaf_hash)?,
             chain_hash: digest("chain hash", &self.chain_hash)?,
-            mark: self.mark,
+            mark: self.mark.into(),
             appended_at: Timestamp::from_micros(self.appended_at),
             record: body.map(|body| body.into_record(offset)).transpose()?,
         })
@@ -120,7 +124,7 @@ pub(super) fn entries(
     let wanted = filter.limit.min(ROWS_MAX);
     let mut page = AuditPage { entries: Vec::new(), next: filter.after };
     let mut budget = ENTRIES_MAX;
-    for (partition, number) in auditor_lanes(lanes) {
+    for (partition, number) in auditor_lanes(connection, lanes)? {
         if !is_wanted(filter, partition) {
             continue;
         }
@@ -153,33 +157,6 @@ pub(super) fn entries(
     page.next = None;
     Ok(page)
 }
-
-/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
-///
-/// The run that holds an index is the last one that begins at or before it, whatever page it is asked for with.
-/// A run is believed only if it ends before the next one begins and before its log ends: what a changed or
-/// inserted run covers is missing then, and a verification finds it.
-///
-/// `CROSS JOIN` holds the engine to this order of loops, which is the order of indexes.
-pub(super) const SCAN: &str = "
-    SELECT r.first_index + (e.entry - r.base_entry) AS \"index\",
-           e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at,
-           b.recorded_at, b.time_type, b.key, b.headers, b.payload
-    FROM audit_runs AS r
-    CROSS JOIN audit_entries AS e
-      ON e.entry BETWEEN r.base_entry + max(?2 - r.first_index, 0)
-                     AND r.base_entry + min(?3 - r.first_index, r.entries - 1)
-    LEFT JOIN audit_bodies AS b ON b.entry = e.entry
-    WHERE r.lane = ?1
-      AND r.first_index <= ?3
-      AND r.first_index >= coalesce(
-            (SELECT max(h.first_index) FROM audit_runs AS h WHERE h.lane = ?1 AND h.first_index <= ?2), ?2)
-      AND r.first_index + r.entries <= coalesce(
-            (SELECT min(n.first_index) FROM audit_runs AS n WHERE n.lane = ?1 AND n.first_index > r.first_index),
-            (SELECT size FROM audit_logs WHERE lane = ?1))
-      AND (?5 IS NULL OR b.key = ?5)
-    ORDER BY r.first_index, e.entry
-    LIMIT ?4";
 
 /// Reads the wanted entries of a range.
 fn scan(

@@ -13,6 +13,7 @@ use super::audit_append::AuditRows;
 use super::engine::{Connection, engine, insert_or_ignore, replace_rows};
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::{key, parking, state};
+use crate::db::words::WordsRef;
 
 /// Writes the effects of one transaction. The outbox and the audit entries, which are only gathered here, come
 /// later, with those of all others.
@@ -70,7 +71,7 @@ struct NewTimelineRow<'a> {
     attempt: i64,
     happened_at: i64,
     applied_at: i64,
-    payload: &'a str,
+    payload: WordsRef<'a>,
 }
 
 fn write_timeline(
@@ -90,7 +91,7 @@ fn write_timeline(
             attempt: i64::from(entry.attempt.0),
             happened_at: entry.happened_at.as_micros(),
             applied_at: entry.applied_at.as_micros(),
-            payload: &entry.payload,
+            payload: WordsRef(&entry.payload),
         };
         diesel::insert_into(job_timeline::table).values(&row).execute(connection).map_err(engine)?;
     }
@@ -105,7 +106,7 @@ struct NewRefusalRow<'a> {
     job_id: Option<&'a str>,
     event_type: &'a str,
     reason: &'a str,
-    detail: &'a str,
+    detail: WordsRef<'a>,
     refused_at: i64,
 }
 
@@ -117,7 +118,7 @@ fn write_refusals(connection: &mut Connection, lane: i64, all: &[Refusal]) -> Re
             job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
             event_type: refusal.event_type.name(),
             reason: refusal.reason,
-            detail: &refusal.detail,
+            detail: WordsRef(&refusal.detail),
             refused_at: refusal.refused_at.as_micros(),
         };
         diesel::insert_into(refusals::table).values(&row).execute(connection).map_err(engine)?;
@@ -148,8 +149,8 @@ fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> Resu
         diesel::delete(
             timers::table
                 .filter(timers::lane.eq(lane))
-                .filter(timers::kind.eq(&id.kind))
-                .filter(timers::key.eq(&id.key)),
+                .filter(timers::kind.eq(WordsRef(&id.kind)))
+                .filter(timers::key.eq(WordsRef(&id.key))),
         )
         .execute(connection)
         .map_err(engine)?;
@@ -160,8 +161,12 @@ fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> Resu
 fn set_timers(connection: &mut Connection, lane: i64, all: &[Timer]) -> Result<(), StoreError> {
     for timer in all {
         let due_at = timers::due_at.eq(timer.due_at.as_micros());
-        let row =
-            (timers::lane.eq(lane), timers::kind.eq(&timer.id.kind), timers::key.eq(&timer.id.key), due_at);
+        let row = (
+            timers::lane.eq(lane),
+            timers::kind.eq(WordsRef(&timer.id.kind)),
+            timers::key.eq(WordsRef(&timer.id.key)),
+            due_at,
+        );
         replace_rows!(
             connection,
             timers::table,

@@ -16,10 +16,11 @@ use horizons_actors::ports::store::{
 };
 
 use super::effects::write_orders;
-use super::engine::{Connection, engine};
+use super::engine::{Connection, engine, insert_or_ignore, take_turns};
 use super::schema::{idempotency_keys, job_events, jobs, orders};
 use super::state::{attempt, named, parsed, uuid};
 use crate::db::error::unreadable;
+use crate::db::words::{Words, WordsRef};
 
 #[derive(Queryable, Insertable, AsChangeset)]
 #[diesel(table_name = jobs, treat_none_as_default_value = false, treat_none_as_null = true)]
@@ -28,7 +29,7 @@ pub(super) struct JobColumns {
     user_id: String,
     agent: String,
     dataset_id: String,
-    parameters: String,
+    parameters: Words,
     tacc_system: String,
     correlation_id: Vec<u8>,
     status: String,
@@ -40,10 +41,10 @@ pub(super) struct JobColumns {
     scheduler_job_id: Option<String>,
     samples_published: i64,
     cancelled_by: Option<String>,
-    cancel_reason: Option<String>,
+    cancel_reason: Option<Words>,
     cancel_requested_at: Option<i64>,
-    error_code: Option<String>,
-    error_message: Option<String>,
+    error_code: Option<Words>,
+    error_message: Option<Words>,
     execution_time_seconds: Option<f64>,
     submitted_at: i64,
     updated_at: i64,
@@ -59,7 +60,7 @@ impl JobColumns {
             user_id: row.user_id.as_str().to_owned(),
             agent: row.agent.as_str().to_owned(),
             dataset_id: row.dataset_id.as_str().to_owned(),
-            parameters: row.parameters.clone(),
+            parameters: Words::of(&row.parameters),
             tacc_system: row.tacc_system.name().to_owned(),
             correlation_id: row.correlation_id.0.as_bytes().to_vec(),
             status: row.status.name().to_owned(),
@@ -71,10 +72,10 @@ impl JobColumns {
             scheduler_job_id: row.scheduler_job_id.as_ref().map(|id| id.as_str().to_owned()),
             samples_published: row.samples_published.cast_signed(),
             cancelled_by: row.cancel.as_ref().map(|cancel| cancel.cancelled_by.as_str().to_owned()),
-            cancel_reason: row.cancel.as_ref().map(|cancel| cancel.reason.clone()),
+            cancel_reason: row.cancel.as_ref().map(|cancel| Words::of(&cancel.reason)),
             cancel_requested_at: row.cancel.as_ref().map(|cancel| cancel.requested_at.as_micros()),
-            error_code: row.failure.as_ref().map(|failure| failure.error_code.clone()),
-            error_message: row.failure.as_ref().map(|failure| failure.error_message.clone()),
+            error_code: row.failure.as_ref().map(|failure| Words::of(&failure.error_code)),
+            error_message: row.failure.as_ref().map(|failure| Words::of(&failure.error_message)),
             execution_time_seconds: row.execution_time_seconds,
             submitted_at: row.submitted_at.as_micros(),
             updated_at: row.updated_at.as_micros(),
@@ -86,13 +87,15 @@ impl JobColumns {
         let cancel = match (self.cancelled_by, self.cancel_reason, self.cancel_requested_at) {
             (Some(by), Some(reason), Some(at)) => Some(CancelRequest {
                 cancelled_by: parsed("user id", &by, UserId::parse)?,
-                reason,
+                reason: reason.into(),
                 requested_at: Timestamp::from_micros(at),
             }),
             _ => None,
         };
         let failure = match (self.error_code, self.error_message) {
-            (Some(error_code), Some(error_message)) => Some(JobFailure { error_code, error_message }),
+            (Some(error_code), Some(error_message)) => {
+                Some(JobFailure { error_code: error_code.into(), error_message: error_message.into() })
+            }
             _ => None,
         };
         Ok(JobRow {
@@ -100,7 +103,7 @@ impl JobColumns {
             user_id: parsed("user id", &self.user_id, UserId::parse)?,
             agent: parsed("agent", &self.agent, AgentName::parse)?,
             dataset_id: parsed("data set", &self.dataset_id, DatasetId::parse)?,
-            parameters: self.parameters,
+            parameters: self.parameters.into(),
             tacc_system: named("system", &self.tacc_system, TaccSystem::from_name)?,
             correlation_id: CorrelationId(uuid(&self.correlation_id)?),
             status: named("status", &self.status, JobStatus::from_name)?,
@@ -127,14 +130,15 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
     rows.into_iter().map(JobColumns::into_row).collect()
 }
 
-/// Looks whether an idempotency key was used before.
+/// Looks whether an idempotency key was used before, behind whoever is using it now.
 pub(super) fn repeated(
     connection: &mut Connection,
     idempotency: &Idempotency,
 ) -> Result<Option<JobWritten>, StoreError> {
+    take_turns(connection, &format!("{}/{}", idempotency.user_id, idempotency.key))?;
     let used: Option<(Vec<u8>, String)> = idempotency_keys::table
         .filter(idempotency_keys::user_id.eq(idempotency.user_id.as_str()))
-        .filter(idempotency_keys::key.eq(&idempotency.key))
+        .filter(idempotency_keys::key.eq(WordsRef(&idempotency.key)))
         .select((idempotency_keys::request_digest, idempotency_keys::job_id))
         .first(connection)
         .optional()
@@ -166,7 +170,10 @@ pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<Job
             if known.is_some() {
                 return Ok(JobWritten::Conflict);
             }
-            diesel::insert_into(jobs::table).values(&columns).execute(connection).map_err(engine)?;
+            // Another process may have made it since.
+            if insert_or_ignore!(connection, jobs::table, &columns) == 0 {
+                return Ok(JobWritten::Conflict);
+            }
         }
         JobExpectation::Sequences { lifecycle, metrics } => {
             let knows_wish = write.row.cancel.is_some();
@@ -194,7 +201,7 @@ pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<Job
         diesel::insert_into(idempotency_keys::table)
             .values((
                 idempotency_keys::user_id.eq(idempotency.user_id.as_str()),
-                idempotency_keys::key.eq(&idempotency.key),
+                idempotency_keys::key.eq(WordsRef(&idempotency.key)),
                 idempotency_keys::request_digest.eq(idempotency.request_digest.as_slice()),
                 idempotency_keys::job_id.eq(write.row.job_id.as_str()),
                 idempotency_keys::created_at.eq(write.row.updated_at.as_micros()),
@@ -255,7 +262,7 @@ pub(super) fn answer_order(
 ) -> Result<(), StoreError> {
     let refusal = match answer {
         OrderAnswer::Done => None,
-        OrderAnswer::Refused(reason) => Some(reason.as_str()),
+        OrderAnswer::Refused(reason) => Some(WordsRef(reason)),
     };
     let answered = diesel::update(
         orders::table

@@ -10,28 +10,45 @@ use horizons_actors::ids::{
     Epoch, Group, LaneKey, LogId, Offset, Partition, Revision, Topic, TopicPartition,
 };
 use horizons_actors::ports::store::{
-    DesiredState, Fence, LaneOpened, LaneOrders, ParkedKeyState, ParkedWish, Progress, StoreError,
+    DesiredState, Fence, LaneOpened, LaneOrders, LaneTransaction, ParkedKeyState, ParkedWish, Progress,
+    StoreError,
 };
 use horizons_actors::record::Digest32;
 
-use super::engine::{Connection, engine};
+use super::engine::{Connection, IS_SHARED, engine, insert_or_ignore, lock_row};
 use super::schema::{lanes, parked_keys, progress, timers};
 use crate::db::error::unreadable;
 
-/// The numbers of the lanes that are committed, shared by the writer and those who read.
-#[derive(Debug, Default)]
+/// The numbers of the lanes of a log that are committed, shared by the writer and those who read.
+#[derive(Debug)]
 pub(super) struct Lanes {
+    log_id: LogId,
     numbers: RwLock<HashMap<LaneKey, i64>>,
 }
 
 impl Lanes {
-    /// Finds the number of a lane.
+    /// Finds the number of a lane that this process has opened or found.
     pub(super) fn number(&self, lane: &LaneKey) -> Option<i64> {
         self.numbers.read().unwrap_or_else(PoisonError::into_inner).get(lane).copied()
     }
 
-    /// Lists the lanes in order of their keys.
-    pub(super) fn sorted(&self) -> Vec<(LaneKey, i64)> {
+    /// Finds the number of a lane, also of one that another process has made since.
+    pub(super) fn find(
+        &self,
+        connection: &mut Connection,
+        lane: &LaneKey,
+    ) -> Result<Option<i64>, StoreError> {
+        match self.number(lane) {
+            None if IS_SHARED => read_number(connection, &self.log_id, lane),
+            known => Ok(known),
+        }
+    }
+
+    /// Lists the lanes in order of their keys, those of other processes too.
+    pub(super) fn sorted(&self, connection: &mut Connection) -> Result<Vec<(LaneKey, i64)>, StoreError> {
+        if IS_SHARED {
+            self.publish(read_numbers(connection, &self.log_id)?);
+        }
         let mut lanes: Vec<_> = self
             .numbers
             .read()
@@ -40,7 +57,7 @@ impl Lanes {
             .map(|(lane, number)| (lane.clone(), *number))
             .collect();
         lanes.sort();
-        lanes
+        Ok(lanes)
     }
 
     /// Adds lanes after the commit that made them.
@@ -50,18 +67,41 @@ impl Lanes {
 
     /// Reads all lanes of a log.
     pub(super) fn load(connection: &mut Connection, log_id: &LogId) -> Result<Self, StoreError> {
-        let rows: Vec<(i64, String, i64, i64)> = lanes::table
-            .filter(lanes::log_id.eq(log_id.as_str()))
-            .select((lanes::lane, lanes::group_name, lanes::topic, lanes::partition))
-            .load(connection)
-            .map_err(engine)?;
-        let mut numbers = HashMap::with_capacity(rows.len());
-        for (number, group, topic, partition) in rows {
-            let group = Group::parse(&group).map_err(|error| unreadable("group", error))?;
-            numbers.insert(LaneKey { group, topic_partition: topic_partition(topic, partition)? }, number);
-        }
-        Ok(Self { numbers: RwLock::new(numbers) })
+        let numbers = read_numbers(connection, log_id)?;
+        Ok(Self { log_id: log_id.clone(), numbers: RwLock::new(numbers) })
     }
+}
+
+/// Reads the numbers of all lanes of a log.
+fn read_numbers(connection: &mut Connection, log_id: &LogId) -> Result<HashMap<LaneKey, i64>, StoreError> {
+    let rows: Vec<(i64, String, i64, i64)> = lanes::table
+        .filter(lanes::log_id.eq(log_id.as_str()))
+        .select((lanes::lane, lanes::group_name, lanes::topic, lanes::partition))
+        .load(connection)
+        .map_err(engine)?;
+    let mut numbers = HashMap::with_capacity(rows.len());
+    for (number, group, topic, partition) in rows {
+        let group = Group::parse(&group).map_err(|error| unreadable("group", error))?;
+        numbers.insert(LaneKey { group, topic_partition: topic_partition(topic, partition)? }, number);
+    }
+    Ok(numbers)
+}
+
+/// Reads the number of a lane.
+fn read_number(
+    connection: &mut Connection,
+    log_id: &LogId,
+    lane: &LaneKey,
+) -> Result<Option<i64>, StoreError> {
+    lanes::table
+        .filter(lanes::log_id.eq(log_id.as_str()))
+        .filter(lanes::group_name.eq(lane.group.as_str()))
+        .filter(lanes::topic.eq(i64::from(lane.topic_partition.topic.code())))
+        .filter(lanes::partition.eq(i64::from(lane.topic_partition.partition.0)))
+        .select(lanes::lane)
+        .first(connection)
+        .optional()
+        .map_err(engine)
 }
 
 /// Reads the stored name of a partition of record.
@@ -112,30 +152,22 @@ pub(super) fn number_or_make(
     log_id: &LogId,
     lane: &LaneKey,
 ) -> Result<i64, StoreError> {
-    let topic = i64::from(lane.topic_partition.topic.code());
-    let partition = i64::from(lane.topic_partition.partition.0);
-    let known: Option<i64> = lanes::table
-        .filter(lanes::log_id.eq(log_id.as_str()))
-        .filter(lanes::group_name.eq(lane.group.as_str()))
-        .filter(lanes::topic.eq(topic))
-        .filter(lanes::partition.eq(partition))
-        .select(lanes::lane)
-        .first(connection)
-        .optional()
-        .map_err(engine)?;
-    if let Some(number) = known {
+    if let Some(number) = read_number(connection, log_id, lane)? {
         return Ok(number);
     }
-    diesel::insert_into(lanes::table)
-        .values((
+    // Another process may make it at the same time.
+    insert_or_ignore!(
+        connection,
+        lanes::table,
+        (
             lanes::log_id.eq(log_id.as_str()),
             lanes::group_name.eq(lane.group.as_str()),
-            lanes::topic.eq(topic),
-            lanes::partition.eq(partition),
-        ))
-        .returning(lanes::lane)
-        .get_result(connection)
-        .map_err(engine)
+            lanes::topic.eq(i64::from(lane.topic_partition.topic.code())),
+            lanes::partition.eq(i64::from(lane.topic_partition.partition.0)),
+        )
+    );
+    read_number(connection, log_id, lane)?
+        .ok_or_else(|| StoreError::Broken(format!("lane `{lane}` was not made")))
 }
 
 /// Takes a new epoch for a lane and reads where it stands.
@@ -209,21 +241,43 @@ pub(super) fn next_timer(connection: &mut Connection, number: i64) -> Result<Opt
     Ok(due.map(Timestamp::from_micros))
 }
 
+/// The columns of progress as they are read for an answer.
+type ProgressColumns = (Option<i64>, i64, i64);
+
+fn into_progress((next, epoch, revision): ProgressColumns) -> Progress {
+    Progress {
+        fence: Fence { epoch: Epoch(epoch.cast_unsigned()), revision: Revision(revision.cast_unsigned()) },
+        next: next.map(|next| Offset(next.cast_unsigned())),
+    }
+}
+
 /// Reads how far a lane is.
 pub(super) fn read_progress(
     connection: &mut Connection,
     number: i64,
 ) -> Result<Option<Progress>, StoreError> {
-    let row: Option<(Option<i64>, i64, i64)> = progress::table
+    let row: Option<ProgressColumns> = progress::table
         .filter(progress::lane.eq(number))
         .select((progress::next_offset, progress::owner_epoch, progress::revision))
         .first(connection)
         .optional()
         .map_err(engine)?;
-    Ok(row.map(|(next, epoch, revision)| Progress {
-        fence: Fence { epoch: Epoch(epoch.cast_unsigned()), revision: Revision(revision.cast_unsigned()) },
-        next: next.map(|next| Offset(next.cast_unsigned())),
-    }))
+    Ok(row.map(into_progress))
+}
+
+/// Reads how far a lane is, behind a transaction that is still about to end: after a commit whose answer was
+/// lost, the server may not have heard of that yet (design D2).
+pub(super) fn lock_progress(
+    connection: &mut Connection,
+    number: i64,
+) -> Result<Option<Progress>, StoreError> {
+    let row = progress::table.filter(progress::lane.eq(number)).select((
+        progress::next_offset,
+        progress::owner_epoch,
+        progress::revision,
+    ));
+    let row: Option<ProgressColumns> = lock_row!(row).first(connection).optional().map_err(engine)?;
+    Ok(row.map(into_progress))
 }
 
 /// Reads what operators want of a lane.
@@ -252,4 +306,15 @@ pub(super) enum Ownership {
 /// Gives the fence after a transaction.
 pub(super) fn following(fence: Fence) -> Fence {
     Fence { epoch: fence.epoch, revision: fence.revision.following() }
+}
+
+/// Refuses a transaction that goes back.
+pub(super) fn check_forward(transaction: &LaneTransaction) -> Result<(), StoreError> {
+    match transaction.from {
+        Some(from) if transaction.next < from => Err(StoreError::Broken(format!(
+            "lane `{}` wanted to go back from {from} to {}",
+            transaction.lane, transaction.next
+        ))),
+        _ => Ok(()),
+    }
 }

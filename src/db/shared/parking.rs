@@ -16,6 +16,7 @@ use super::engine::{Connection, engine, insert_or_ignore};
 use super::key;
 use super::records::{RecordColumns, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
+use crate::db::words::{Words, WordsRef};
 
 /// States of a dead letter.
 const STATE_PARKED: &str = "parked";
@@ -64,7 +65,7 @@ fn write_letter(connection: &mut Connection, lane: i64, letter: &DeadLetter) -> 
             dead_letters::headers.eq(record.headers.as_block().as_ref()),
             dead_letters::payload.eq(slice(record.payload.as_ref())),
             dead_letters::reason.eq(letter.rejection.name()),
-            dead_letters::detail.eq(letter.rejection.to_string()),
+            dead_letters::detail.eq(Words::of(&letter.rejection.to_string())),
             dead_letters::state.eq(if letter.is_parked { STATE_PARKED } else { STATE_DEAD }),
             dead_letters::attempts.eq(1),
             dead_letters::rejected_at.eq(at),
@@ -114,7 +115,7 @@ fn settle(
                 at,
                 dead_letters::attempts.eq(dead_letters::attempts + 1),
                 dead_letters::reason.eq(rejection.name()),
-                dead_letters::detail.eq(rejection.to_string()),
+                dead_letters::detail.eq(Words::of(&rejection.to_string())),
             ))
             .execute(connection),
         DeadLetterOutcome::Released => {
@@ -135,25 +136,33 @@ fn settle(
 fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Result<(), StoreError> {
     let head = parked.head.0.cast_signed();
     let detail = parked.rejection.to_string();
+    let changed = diesel::update(
+        parked_keys::table
+            .filter(parked_keys::lane.eq(lane))
+            .filter(parked_keys::key.eq(parked.key.as_ref())),
+    )
+    .set((
+        parked_keys::head_offset.eq(head),
+        parked_keys::reason.eq(parked.rejection.name()),
+        parked_keys::detail.eq(WordsRef(&detail)),
+        parked_keys::wish.eq(ParkedWish::Wait.name()),
+        parked_keys::wished_by.eq(None::<Vec<u8>>),
+        parked_keys::parked_at.eq(parked.parked_at.as_micros()),
+    ))
+    .execute(connection)
+    .map_err(engine)?;
+    if changed == 1 {
+        return Ok(());
+    }
     diesel::insert_into(parked_keys::table)
         .values((
             parked_keys::lane.eq(lane),
             parked_keys::key.eq(parked.key.as_ref()),
             parked_keys::head_offset.eq(head),
             parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
+            parked_keys::detail.eq(WordsRef(&detail)),
             parked_keys::records.eq(0),
             parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::parked_at.eq(parked.parked_at.as_micros()),
-        ))
-        .on_conflict((parked_keys::lane, parked_keys::key))
-        .do_update()
-        .set((
-            parked_keys::head_offset.eq(head),
-            parked_keys::reason.eq(parked.rejection.name()),
-            parked_keys::detail.eq(&detail),
-            parked_keys::wish.eq(ParkedWish::Wait.name()),
-            parked_keys::wished_by.eq(None::<Vec<u8>>),
             parked_keys::parked_at.eq(parked.parked_at.as_micros()),
         ))
         .execute(connection)

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use diesel::Connection as _;
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, Order, ParkedKeyId};
@@ -24,6 +23,7 @@ use super::queue::{CommandWork, LaneWork};
 use super::schema::timers;
 use super::store::Store;
 use super::{jobs, lanes, parking, state};
+use crate::db::words::Words;
 
 /// Stands for a lane that was never opened: numbers start at 1.
 const NO_LANE: i64 = 0;
@@ -78,7 +78,7 @@ impl LaneStore for Store {
 
     fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
-        self.reader.for_lanes.ask(move |connection| match lanes.number(&lane) {
+        self.reader.for_lanes.ask(move |connection| match lanes.find(connection, &lane)? {
             Some(number) => lanes::read_orders(connection, number),
             None => Ok(LaneOrders { parked: Vec::new(), desired: Default::default() }),
         })
@@ -87,19 +87,8 @@ impl LaneStore for Store {
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| {
-            let number = lanes.number(&lane).unwrap_or(NO_LANE);
-            // One snapshot for all keys.
-            connection
-                .transaction(|connection| {
-                    let mut rows = Vec::with_capacity(keys.len());
-                    for key in keys {
-                        if let Some(value) = state::load(connection, number, &key)? {
-                            rows.push((key, value));
-                        }
-                    }
-                    Ok::<_, ReadError>(rows)
-                })
-                .map_err(ReadError::into_store_error)
+            let number = lanes.find(connection, &lane)?.unwrap_or(NO_LANE);
+            state::load_all(connection, number, keys)
         })
     }
 
@@ -111,8 +100,8 @@ impl LaneStore for Store {
     ) -> Reply<Vec<Timer>, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| {
-            let Some(number) = lanes.number(&lane) else { return Ok(Vec::new()) };
-            let rows: Vec<(String, String, i64)> = timers::table
+            let Some(number) = lanes.find(connection, &lane)? else { return Ok(Vec::new()) };
+            let rows: Vec<(Words, Words, i64)> = timers::table
                 .filter(timers::lane.eq(number))
                 .filter(timers::due_at.le(until.as_micros()))
                 .order((timers::due_at, timers::kind, timers::key))
@@ -123,7 +112,7 @@ impl LaneStore for Store {
             Ok(rows
                 .into_iter()
                 .map(|(kind, key, due_at)| Timer {
-                    id: TimerId { kind, key },
+                    id: TimerId { kind: kind.into(), key: key.into() },
                     due_at: Timestamp::from_micros(due_at),
                 })
                 .collect())
@@ -132,7 +121,7 @@ impl LaneStore for Store {
 
     fn load_parked(&self, key: ParkedKeyId, wanted: usize) -> Reply<Vec<ParkedRecord>, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
-        self.reader.for_lanes.ask(move |connection| match lanes.number(&key.lane) {
+        self.reader.for_lanes.ask(move |connection| match lanes.find(connection, &key.lane)? {
             Some(number) => parking::load(connection, number, &key, wanted.min(ROWS_MAX)),
             None => Ok(Vec::new()),
         })
@@ -146,35 +135,6 @@ impl LaneStore for Store {
             }),
             Err(error) => Box::pin(std::future::ready(Err(CommitError::Store(error)))),
         }
-    }
-}
-
-/// An error inside a reading transaction.
-enum ReadError {
-    /// Of the store.
-    Store(StoreError),
-    /// Of diesel's own transaction statements.
-    Engine(diesel::result::Error),
-}
-
-impl ReadError {
-    fn into_store_error(self) -> StoreError {
-        match self {
-            ReadError::Store(error) => error,
-            ReadError::Engine(error) => engine(error),
-        }
-    }
-}
-
-impl From<diesel::result::Error> for ReadError {
-    fn from(error: diesel::result::Error) -> Self {
-        ReadError::Engine(error)
-    }
-}
-
-impl From<StoreError> for ReadError {
-    fn from(error: StoreError) -> Self {
-        ReadError::Store(error)
     }
 }
 

@@ -27,6 +27,7 @@ use super::schema::{
     status_counts,
 };
 use super::state::{JobAggregateRow, JobViewRow, attempt, named, parsed, uuid};
+use crate::db::words::Words;
 
 /// Lists jobs, newest first.
 pub(super) fn list_jobs(connection: &mut Connection, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
@@ -93,7 +94,7 @@ struct TimelineRow {
     attempt: i64,
     happened_at: i64,
     applied_at: i64,
-    payload: String,
+    payload: Words,
 }
 
 /// Lists the steps of a job's life.
@@ -120,7 +121,7 @@ pub(super) fn timeline(
                 attempt: attempt(row.attempt)?,
                 happened_at: Timestamp::from_micros(row.happened_at),
                 applied_at: Timestamp::from_micros(row.applied_at),
-                payload: row.payload,
+                payload: row.payload.into(),
             })
         })
         .collect()
@@ -142,21 +143,21 @@ pub(super) fn list_refusals(
     job_id: &JobId,
     wanted: usize,
 ) -> Result<Vec<StoredRefusal>, StoreError> {
-    let rows: Vec<(i64, String, String, i64)> = refusals::table
+    let rows: Vec<(i64, String, Words, i64)> = refusals::table
         .filter(refusals::job_id.eq(job_id.as_str()))
         .order(refusals::refusal)
         .limit(limit(wanted))
         .select((refusals::refusal, refusals::reason, refusals::detail, refusals::refused_at))
         .load(connection)
         .map_err(engine)?;
-    let lanes = lanes.sorted();
+    let lanes = lanes.sorted(connection)?;
     let mut found = Vec::with_capacity(rows.len());
     for (refusal, reason, detail, refused_at) in rows {
         found.push(StoredRefusal {
             lane: lane_of(&lanes, key::lane_of(refusal))?,
             offset: Offset(key::offset_of(refusal)),
             reason,
-            detail,
+            detail: detail.into(),
             refused_at: Timestamp::from_micros(refused_at),
         });
     }
@@ -198,7 +199,7 @@ struct DeadLetterRow {
     letter: i64,
     record: RecordColumns,
     reason: String,
-    detail: String,
+    detail: Words,
     state: String,
     attempts: i64,
     rejected_at: i64,
@@ -215,7 +216,7 @@ pub(super) fn list_dead_letters(
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let mut left = limit(wanted);
     let mut letters = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         let is_before = after.is_some_and(|after| lane < after.lane);
         if left == 0 || is_before || group.is_some_and(|group| lane.group != *group) {
             continue;
@@ -252,7 +253,7 @@ pub(super) fn list_dead_letters(
                 lane: lane.clone(),
                 record: row.record.into_record(key::offset_of(row.letter))?,
                 reason: row.reason,
-                detail: row.detail,
+                detail: row.detail.into(),
                 state: row.state,
                 attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
                 rejected_at: Timestamp::from_micros(row.rejected_at),
@@ -264,7 +265,7 @@ pub(super) fn list_dead_letters(
 }
 
 /// The columns of a parked key.
-type ParkedKeyRow = (Vec<u8>, i64, String, String, i64, String, i64);
+type ParkedKeyRow = (Vec<u8>, i64, String, Words, i64, String, i64);
 
 /// Lists parked keys in order of lane and key.
 pub(super) fn list_parked_keys(
@@ -274,7 +275,7 @@ pub(super) fn list_parked_keys(
 ) -> Result<Vec<StoredParkedKey>, StoreError> {
     let mut left = limit(wanted);
     let mut keys = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if left == 0 {
             break;
         }
@@ -300,7 +301,7 @@ pub(super) fn list_parked_keys(
                 key: Bytes::from(key),
                 head: Offset(head.cast_unsigned()),
                 reason,
-                detail,
+                detail: detail.into(),
                 records: records.cast_unsigned(),
                 wish: lanes::wish(&wish)?,
                 parked_at: Timestamp::from_micros(parked_at),
@@ -316,7 +317,7 @@ pub(super) fn list_progress(
     lanes: &Lanes,
 ) -> Result<Vec<LaneProgress>, StoreError> {
     let mut all = Vec::new();
-    for (lane, number) in lanes.sorted() {
+    for (lane, number) in lanes.sorted(connection)? {
         if let Some(progress) = lanes::read_progress(connection, number)? {
             all.push(LaneProgress {
                 lane,

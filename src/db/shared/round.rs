@@ -190,7 +190,7 @@ fn write_command<'a>(
             Ok(CommandResult::Appended(Ok((first, records.len()))))
         }
         CommandWork::SetParkedWish { command, key, wish, audit, .. } => {
-            let Some(number) = context.lanes.number(&key.lane) else {
+            let Some(number) = context.lanes.find(connection, &key.lane)? else {
                 return Ok(CommandResult::Wished(Ok(false)));
             };
             let command = command.command_id.0.as_bytes();
@@ -245,19 +245,21 @@ fn claim(
         owners.push(match work {
             LaneWork::Open { lane, .. } => Owner::Answered(open(connection, context, lane, gathered)?),
             LaneWork::ReadProgress { lane, .. } => {
-                let progress = match context.lanes.number(lane) {
-                    Some(number) => lanes::read_progress(connection, number)?,
+                let progress = match context.lanes.find(connection, lane)? {
+                    Some(number) => lanes::lock_progress(connection, number)?,
                     None => None,
                 };
                 Owner::Answered(LaneResult::Progress(progress))
             }
-            LaneWork::Commit { transaction, .. } => match context.lanes.number(&transaction.lane) {
-                Some(number) => {
-                    claims.push((number, transaction.as_ref()));
-                    Owner::Owned(number)
+            LaneWork::Commit { transaction, .. } => {
+                match context.lanes.find(connection, &transaction.lane)? {
+                    Some(number) => {
+                        claims.push((number, transaction.as_ref()));
+                        Owner::Owned(number)
+                    }
+                    None => Owner::Fenced,
                 }
-                None => Owner::Fenced,
-            },
+            }
         });
     }
     let mut claimed = engine::advance(connection, &claims)?.into_iter();

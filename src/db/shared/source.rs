@@ -1,6 +1,7 @@
 //! The outbox table as a log: what readers of the embedded log ask.
 //!
-//! Promises that reading stops at the byte limit without loading what follows.
+//! Promises that reading stops at the byte limit without loading much of what follows: nothing on SQLite, one
+//! statement's rows elsewhere.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use horizons_actors::ports::log::{LogHeads, RecordSource};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::LogRecord;
 
-use super::engine::{Connection, engine};
+use super::engine::{Connection, READ_ROWS, engine};
 use super::key::{self, OFFSET_END};
 use super::lanes::topic_partition;
 use super::ports::ROWS_MAX;
@@ -78,26 +79,37 @@ impl RecordSource for Reader {
             return Ok(Vec::new());
         }
         let mut connection = take(&self.pool)?;
-        let first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
+        let mut first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
         let (_, last) = key::record_range(partition);
         let wanted = max_records.min(ROWS_MAX);
-        let rows = log::table
-            .filter(log::position.between(first, last))
-            .order(log::position)
-            .limit(i64::try_from(wanted).unwrap_or(i64::MAX))
-            .select((log::position, (log::recorded_at, log::time_type, log::key, log::headers, log::payload)))
-            .load_iter::<LogRow, DefaultLoadingMode>(&mut connection)
-            .map_err(engine)?;
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        for row in rows {
-            let (position, columns) = row.map_err(engine)?;
-            let record = columns.into_record(key::offset_of(position))?;
-            bytes += record.weight_bytes();
-            if bytes > max_bytes && !records.is_empty() {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < wanted {
+            let page = (wanted - records.len()).min(READ_ROWS);
+            let rows = log::table
+                .filter(log::position.between(first, last))
+                .order(log::position)
+                .limit(i64::try_from(page).unwrap_or(i64::MAX))
+                .select((
+                    log::position,
+                    (log::recorded_at, log::time_type, log::key, log::headers, log::payload),
+                ))
+                .load_iter::<LogRow, DefaultLoadingMode>(&mut connection)
+                .map_err(engine)?;
+            let mut seen = 0;
+            for row in rows {
+                let (position, columns) = row.map_err(engine)?;
+                let record = columns.into_record(key::offset_of(position))?;
+                bytes += record.weight_bytes();
+                if bytes > max_bytes && !records.is_empty() {
+                    return Ok(records);
+                }
+                records.push(record);
+                first = position + 1;
+                seen += 1;
+            }
+            if seen < page {
                 break;
             }
-            records.push(record);
         }
         Ok(records)
     }

@@ -11,7 +11,7 @@ use horizons_actors::state::{
 };
 use uuid::Uuid;
 
-use super::engine::{Connection, engine, insert_or_ignore, replace_rows};
+use super::engine::{self, Connection, engine, insert_or_ignore, replace_rows};
 use super::lanes::digest;
 use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, live_job_views, status_counts};
 use crate::db::error::unreadable;
@@ -19,12 +19,30 @@ use crate::db::error::unreadable;
 /// The bytes of a digest in a row of digests.
 const DIGEST_BYTES: usize = 32;
 
-/// Loads one row of state.
-pub(super) fn load(
+/// Loads rows of state, all of one state of the database; absent ones are left out.
+pub(super) fn load_all(
     connection: &mut Connection,
     lane: i64,
-    key: &StateKey,
-) -> Result<Option<StateValue>, StoreError> {
+    keys: Vec<StateKey>,
+) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
+    engine::begin_snapshot(connection)?;
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        match load(connection, lane, &key) {
+            Ok(Some(value)) => rows.push((key, value)),
+            Ok(None) => {}
+            Err(error) => {
+                engine::roll_back(connection);
+                return Err(error);
+            }
+        }
+    }
+    engine::end_snapshot(connection)?;
+    Ok(rows)
+}
+
+/// Loads one row of state.
+fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option<StateValue>, StoreError> {
     match key {
         StateKey::AuditLog => Ok(load_audit_log(connection, lane)?.map(StateValue::AuditLog)),
         StateKey::JobView(job_id) => {
@@ -241,8 +259,9 @@ pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
     u32::try_from(number).map(Attempt).map_err(|_| unreadable("attempt", number))
 }
 
-#[derive(Queryable, Insertable)]
-#[diesel(table_name = job_views, treat_none_as_default_value = false)]
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = job_views, primary_key(job_id, lane))]
+#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct JobViewRow {
     job_id: String,
     lane: i64,
@@ -306,8 +325,9 @@ impl JobViewRow {
     }
 }
 
-#[derive(Queryable, Insertable)]
-#[diesel(table_name = job_aggregates, treat_none_as_default_value = false)]
+#[derive(Queryable, Insertable, AsChangeset)]
+#[diesel(table_name = job_aggregates, primary_key(job_id, attempt, lane))]
+#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
 pub(super) struct JobAggregateRow {
     job_id: String,
     attempt: i64,

@@ -87,7 +87,11 @@ impl Writer {
             entry_numbers: &self.entry_numbers,
         };
         let connection = self.link.connection().map_err(RoundError::RolledBack)?;
-        round::run(connection, &context, round)
+        let outcome = round::run(connection, &context, round);
+        if outcome.is_err() {
+            self.link.check(&self.entry_numbers);
+        }
+        outcome
     }
 
     /// Publishes what is committed, then answers.

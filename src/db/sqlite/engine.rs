@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
-use super::lanes::Ownership;
+use super::lanes::{self, Ownership};
 use super::round::RoundError;
 use super::schema::progress;
 use crate::db::error::{Fault, fault_of, store_error};
@@ -24,6 +24,12 @@ pub(super) type Connection = diesel::sqlite::SqliteConnection;
 
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
+
+/// Whether other processes may write here too.
+pub(super) const IS_SHARED: bool = false;
+
+/// Rows of one statement that reads the log: they are read one by one, up to where reading stops.
+pub(super) const READ_ROWS: usize = usize::MAX;
 
 /// Rows of one large statement. Each size is its own prepared statement, kept for the connection's life:
 /// enough rows to make a statement's fixed cost small, few enough to stay far below SQLite's limit of
@@ -92,6 +98,14 @@ macro_rules! insert_or_ignore {
     };
 }
 pub(super) use insert_or_ignore;
+
+/// Makes a query wait for whoever is writing its row; one writes here, in turn with this.
+macro_rules! lock_row {
+    ($query:expr) => {
+        $query
+    };
+}
+pub(super) use lock_row;
 
 /// Begins a transaction that writes.
 pub(super) fn begin(connection: &mut Connection) -> Result<(), StoreError> {
@@ -163,11 +177,48 @@ fn advance_one(
     if changed == 0 {
         return Ok(Ownership::Fenced);
     }
-    match transaction.from {
-        Some(from) if transaction.next < from => Err(StoreError::Broken(format!(
-            "lane `{}` wanted to go back from {from} to {}",
-            transaction.lane, transaction.next
-        ))),
-        _ => Ok(Ownership::Owned),
-    }
+    lanes::check_forward(transaction)?;
+    Ok(Ownership::Owned)
 }
+
+/// Makes whoever names the same thing wait until this transaction ends; one writes here, so nobody waits.
+pub(super) const fn take_turns(_: &mut Connection, _: &str) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Ends a transaction that has read.
+pub(super) fn end_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.batch_execute("COMMIT").map_err(engine)
+}
+
+/// Begins a transaction that reads one state of the database.
+pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.batch_execute("BEGIN").map_err(engine)
+}
+
+/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
+///
+/// The run that holds an index is the last one that begins at or before it, whatever page it is asked for with.
+/// A run is believed only if it ends before the next one begins and before its log ends: what a changed or
+/// inserted run covers is missing then, and a verification finds it.
+///
+/// `CROSS JOIN` holds the engine to this order of loops, which is the order of indexes.
+pub(super) const SCAN: &str = "
+    SELECT r.first_index + (e.entry - r.base_entry) AS \"index\",
+           e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at,
+           b.recorded_at, b.time_type, b.key, b.headers, b.payload
+    FROM audit_runs AS r
+    CROSS JOIN audit_entries AS e
+      ON e.entry BETWEEN r.base_entry + max(?2 - r.first_index, 0)
+                     AND r.base_entry + min(?3 - r.first_index, r.entries - 1)
+    LEFT JOIN audit_bodies AS b ON b.entry = e.entry
+    WHERE r.lane = ?1
+      AND r.first_index <= ?3
+      AND r.first_index >= coalesce(
+            (SELECT max(h.first_index) FROM audit_runs AS h WHERE h.lane = ?1 AND h.first_index <= ?2), ?2)
+      AND r.first_index + r.entries <= coalesce(
+            (SELECT min(n.first_index) FROM audit_runs AS n WHERE n.lane = ?1 AND n.first_index > r.first_index),
+            (SELECT size FROM audit_logs WHERE lane = ?1))
+      AND (?5 IS NULL OR b.key = ?5)
+    ORDER BY r.first_index, e.entry
+    LIMIT ?4";

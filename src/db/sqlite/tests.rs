@@ -37,7 +37,7 @@ fn audit_scan_walks_runs_in_order_without_sorting() {
         super::connection::check_readable(&super::connection::database_file(folder.path())).unwrap();
     connection.batch_execute("PRAGMA automatic_index = OFF").unwrap();
 
-    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {}", super::audit_query::SCAN))
+    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {}", super::engine::SCAN))
         .load(&mut connection)
         .unwrap();
 

@@ -12,6 +12,7 @@
 pub mod jobs;
 pub mod lanes;
 pub mod log;
+pub mod outbox;
 pub mod parking;
 pub mod queries;
 pub mod sample;
@@ -93,6 +94,26 @@ macro_rules! store_contract {
     };
 }
 
+/// Makes one test of each function of the relay's side of the contract; see [`store_contract`].
+///
+/// [`store_contract`]: crate::store_contract
+#[macro_export]
+macro_rules! outbox_contract {
+    ($make:expr) => {
+        $crate::store_contract!(@each $make;
+            outbox::take_lease_first_time_gives_every_cursor_at_start,
+            outbox::take_lease_again_fences_older_epoch,
+            outbox::advance_cursors_from_elsewhere_is_refused_alone,
+            outbox::advance_cursors_records_tail_and_never_goes_back,
+            outbox::read_outbox_several_partitions_within_limits,
+            outbox::outbox_heads_follow_commits_of_dead_letters_too,
+            outbox::set_aside_at_cursor_keeps_record_and_moves_on,
+            outbox::set_aside_elsewhere_writes_nothing,
+            outbox::remove_sent_keeps_tail_and_everything_above_cursor,
+        );
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -100,4 +121,5 @@ mod tests {
     use crate::testkit::MemoryStore;
 
     crate::store_contract!((Arc::new(MemoryStore::new()), ()));
+    crate::outbox_contract!((Arc::new(MemoryStore::new()), ()));
 }

@@ -45,8 +45,16 @@ pub enum StoreCall {
     SetParkedWish,
     /// Every call of `QueryStore`
     Query,
-    /// Every call of `RecordSource`
+    /// Every call of `RecordSource`, and the reads of `OutboxStore`
     ReadRecords,
+    /// `OutboxStore::take_lease`, `renew_lease` and `release_lease`
+    Lease,
+    /// `OutboxStore::advance_cursors`
+    AdvanceCursors,
+    /// `OutboxStore::set_aside`
+    SetAside,
+    /// `OutboxStore::remove_sent`
+    RemoveSent,
 }
 
 /// What happens to one call.

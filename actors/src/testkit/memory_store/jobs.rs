@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::faults::StoreCall;
-use super::outbox::ends_after;
+use super::outbox::{Ends, ends_after};
 use super::{MemoryStore, State};
 use crate::command::{Command, Order, OrderKind, ParkedKeyId};
 use crate::event::JobStatus;
-use crate::ids::{Attempt, EventId, JobId, Offset, Sequence, Topic, TopicPartition, UserId};
+use crate::ids::{Attempt, EventId, JobId, Sequence, Topic, UserId};
 use crate::ports::Reply;
 use crate::ports::store::{
     AppendedAt, Idempotency, JobExpectation, JobRow, JobStore, JobWrite, JobWritten, OrderAnswer, ParkedWish,
@@ -140,10 +140,7 @@ impl State {
         records.iter().map(append).collect()
     }
 
-    fn write_job(
-        &mut self,
-        write: JobWrite,
-    ) -> Result<(JobWritten, Vec<(TopicPartition, Offset)>), StoreError> {
+    fn write_job(&mut self, write: JobWrite) -> Result<(JobWritten, Ends), StoreError> {
         if let Some(objection) = self.jobs.objection(&write) {
             return Ok((objection, Vec::new()));
         }

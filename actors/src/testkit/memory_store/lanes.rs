@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 
 use super::faults::StoreCall;
-use super::outbox::ends_after;
+use super::outbox::{Ends, ends_after};
 use super::{CommittedTransaction, MemoryStore, State};
 use crate::clock::Timestamp;
 use crate::command::ParkedKeyId;
@@ -15,7 +15,7 @@ use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
     ParkedRecordId, Refusal, TimelineEntry, Timer, TimerId,
 };
-use crate::ids::{Epoch, JobId, LaneKey, Offset, Revision, TopicPartition};
+use crate::ids::{Epoch, JobId, LaneKey, Offset, Revision};
 use crate::ports::Reply;
 use crate::ports::store::{
     CommitError, DesiredState, Fence, LaneCommitted, LaneOpened, LaneOrders, LaneStore, LaneTransaction,
@@ -237,9 +237,6 @@ fn all_new<K: std::hash::Hash + Eq + std::fmt::Debug>(
     }
     Ok(())
 }
-
-/// The partitions that grew, with their new ends.
-type Ends = Vec<(TopicPartition, Offset)>;
 
 /// Carries out one transaction of a lane: progress first, then the effects, then the outbox.
 fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommitted, Ends), CommitError> {

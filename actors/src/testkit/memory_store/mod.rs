@@ -33,11 +33,13 @@ mod jobs;
 mod lanes;
 mod outbox;
 mod queries;
+mod relay;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -47,9 +49,10 @@ use super::locked;
 use crate::clock::Timestamp;
 use crate::command::{Command, Order};
 use crate::effect::{ParkedRecord, Timer};
-use crate::ids::{LaneKey, LogTopic, Offset, Partition, TopicPartition};
+use crate::ids::{LaneKey, LogTopic, Offset, Partition};
 use crate::ports::Reply;
 use crate::ports::log::LogHeads;
+use crate::ports::outbox::OutboxHeads;
 use crate::ports::store::{DesiredState, Fence, OrderAnswer, Progress, StoreError};
 use crate::record::{LogRecord, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
@@ -58,7 +61,8 @@ pub use faults::{Fault, StoreCall, StoreFaults};
 use faults::{LostAnswer, Wait, carry_out};
 use jobs::JobTables;
 use lanes::LaneTables;
-use outbox::Outbox;
+use outbox::{Ends, Outbox};
+use relay::RelayTables;
 
 /// Everything that is stored.
 #[derive(Debug, Default)]
@@ -66,6 +70,7 @@ struct State {
     lanes: BTreeMap<LaneKey, LaneTables>,
     jobs: JobTables,
     outbox: Outbox,
+    relay: RelayTables,
     journal: Vec<CommittedTransaction>,
     /// What the store may weigh before new work is refused, in bytes.
     limit_bytes: Option<u64>,
@@ -105,7 +110,16 @@ struct Shared {
     state: Mutex<State>,
     writer: Mutex<Writer>,
     heads: Arc<LogHeads>,
+    outbox_heads: Arc<OutboxHeads>,
     faults: StoreFaults,
+}
+
+impl Shared {
+    /// Tells whoever waits for records.
+    fn advance(&self, ends: Ends) {
+        self.heads.advance(outbox::of_record(ends.iter().copied()));
+        self.outbox_heads.advance(ends, Instant::now());
+    }
 }
 
 /// A store in memory; clones share it.
@@ -133,6 +147,7 @@ impl MemoryStore {
             state: Mutex::default(),
             writer: Mutex::default(),
             heads: Arc::default(),
+            outbox_heads: Arc::default(),
             faults: StoreFaults::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -153,7 +168,7 @@ impl MemoryStore {
             let offset = state.outbox.append(&record);
             (offset, outbox::ends_after(std::slice::from_ref(&record), &state.outbox))
         };
-        self.shared.heads.advance(ends);
+        self.shared.advance(ends);
         Ok(offset)
     }
 
@@ -218,7 +233,7 @@ impl MemoryStore {
         &self,
         call: StoreCall,
         lane: Option<&LaneKey>,
-        act: impl FnOnce(&mut State) -> Result<(T, Vec<(TopicPartition, Offset)>), E> + Send + 'static,
+        act: impl FnOnce(&mut State) -> Result<(T, Ends), E> + Send + 'static,
     ) -> Reply<T, E>
     where
         T: Send + 'static,
@@ -231,7 +246,7 @@ impl MemoryStore {
             let fault = if shared.faults.is_away() { Fault::Unavailable } else { fault };
             carry_out(fault, || {
                 let (answer, ends) = act(&mut locked(&shared.state))?;
-                shared.heads.advance(ends);
+                shared.advance(ends);
                 Ok(answer)
             })
         };

@@ -1,6 +1,6 @@
 //! The outbox: the records of every partition, and reading them as a log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::super::locked;
@@ -8,13 +8,33 @@ use super::MemoryStore;
 use super::faults::{StoreCall, carry_out};
 use crate::ids::{LogTopic, Offset, Partition, TopicPartition};
 use crate::ports::log::{LogHeads, RecordSource};
+use crate::ports::outbox::OutboxPartition;
 use crate::ports::store::StoreError;
 use crate::record::{LogRecord, OutgoingRecord, TimestampType};
 
-/// The records of every partition; a record's offset is its index.
+/// The records of one partition that are still kept.
+#[derive(Debug, Default)]
+struct Stored {
+    /// The offset of the first one.
+    first: u64,
+    records: VecDeque<LogRecord>,
+}
+
+impl Stored {
+    fn end(&self) -> Offset {
+        Offset(self.first + self.records.len() as u64)
+    }
+
+    fn from(&self, from: Offset) -> impl Iterator<Item = &LogRecord> {
+        let skipped = usize::try_from(from.0.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.records.iter().skip(skipped)
+    }
+}
+
+/// The records of every partition, without holes.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    partitions: BTreeMap<(LogTopic, Partition), Vec<LogRecord>>,
+    partitions: BTreeMap<OutboxPartition, Stored>,
     weight_bytes: u64,
 }
 
@@ -35,8 +55,8 @@ impl Outbox {
 
     /// Appends a record that was checked, and gives its offset.
     pub(super) fn append(&mut self, record: &OutgoingRecord) -> Offset {
-        let stored = self.partitions.entry((record.topic, record.partition)).or_default();
-        let offset = Offset(stored.len() as u64);
+        let stored = self.partitions.entry(place_of(record)).or_default();
+        let offset = stored.end();
         let record = LogRecord {
             offset,
             timestamp: record.timestamp,
@@ -46,18 +66,18 @@ impl Outbox {
             payload: record.payload.clone(),
         };
         self.weight_bytes += record.weight_bytes() as u64;
-        stored.push(record);
+        stored.records.push_back(record);
         offset
     }
 
     /// Gives the offset that the next record would get.
-    pub(super) fn end(&self, topic: LogTopic, partition: Partition) -> Offset {
-        Offset(self.partitions.get(&(topic, partition)).map_or(0, Vec::len) as u64)
+    pub(super) fn end(&self, partition: OutboxPartition) -> Offset {
+        self.partitions.get(&partition).map(Stored::end).unwrap_or_default()
     }
 
     /// Gives every record of a partition.
     pub(super) fn all(&self, topic: LogTopic, partition: Partition) -> Vec<LogRecord> {
-        self.partitions.get(&(topic, partition)).cloned().unwrap_or_default()
+        self.from(OutboxPartition { topic, partition }, Offset(0)).cloned().collect()
     }
 
     /// Gives what all records weigh.
@@ -67,40 +87,61 @@ impl Outbox {
 
     /// Lists the ends of the partitions of record.
     pub(super) fn record_ends(&self) -> Vec<(TopicPartition, Offset)> {
-        self.partitions
-            .iter()
-            .filter_map(|((topic, partition), records)| match topic {
-                LogTopic::Record(topic) => {
-                    let partition = TopicPartition { topic: *topic, partition: *partition };
-                    Some((partition, Offset(records.len() as u64)))
-                }
-                LogTopic::DeadLetter(_) => None,
-            })
-            .collect()
+        of_record(self.partitions.iter().map(|(partition, stored)| (*partition, stored.end()))).collect()
     }
 
-    fn from(&self, partition: TopicPartition, from: Offset) -> &[LogRecord] {
-        let key = (LogTopic::Record(partition.topic), partition.partition);
-        let records = self.partitions.get(&key).map(Vec::as_slice).unwrap_or_default();
-        usize::try_from(from.0).ok().and_then(|start| records.get(start..)).unwrap_or_default()
+    /// Gives the records of a partition from an offset on.
+    pub(super) fn from(&self, partition: OutboxPartition, from: Offset) -> impl Iterator<Item = &LogRecord> {
+        self.partitions.get(&partition).into_iter().flat_map(move |stored| stored.from(from))
+    }
+
+    /// Removes at most `limit` records below an offset, and tells how many.
+    pub(super) fn remove_below(&mut self, partition: OutboxPartition, end: Offset, limit: u64) -> u64 {
+        let Some(stored) = self.partitions.get_mut(&partition) else { return 0 };
+        let mut removed = 0;
+        while removed < limit && stored.first < end.0 {
+            let Some(record) = stored.records.pop_front() else { break };
+            self.weight_bytes -= record.weight_bytes() as u64;
+            stored.first += 1;
+            removed += 1;
+        }
+        removed
+    }
+
+    fn low(&self, partition: OutboxPartition) -> Offset {
+        Offset(self.partitions.get(&partition).map_or(0, |stored| stored.first))
     }
 }
 
-/// Gives the ends of the partitions of record that some records were appended to.
-pub(super) fn ends_after(records: &[OutgoingRecord], outbox: &Outbox) -> Vec<(TopicPartition, Offset)> {
-    let mut ends: Vec<_> = records
-        .iter()
-        .filter_map(|record| match record.topic {
-            LogTopic::Record(topic) => {
-                let end = outbox.end(record.topic, record.partition);
-                Some((TopicPartition { topic, partition: record.partition }, end))
-            }
-            LogTopic::DeadLetter(_) => None,
-        })
-        .collect();
-    ends.sort();
-    ends.dedup();
-    ends
+/// Gives where a record goes.
+fn place_of(record: &OutgoingRecord) -> OutboxPartition {
+    OutboxPartition { topic: record.topic, partition: record.partition }
+}
+
+/// Picks the partitions of record, under the name that lanes use.
+pub(super) fn of_record(
+    ends: impl IntoIterator<Item = (OutboxPartition, Offset)>,
+) -> impl Iterator<Item = (TopicPartition, Offset)> {
+    ends.into_iter().filter_map(|(OutboxPartition { topic, partition }, end)| match topic {
+        LogTopic::Record(topic) => Some((TopicPartition { topic, partition }, end)),
+        LogTopic::DeadLetter(_) => None,
+    })
+}
+
+/// Gives the outbox's name for a partition of record.
+const fn in_outbox(partition: TopicPartition) -> OutboxPartition {
+    OutboxPartition { topic: LogTopic::Record(partition.topic), partition: partition.partition }
+}
+
+/// The partitions that grew, with their new ends.
+pub(super) type Ends = Vec<(OutboxPartition, Offset)>;
+
+/// Gives the ends of the partitions that some records were appended to.
+pub(super) fn ends_after(records: &[OutgoingRecord], outbox: &Outbox) -> Ends {
+    let mut places: Vec<OutboxPartition> = records.iter().map(place_of).collect();
+    places.sort();
+    places.dedup();
+    places.into_iter().map(|place| (place, outbox.end(place))).collect()
 }
 
 impl RecordSource for MemoryStore {
@@ -108,8 +149,8 @@ impl RecordSource for MemoryStore {
         Arc::clone(&self.shared.heads)
     }
 
-    fn low(&self, _partition: TopicPartition) -> Result<Offset, StoreError> {
-        self.read_records(|_| Offset(0))
+    fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
+        self.read_records(|outbox| outbox.low(in_outbox(partition)))
     }
 
     fn read(
@@ -122,7 +163,7 @@ impl RecordSource for MemoryStore {
         self.read_records(|outbox| {
             let mut bytes = 0;
             let mut taken = Vec::new();
-            for record in outbox.from(partition, from).iter().take(max_records) {
+            for record in outbox.from(in_outbox(partition), from).take(max_records) {
                 bytes += record.weight_bytes();
                 if !taken.is_empty() && bytes > max_bytes {
                     break;
@@ -139,16 +180,15 @@ impl RecordSource for MemoryStore {
         next: Offset,
     ) -> Result<Option<LogRecord>, StoreError> {
         self.read_records(|outbox| {
-            let below = usize::try_from(next.0).unwrap_or(usize::MAX);
-            let records = outbox.from(partition, Offset(0));
-            records.get(..below.min(records.len())).and_then(<[LogRecord]>::last).cloned()
+            let records = outbox.from(in_outbox(partition), Offset(0));
+            records.take_while(|record| record.offset < next).last().cloned()
         })
     }
 }
 
 impl MemoryStore {
     /// Reads the outbox now: a reader's calls block and cannot be delayed in tokio's time.
-    fn read_records<T>(&self, act: impl FnOnce(&Outbox) -> T) -> Result<T, StoreError> {
+    pub(super) fn read_records<T>(&self, act: impl FnOnce(&Outbox) -> T) -> Result<T, StoreError> {
         let (_, fault) = self.shared.faults.meet(StoreCall::ReadRecords, None);
         carry_out(fault, || Ok(act(&locked(&self.shared.state).outbox)))
     }

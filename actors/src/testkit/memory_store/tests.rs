@@ -8,7 +8,7 @@ use crate::effect::{
     DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecordId, TimerId,
 };
 use crate::event::JobStatus;
-use crate::ids::{Attempt, Group, JobId, Topic};
+use crate::ids::{Attempt, Group, JobId, Topic, TopicPartition};
 use crate::ports::log::RecordSource;
 use crate::ports::query::QueryStore;
 use crate::ports::store::{CommitError, JobStore, LaneCommitted, LaneStore, LaneTransaction};
