@@ -22,6 +22,8 @@ mod http;
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
+/// The program on a real Kafka and a real PostgreSQL, while these and it itself fail.
+mod production;
 /// Real services, and faults in front of them; with the tests of both.
 mod services;
 /// The SQLite store's file, folder, limits and triggers.

@@ -208,6 +208,13 @@ impl World {
         server
     }
 
+    /// Starts a server and waits until it listens; it need not be ready.
+    pub(crate) fn spawn_and_wait_until_it_listens(&self) -> Server {
+        let mut server = self.spawn(None);
+        wait_for("the server to listen", || server.find_address().is_some());
+        server
+    }
+
     /// Starts a server that must end by itself, and gives its exit code and what it said.
     pub(crate) fn serve_in_vain(&self) -> (Option<i32>, String) {
         let mut server = self.spawn(None);

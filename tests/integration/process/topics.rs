@@ -65,13 +65,17 @@ impl Topics {
             for code in codes.into_iter().flatten() {
                 let name = self.name(code);
                 for partition in 0..*partitions {
-                    let found = self.consumer.fetch_watermarks(&name, partition as i32, CALL_LIMIT);
-                    let (low, high) = found.ok()?;
-                    ends.insert((code, partition), (low as u64, high as u64));
+                    ends.insert((code, partition), self.ends_of(&name, partition as i32)?);
                 }
             }
         }
         Some(ends)
+    }
+
+    /// Gives the ends of one partition of a topic by its whole name. None while brokers do not answer.
+    pub(crate) fn ends_of(&self, name: &str, partition: i32) -> Option<(u64, u64)> {
+        let (low, high) = self.consumer.fetch_watermarks(name, partition, CALL_LIMIT).ok()?;
+        Some((low as u64, high as u64))
     }
 
     /// Gives the broker that leads a partition.

@@ -7,6 +7,7 @@
 #![expect(clippy::panic, reason = "what tests share fails them")]
 
 pub(crate) mod kafka;
+pub(crate) mod postgres;
 pub(crate) mod proxy;
 mod proxy_connection;
 #[cfg(test)]

@@ -1,0 +1,126 @@
+//! What others do to a cluster: produce records of their own, make and remove topics, cut logs short.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::process::place::Events;
+use crate::process::server::wait_for;
+use crate::process::topics::Topics;
+
+/// One call to the cluster.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Somebody else with a client of the same cluster.
+pub(super) struct Outside {
+    direct: String,
+    prefix: String,
+    replication_factor: i32,
+    topics: Topics,
+}
+
+impl Outside {
+    /// Speaks to the cluster of a place.
+    pub(super) fn of(events: &Events) -> Self {
+        let Events::Kafka { direct, prefix, replication_factor, .. } = events else {
+            panic!("the events are not in Kafka")
+        };
+        let topics = Topics::of(events).expect("the events are in Kafka");
+        let replication_factor = i32::from(*replication_factor);
+        Self { direct: direct.clone(), prefix: prefix.clone(), replication_factor, topics }
+    }
+
+    pub(super) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Gives the whole name of a topic.
+    pub(super) fn name(&self, topic: &str) -> String {
+        format!("{}{topic}", self.prefix)
+    }
+
+    /// Writes records to one partition, in order, and waits until they are there.
+    pub(super) fn produce(&self, topic: &str, partition: i32, records: &[(&[u8], &[u8])]) {
+        self.produce_with(topic, partition, records, &[]);
+    }
+
+    /// The same, each with these headers.
+    pub(super) fn produce_with(
+        &self,
+        topic: &str,
+        partition: i32,
+        records: &[(&[u8], &[u8])],
+        headers: &[(&str, &[u8])],
+    ) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.direct)
+            .set("enable.idempotence", "true")
+            .create()
+            .unwrap();
+        let name = self.name(topic);
+        for (key, payload) in records {
+            let mut with = OwnedHeaders::new();
+            for (header, value) in headers {
+                with = with.insert(Header { key: header, value: Some(*value) });
+            }
+            let record = BaseRecord::to(&name).partition(partition).key(*key).payload(*payload).headers(with);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(CALL_LIMIT).unwrap();
+        assert_eq!(producer.in_flight_count(), 0);
+    }
+
+    fn admin<T>(&self, act: impl AsyncFnOnce(AdminClient<DefaultClientContext>, AdminOptions) -> T) -> T {
+        let client = ClientConfig::new().set("bootstrap.servers", &self.direct).create().unwrap();
+        let options =
+            AdminOptions::new().operation_timeout(Some(CALL_LIMIT)).request_timeout(Some(CALL_LIMIT));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(act(client, options))
+    }
+
+    /// Removes a topic and makes it anew, empty, with as many partitions.
+    pub(super) fn make_anew(&self, topic: &str, partitions: i32) {
+        let name = self.name(topic);
+        self.admin(async |admin, options| {
+            let answers = admin.delete_topics(&[&name], &options).await.unwrap();
+            answers.into_iter().for_each(|answer| drop(answer.unwrap()));
+        });
+        wait_for("the topic to be made anew", || {
+            let made = self.admin(async |admin, options| {
+                let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(self.replication_factor));
+                admin.create_topics([&new], &options).await.unwrap()
+            });
+            // The removal of the old one may still be under way.
+            made.into_iter().all(|answer| answer.is_ok())
+        });
+        wait_for("the new topic's leaders", || {
+            (0..partitions)
+                .all(|partition| self.topics.ends_of(&name, partition).is_some_and(|ends| ends == (0, 0)))
+        });
+    }
+
+    /// Removes the records of a partition below an offset.
+    pub(super) fn truncate(&self, topic: &str, partition: i32, below: u64) {
+        let mut offsets = TopicPartitionList::new();
+        let offset = Offset::Offset(below as i64);
+        offsets.add_partition_offset(&self.name(topic), partition, offset).unwrap();
+        self.admin(async |admin, options| {
+            admin.delete_records(&offsets, &options).await.unwrap();
+        });
+    }
+
+    /// Sets one of a topic's settings.
+    pub(super) fn configure(&self, topic: &str, setting: &str, value: &str) {
+        let name = self.name(topic);
+        self.admin(async |admin, options| {
+            let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(setting, value);
+            let answers = admin.alter_configs([&change], &options).await.unwrap();
+            answers.into_iter().for_each(|answer| drop(answer.unwrap()));
+        });
+    }
+}
