@@ -83,6 +83,15 @@ impl Outside {
         runtime.block_on(act(client, options))
     }
 
+    /// Makes a topic by its whole name. False when there is one.
+    fn make(&self, name: &str, partitions: i32) -> bool {
+        let made = self.admin(async |admin, options| {
+            let new = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
+            admin.create_topics([&new], &options).await.unwrap()
+        });
+        made.into_iter().all(|answer| answer.is_ok())
+    }
+
     /// Removes a topic and makes it anew, empty, with as many partitions.
     pub(super) fn make_anew(&self, topic: &str, partitions: i32) {
         let name = self.name(topic);
@@ -90,14 +99,8 @@ impl Outside {
             let answers = admin.delete_topics(&[&name], &options).await.unwrap();
             answers.into_iter().for_each(|answer| drop(answer.unwrap()));
         });
-        wait_for("the topic to be made anew", || {
-            let made = self.admin(async |admin, options| {
-                let new = NewTopic::new(&name, partitions, TopicReplication::Fixed(self.replication_factor));
-                admin.create_topics([&new], &options).await.unwrap()
-            });
-            // The removal of the old one may still be under way.
-            made.into_iter().all(|answer| answer.is_ok())
-        });
+        // The removal of the old one may still be under way.
+        wait_for("the topic to be made anew", || self.make(&name, partitions));
         wait_for("the new topic's leaders", || {
             (0..partitions)
                 .all(|partition| self.topics.ends_of(&name, partition).is_some_and(|ends| ends == (0, 0)))
@@ -122,5 +125,41 @@ impl Outside {
             let answers = admin.alter_configs([&change], &options).await.unwrap();
             answers.into_iter().for_each(|answer| drop(answer.unwrap()));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::events_on;
+    use super::*;
+    use crate::process::checker::TOPICS;
+    use crate::process::topics::DEAD_LETTER_CODE;
+    use crate::services::kafka::Kafka;
+
+    #[test]
+    fn records_of_others_are_read_back_whole_until_they_are_removed() {
+        let outside = Outside::of(&events_on(Kafka::shared()));
+        for (code, (_, partitions)) in TOPICS.iter().enumerate() {
+            for code in [code as u64, code as u64 + DEAD_LETTER_CODE] {
+                assert!(outside.make(&outside.topics().name(code), *partitions as i32));
+            }
+        }
+        let records: Vec<(&[u8], &[u8])> = vec![(b"a", b"1"), (b"b", b"2"), (b"c", b"3")];
+
+        outside.produce_with("job-metrics", 7, &records, &[("name", b"value")]);
+        outside.produce("audit-trail.dlq", 1, &records[..1]);
+        let read = outside.topics().read_all();
+        outside.truncate("job-metrics", 7, 2);
+        let rest = outside.topics().read_all();
+        outside.make_anew("job-metrics", 10);
+        let last = outside.topics().read_all();
+
+        let at: Vec<(u64, u64, u64)> =
+            read.iter().map(|record| (record.topic, record.partition, record.offset)).collect();
+        assert_eq!(at, [(1, 7, 0), (1, 7, 1), (1, 7, 2), (DEAD_LETTER_CODE + 3, 1, 0)]);
+        assert_eq!((read[1].key.as_str(), read[1].payload.as_slice()), ("62", &b"2"[..]));
+        assert_eq!(read[1].headers, [("name".to_owned(), Some(b"value".to_vec()))]);
+        assert_eq!(rest.iter().map(|record| record.offset).collect::<Vec<_>>(), [2, 0]);
+        assert_eq!(last.len(), 1);
     }
 }
