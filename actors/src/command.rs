@@ -72,6 +72,13 @@ pub enum CommandKind {
         /// Its offset in the outbox.
         offset: Offset,
     },
+    /// Send the record again at which a partition stands, because what refused it was changed.
+    SendRecordAgain {
+        /// The topic.
+        topic: LogTopic,
+        /// The partition.
+        partition: Partition,
+    },
 }
 
 impl CommandKind {
@@ -84,6 +91,7 @@ impl CommandKind {
             CommandKind::DiscardHead(_) => "parked.discard",
             CommandKind::AppendRecord { .. } => "record.append",
             CommandKind::SetAsideRecord { .. } => "record.set_aside",
+            CommandKind::SendRecordAgain { .. } => "record.send_again",
         }
     }
 
@@ -97,6 +105,7 @@ impl CommandKind {
             CommandKind::SetAsideRecord { topic, partition, offset } => {
                 format!("{topic}-{partition}@{offset}")
             }
+            CommandKind::SendRecordAgain { topic, partition } => format!("{topic}-{partition}"),
         };
         ResourceId::parse(&text).expect("job ids, lane names and topic names are valid resource ids")
     }

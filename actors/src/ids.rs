@@ -394,6 +394,16 @@ impl LogTopic {
         }
     }
 
+    /// Finds the topic with this name.
+    ///
+    /// *Errors*: [`IdError::UnknownName`].
+    pub fn parse(name: &str) -> Result<Self, IdError> {
+        match name.strip_suffix(".dlq") {
+            Some(source) => Topic::parse(source).map(LogTopic::DeadLetter),
+            None => Topic::parse(name).map(LogTopic::Record),
+        }
+    }
+
     /// Gives the topic of record that this one is or belongs to.
     pub const fn source(self) -> Topic {
         match self {

@@ -8,14 +8,25 @@ use horizons_actors::ids::LaneKey;
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{Cancelling, CommandError, Commands, ExternalRecord, Submitted};
+use horizons_actors::ports::outbox::OutboxPartition;
+use horizons_actors::ports::relay::RelayView;
 use horizons_actors::ports::store::AppendedAt;
 
+use super::relay::RelayPort;
 use crate::orchestrator::Orchestrator;
 
 /// Carries commands out, and wakes the lane that a wish is about.
 pub(super) struct CommandPort {
     pub(super) orchestrator: Orchestrator,
     pub(super) board: Arc<StatusBoard>,
+    /// The relay, where the event log is on Kafka.
+    pub(super) relay: Option<Arc<RelayPort>>,
+}
+
+/// Answers an order about a relay that is not there.
+fn no_relay<T: Send + 'static>() -> Reply<T, CommandError> {
+    let what = "relay (the event log is embedded)".to_owned();
+    async { Err(CommandError::NotFound { what }) }.boxed()
 }
 
 impl Commands for CommandPort {
@@ -51,6 +62,23 @@ impl Commands for CommandPort {
         }
         .boxed()
     }
+
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
+        let Some(relay) = self.relay.clone() else { return no_relay() };
+        let orchestrator = self.orchestrator.clone();
+        async move { orchestrator.set_aside_record(relay.outbox.as_ref(), command).await }.boxed()
+    }
+
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
+        let Some(relay) = self.relay.clone() else { return no_relay() };
+        let orchestrator = self.orchestrator.clone();
+        async move {
+            let (topic, partition) = orchestrator.note_send_again(command).await?;
+            relay.try_again(OutboxPartition { topic, partition });
+            Ok(())
+        }
+        .boxed()
+    }
 }
 
 fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
@@ -59,6 +87,7 @@ fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
         CommandKind::SubmitJob(_)
         | CommandKind::CancelJob { .. }
         | CommandKind::AppendRecord { .. }
-        | CommandKind::SetAsideRecord { .. } => None,
+        | CommandKind::SetAsideRecord { .. }
+        | CommandKind::SendRecordAgain { .. } => None,
     }
 }

@@ -17,6 +17,7 @@ mod hooks;
 mod jobs;
 mod output;
 mod parked;
+mod relay;
 mod run_agent;
 mod serve;
 mod topics;
@@ -67,6 +68,8 @@ enum Command {
     Parked(parked::ParkedCommand),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
     #[command(subcommand)]
@@ -164,6 +167,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Actors(command) => actors::run(&command, context),
         Command::Parked(command) => parked::run(command, context),
         Command::DeadLetters(command) => dead_letters::run(&command, context),
+        Command::Relay(command) => relay::run(&command, context),
         Command::Topics(command) => topics::run(&command, context),
         Command::Config(command) => config::run(&command, context),
         Command::RunAgent(arguments) => run_agent::run(arguments, context),

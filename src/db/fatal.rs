@@ -14,6 +14,9 @@ pub enum FatalError {
     /// file. A second try may succeed without the data being there.
     #[error("disk failed to make data durable: {0}")]
     Disk(String),
+    /// Another process has the lease that this one needs to work.
+    #[error("another process has taken lease `{0}`")]
+    LeaseLost(&'static str),
     /// The writing thread panicked.
     #[error("the store's writer panicked: {0}")]
     Panicked(String),

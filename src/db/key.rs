@@ -46,6 +46,12 @@ pub(super) fn log_range(topic: LogTopic, partition: Partition) -> (i64, i64) {
     (first, first | LOW_MASK)
 }
 
+/// Gives the topic's number and the partition of a packed position in the log.
+pub(super) const fn place_of(position: i64) -> (i64, i64) {
+    let place = position >> OFFSET_BITS;
+    (place >> PARTITION_BITS, place & ((1 << PARTITION_BITS) - 1))
+}
+
 /// Packs the position of a record in the log.
 pub(super) fn in_log(topic: LogTopic, partition: Partition, offset: Offset) -> Result<i64, StoreError> {
     Ok(log_range(topic, partition).0 | low_bits(offset.0)?)
@@ -90,6 +96,7 @@ mod tests {
 
             prop_assert!(first >= 0 && first < last);
             prop_assert!(last < other_first || other_last < first);
+            prop_assert_eq!(place_of(last), (i64::from(left_topic.code()), i64::from(left)));
         }
     }
 

@@ -12,6 +12,8 @@ pub mod error;
 pub mod fatal;
 mod key;
 pub mod log_choice;
+mod outcome;
+pub mod postgres;
 mod profile;
 mod queue;
 pub mod sqlite;

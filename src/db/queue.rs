@@ -5,9 +5,11 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use horizons_actors::command::{Command, Order, ParkedKeyId};
-use horizons_actors::ids::LaneKey;
+use horizons_actors::ids::{Epoch, LaneKey, Offset};
+use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction, OrderAnswer,
     ParkedWish, Progress, StoreError,
@@ -43,6 +45,44 @@ pub(super) enum CommandWork {
         wish: ParkedWish,
         audit: OutgoingRecord,
         answer: Answer<bool, StoreError>,
+    },
+    Outbox(Box<OutboxWork>),
+}
+
+/// Work of the relay.
+pub(super) enum OutboxWork {
+    Take {
+        holder: RelayId,
+        duration: Duration,
+        answer: Answer<Option<RelayLease>, StoreError>,
+    },
+    Renew {
+        holder: RelayId,
+        epoch: Epoch,
+        duration: Duration,
+        answer: Answer<bool, StoreError>,
+    },
+    Release {
+        holder: RelayId,
+        epoch: Epoch,
+        answer: Answer<(), StoreError>,
+    },
+    Advance {
+        epoch: Epoch,
+        moves: Vec<CursorMove>,
+        answer: Answer<Vec<OutboxPartition>, StoreError>,
+    },
+    SetAside {
+        command: Command,
+        partition: OutboxPartition,
+        offset: Offset,
+        audit: OutgoingRecord,
+        answer: Answer<SetAsideAnswer, StoreError>,
+    },
+    Remove {
+        epoch: Epoch,
+        limit: usize,
+        answer: Answer<u64, StoreError>,
     },
 }
 

@@ -114,6 +114,17 @@ impl Fields {
         }
     }
 
+    /// Takes a whole number.
+    ///
+    /// *Errors*: `Invalid` when it is absent or no whole number from 0 on.
+    pub(super) fn number(&mut self, name: &str) -> Result<u64, ApiError> {
+        let value = self.take(name);
+        match value.as_ref().and_then(Value::as_u64) {
+            Some(number) => Ok(number),
+            None => self.wrong(name, "a whole number from 0 on", value.as_ref()),
+        }
+    }
+
     /// Takes an object; absent it is empty.
     ///
     /// *Errors*: `Invalid` when it is no object.

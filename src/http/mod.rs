@@ -20,6 +20,7 @@ mod jobs;
 mod metrics;
 mod parked;
 mod records;
+mod relay;
 mod request;
 mod route;
 mod server;
@@ -34,6 +35,7 @@ use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::commands::Commands;
 use horizons_actors::ports::query::QueryStore;
+use horizons_actors::ports::relay::RelayView;
 use prometheus::Registry;
 
 pub use server::{HttpLimits, ServeError, Served, serve};
@@ -49,6 +51,8 @@ pub struct AppState {
     pub queries: Arc<dyn QueryStore>,
     /// Carries commands out.
     pub commands: Arc<dyn Commands>,
+    /// The relay, where the event log is on Kafka.
+    pub relay: Option<Arc<dyn RelayView>>,
     /// How lanes and groups are.
     pub board: Arc<StatusBoard>,
     /// The event log that the audit logs are about.
@@ -86,12 +90,13 @@ impl Shared {
 
 /// Lists every route; those of one template stand together.
 fn routes() -> Vec<Route> {
-    let resources: [&[Route]; 8] = [
+    let resources: [&[Route]; 9] = [
         jobs::ROUTES,
         records::ROUTES,
         audit::ROUTES,
         dead_letters::ROUTES,
         parked::ROUTES,
+        relay::ROUTES,
         actors::ROUTES,
         metrics::ROUTES,
         health::ROUTES,

@@ -2,7 +2,9 @@
 //!
 //! Promises that key, value and header values reach the log byte for byte, null apart from empty. Headers are
 //! written in the order of their names, because a JSON object has no other. Nothing is decoded here: a record
-//! that is no event is appended all the same, and becomes a dead letter.
+//! that is no event is appended all the same, and becomes a dead letter. Where the event log is on Kafka the
+//! records are on their way when the answer comes: it tells their places in the outbox, which are not those
+//! that Kafka will give them.
 
 use std::sync::Arc;
 
@@ -38,9 +40,13 @@ async fn append(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
     let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), None, kind);
 
     let appended = state.commands.append_records(command, records).await?;
+    let (status, place) = match state.relay {
+        None => (StatusCode::CREATED, "offset"),
+        Some(_) => (StatusCode::ACCEPTED, "outbox_offset"),
+    };
     let appended: Vec<Value> =
-        appended.iter().map(|at| json!({ "partition": at.partition, "offset": at.offset })).collect();
-    Ok(json_answer(StatusCode::CREATED, &json!({ "appended": appended })))
+        appended.iter().map(|at| json!({ "partition": at.partition, place: at.offset })).collect();
+    Ok(json_answer(status, &json!({ "appended": appended })))
 }
 
 fn read_records(mut fields: Fields) -> Result<Vec<ExternalRecord>, ApiError> {

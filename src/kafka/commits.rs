@@ -20,8 +20,24 @@ pub(super) struct Proof {
     pub(super) answer: oneshot::Sender<Result<bool, LogError>>,
 }
 
-/// What the coordinator answered to a commit: per partition, an error or none.
-pub(super) type CommitAnswer = Vec<(TopicPartition, Option<RDKafkaErrorCode>)>;
+/// What the coordinator answered to a commit.
+#[derive(Debug, Default)]
+pub(super) struct CommitAnswer {
+    /// Why nothing of it was taken.
+    pub(super) whole: Option<RDKafkaErrorCode>,
+    /// Per partition, why it was not taken.
+    pub(super) each: Vec<(TopicPartition, Option<RDKafkaErrorCode>)>,
+}
+
+impl CommitAnswer {
+    /// Gives what was answered for a partition: an error or none; nothing if it was not answered.
+    fn of(&self, partition: TopicPartition) -> Option<Option<RDKafkaErrorCode>> {
+        if self.whole.is_some() {
+            return Some(self.whole);
+        }
+        self.each.iter().find(|(one, _)| *one == partition).map(|(_, code)| *code)
+    }
+}
 
 /// Commits of one member.
 #[derive(Debug, Default)]
@@ -110,11 +126,10 @@ impl Commits {
     pub(super) fn answered(&mut self, answer: &CommitAnswer, is_held: impl Fn(TopicPartition) -> bool) {
         let Some((_, proofs)) = self.under_way.take() else { return };
         for proof in proofs {
-            let of_partition = answer.iter().find(|(partition, _)| *partition == proof.partition);
-            let verdict = match of_partition {
+            let verdict = match answer.of(proof.partition) {
                 _ if !is_held(proof.partition) => Ok(false),
-                Some((_, None)) => Ok(true),
-                Some((_, Some(code))) => match ownership(*code) {
+                Some(None) => Ok(true),
+                Some(Some(code)) => match ownership(code) {
                     Ownership::NotOurs => Ok(false),
                     Ownership::Unknown => Err(LogError::Unavailable(code.to_string())),
                 },
@@ -161,7 +176,8 @@ mod tests {
         let first = commits.due(start, INTERVAL);
         commits.note(partition(1), Offset(2));
         let while_under_way = commits.due(start + INTERVAL, INTERVAL);
-        commits.answered(&vec![(partition(0), None)], |_| true);
+        let answer = CommitAnswer { whole: None, each: vec![(partition(0), None)] };
+        commits.answered(&answer, |_| true);
         let too_soon = commits.due(start + INTERVAL / 2, INTERVAL);
         let second = commits.due(start + INTERVAL, INTERVAL);
 
@@ -186,12 +202,25 @@ mod tests {
             let mut commits = Commits::default();
             let mut heard = ask(&mut commits, 0);
             let sent = commits.due(Instant::now(), INTERVAL);
-            commits.answered(&vec![(partition(0), code)], |_| is_held);
+            let answer = CommitAnswer { whole: None, each: vec![(partition(0), code)] };
+            commits.answered(&answer, |_| is_held);
 
             assert_eq!(sent, Some(vec![(partition(0), Offset(1))]), "a proof does not wait");
             let verdict = heard.try_recv().unwrap();
             assert_eq!(verdict.map_err(|error| assert!(error.is_transient())), expected, "{code:?}");
         }
+    }
+
+    #[test]
+    fn proofs_answer_for_the_whole_commit_counts_for_each() {
+        let mut commits = Commits::default();
+        let mut heard = ask(&mut commits, 0);
+        commits.due(Instant::now(), INTERVAL);
+        let whole = Some(RDKafkaErrorCode::UnknownMemberId);
+
+        commits.answered(&CommitAnswer { whole, each: Vec::new() }, |_| true);
+
+        assert!(matches!(heard.try_recv(), Ok(Ok(false))));
     }
 
     #[test]

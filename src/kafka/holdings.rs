@@ -161,13 +161,6 @@ impl Holdings {
         }
     }
 
-    /// Notes that the client fetches nothing any more, whatever it was told.
-    pub(super) fn nothing_fetched(&mut self) {
-        for holding in self.partitions.values_mut() {
-            holding.fetch = None;
-        }
-    }
-
     /// Tells whether a record with this offset is still wanted.
     pub(super) fn wants(&self, partition: TopicPartition, offset: Offset) -> bool {
         self.partitions.get(&partition).is_some_and(|holding| {

@@ -1,11 +1,215 @@
-//! Apache Kafka: the event log, and publishing to it.
+//! Apache Kafka as the event log (design D8): one member of a consumer group per group, and one thread that
+//! looks at single records.
+//!
+//! Promises what the log port promises. Positions come from the store alone; what the group commits is for lag
+//! tools. A gap is never passed over in silence: where the log no longer holds what a lane read there, the
+//! lane is told to look again. Without brokers nothing ends: readers wait, say so, and go on by themselves.
+//!
+//! Does not promise to know a topic that was made anew with the very same records at the same offsets.
 
 mod batch;
+mod block;
 mod commits;
 pub mod config;
+mod context;
 pub mod error;
 mod holdings;
+mod inspector;
+mod look;
 pub mod names;
 pub mod producer;
+mod reader;
 pub mod record;
 pub mod relay;
+mod shared;
+pub mod topics;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
+use horizons_actors::lane::credit::CreditPool;
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::log::{EventLog, Inspection, LogError, LogReader, LogSink};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::sync::oneshot;
+
+use self::commits::{Commits, Proof};
+use self::config::KafkaConfig;
+use self::context::GroupContext;
+use self::error::{KafkaLogError, unavailable};
+use self::holdings::Holdings;
+use self::inspector::{Inspector, InspectorContext};
+use self::names::TopicNames;
+use self::reader::Reader;
+use self::shared::{Command, Shared};
+
+/// How long closing a reader may take before whoever closes it goes on without it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The event log in a Kafka cluster.
+pub struct KafkaLog {
+    id: LogId,
+    config: KafkaConfig,
+    names: TopicNames,
+    inspector: Arc<Inspector>,
+}
+
+/// Asks a cluster for its id. Blocks.
+///
+/// *Errors*: [`KafkaLogError::Unreachable`] when no broker answers in time; others when the settings cannot
+/// work.
+pub fn cluster_id(config: &KafkaConfig, within: Duration) -> Result<LogId, KafkaLogError> {
+    config.check()?;
+    let client = BaseConsumer::from_config_and_context(&config.client("start"), InspectorContext)
+        .map_err(KafkaLogError::Client)?;
+    let id = client
+        .client()
+        .fetch_cluster_id(within)
+        .ok_or_else(|| KafkaLogError::Unreachable { bootstrap: config.bootstrap.clone(), within })?;
+    LogId::parse(&id).map_err(KafkaLogError::ClusterId)
+}
+
+impl KafkaLog {
+    /// Opens the log in a cluster whose id is known. Nothing is asked of the cluster yet.
+    ///
+    /// *Errors*: [`KafkaLogError`] when the settings cannot work.
+    pub fn new(id: LogId, config: KafkaConfig) -> Result<Self, KafkaLogError> {
+        config.check()?;
+        let names = TopicNames::new(&config.topic_prefix)?;
+        let inspector = Arc::new(Inspector::new(config.clone(), names.clone()));
+        Ok(Self { id, config, names, inspector })
+    }
+}
+
+impl EventLog for KafkaLog {
+    fn id(&self) -> LogId {
+        self.id.clone()
+    }
+
+    fn subscribe(
+        &self,
+        group: Group,
+        topics: Vec<Topic>,
+        sink: Arc<dyn LogSink>,
+        credits: Arc<CreditPool>,
+    ) -> Result<Arc<dyn LogReader>, LogError> {
+        let shared = Shared::new(group.clone(), sink);
+        let context =
+            GroupContext::new(Arc::clone(&shared), self.names.clone(), self.config.rebalance_wait());
+        let mut consumer =
+            BaseConsumer::from_config_and_context(&self.config.member(group.as_str()), context)
+                .map_err(unavailable)?;
+        let ring = |shared: &Arc<Shared>| {
+            let rung = Arc::downgrade(shared);
+            move || {
+                if let Some(shared) = rung.upgrade() {
+                    shared.bell.ring();
+                }
+            }
+        };
+        consumer.set_nonempty_callback(ring(&shared));
+        credits.on_return(ring(&shared));
+        let names: Vec<&str> = topics.iter().map(|topic| self.names.name(*topic)).collect();
+        consumer.subscribe(&names).map_err(unavailable)?;
+        self.inspector.watch(&shared)?;
+        let reader = Reader {
+            shared: Arc::clone(&shared),
+            consumer,
+            names: self.names.clone(),
+            credits,
+            inspector: Arc::clone(&self.inspector),
+            limits: self.config.batch,
+            holdings: Holdings::default(),
+            commits: Commits::default(),
+            logged: Vec::new(),
+            quiet_since: Instant::now(),
+        };
+        std::thread::Builder::new()
+            .name(format!("reader-{group}"))
+            .spawn(move || reader.run())
+            .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
+        let (inspector, limit) = (Arc::clone(&self.inspector), self.config.request_limit);
+        Ok(Arc::new(KafkaReader { shared, inspector, limit }))
+    }
+}
+
+/// A group's handle on its reader thread.
+struct KafkaReader {
+    shared: Arc<Shared>,
+    inspector: Arc<Inspector>,
+    /// How long a question may take.
+    limit: Duration,
+}
+
+impl LogReader for KafkaReader {
+    fn inspect(&self, partition: TopicPartition, next: Option<Offset>) -> Reply<Inspection, LogError> {
+        match self.shared.is_open() {
+            Ok(()) => self.inspector.inspect(partition, next),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn confirm_ownership(&self, partition: TopicPartition, next: Offset) -> Reply<bool, LogError> {
+        let (answer, heard) = oneshot::channel();
+        let asked = self.shared.ask(Command::Prove(Proof { partition, next, answer }));
+        let limit = self.limit;
+        async move {
+            asked?;
+            match tokio::time::timeout(limit, heard).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(LogError::Closed),
+                Err(_) => Err(LogError::Unavailable(format!("no answer within {limit:?}"))),
+            }
+        }
+        .boxed()
+    }
+
+    fn start(
+        &self,
+        partition: TopicPartition,
+        incarnation: Incarnation,
+        from: Offset,
+    ) -> Result<(), LogError> {
+        self.shared.ask(Command::Start(partition, incarnation, from))
+    }
+
+    fn stop(&self, partition: TopicPartition, incarnation: Incarnation) {
+        // A reader that is closed delivers nothing any more.
+        let _stopped_anyway = self.shared.ask(Command::Stop(partition, incarnation));
+    }
+
+    fn log_end(&self, partition: TopicPartition) -> Reply<Offset, LogError> {
+        match self.shared.is_open() {
+            Ok(()) => self.inspector.end(partition),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn commit_advisory(&self, partition: TopicPartition, next: Offset) {
+        self.shared.note_position(partition, next);
+    }
+
+    fn close(&self) -> Reply<(), LogError> {
+        let ended = self.shared.close();
+        async move {
+            let Some(ended) = ended else { return Ok(()) };
+            match tokio::time::timeout(CLOSE_LIMIT, ended).await {
+                // A thread that is gone is closed as well.
+                Ok(_) => Ok(()),
+                Err(_) => {
+                    Err(LogError::Unavailable(format!("the client did not close within {CLOSE_LIMIT:?}")))
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        drop(self.close());
+    }
+}

@@ -10,6 +10,7 @@
 mod apply;
 mod driver;
 mod error;
+mod relay;
 mod requests;
 #[cfg(test)]
 mod tests;

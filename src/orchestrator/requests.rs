@@ -157,7 +157,8 @@ impl Orchestrator {
             CommandKind::SubmitJob(_)
             | CommandKind::CancelJob { .. }
             | CommandKind::AppendRecord { .. }
-            | CommandKind::SetAsideRecord { .. } => return Err(wrong_kind(&command)),
+            | CommandKind::SetAsideRecord { .. }
+            | CommandKind::SendRecordAgain { .. } => return Err(wrong_kind(&command)),
         };
         let shown = shown_key(&key);
         let mut changes = Map::new();
@@ -203,7 +204,7 @@ impl Shared {
         tokio::time::timeout(self.config.verdict_wait, told).await.ok().flatten()
     }
 
-    fn audit(
+    pub(super) fn audit(
         &self,
         command: &Command,
         changes: Map<String, Value>,
@@ -270,7 +271,7 @@ fn shown_key(key: &ParkedKeyId) -> String {
     std::str::from_utf8(&key.key).map_or_else(|_| BASE64.encode(&key.key), str::to_owned)
 }
 
-fn wrong_kind(command: &Command) -> OrchestratorError {
+pub(super) fn wrong_kind(command: &Command) -> OrchestratorError {
     let reason = format!("`{}` is not asked for here", command.kind.action());
     OrchestratorError::Invalid { field: "kind".to_owned(), reason }
 }

@@ -98,6 +98,13 @@ impl CreditPool {
         (records, bytes.min(left))
     }
 
+    /// Tells whether a lane holds no more than half of what it may: a reader that stopped goes on then, not at
+    /// the first record that comes back.
+    pub fn is_half_free(&self, partition: TopicPartition) -> bool {
+        let held = self.lane_held(partition);
+        held.records <= self.limits.lane_records / 2 && held.bytes <= self.limits.lane_bytes / 2
+    }
+
     /// Takes credit for a batch, or nothing when it does not fit. A lane that holds nothing gets one record
     /// of any size, whatever others hold.
     pub fn try_take(

@@ -30,6 +30,12 @@ pub trait Commands: Send + Sync {
 
     /// Stores what an operator wants of a parked key: the command says key and wish.
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError>;
+
+    /// Keeps the record apart at which a partition of the relay stands.
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError>;
+
+    /// Has the relay send again the record at which a partition stands.
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError>;
 }
 
 /// A job that was submitted.

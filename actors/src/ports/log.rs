@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use crate::lane::credit::CreditPool;
 use crate::ports::Reply;
+use crate::ports::outbox::OutboxHeads;
 use crate::ports::store::StoreError;
 use crate::record::{Digest32, LogRecord, RecordBatch};
 
@@ -173,6 +174,7 @@ pub trait EventLog: Send + Sync {
 pub struct LogHeads {
     ends: Mutex<HashMap<TopicPartition, Offset>>,
     listeners: Mutex<Vec<HeadListener>>,
+    outbox: Arc<OutboxHeads>,
 }
 
 /// Called after ends were raised, on the thread that committed; it must not block.
@@ -188,6 +190,11 @@ impl LogHeads {
     /// Gives the end of a partition: the offset that the next record would get.
     pub fn end(&self, partition: TopicPartition) -> Offset {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Gives the ends as the relay sees them, those of dead letters included.
+    pub fn outbox(&self) -> Arc<OutboxHeads> {
+        Arc::clone(&self.outbox)
     }
 
     /// Raises ends after a commit and tells the listeners.

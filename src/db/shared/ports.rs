@@ -38,7 +38,7 @@ pub(super) fn limit(wanted: usize) -> i64 {
 
 impl Store {
     /// Queues a command and gives its answer.
-    fn command<T: Send + 'static>(
+    pub(super) fn command<T: Send + 'static>(
         &self,
         work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> CommandWork,
     ) -> Reply<T, StoreError> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{
-    AppendedAt, CommitError, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
+    AppendedAt, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 
@@ -15,10 +15,12 @@ use super::audit_append::AuditRows;
 use super::engine::{self, Connection};
 use super::lanes::{self, Lanes, Ownership};
 use super::numbers::EntryNumbers;
+use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Round};
 use super::records::{self, Appended};
 use super::{effects, jobs, parking};
+use crate::db::outcome::RoundError;
 use crate::faults;
 
 /// What a round needs beside the connection.
@@ -38,6 +40,7 @@ pub(super) enum CommandResult {
     /// On success the place of its first record among the round's, and how many there are.
     Appended(Result<(usize, usize), StoreError>),
     Wished(Result<bool, StoreError>),
+    Outbox(OutboxResult),
 }
 
 /// What work of a lane is answered after the commit.
@@ -57,42 +60,6 @@ pub(super) struct Done {
     pub(super) places: Vec<AppendedAt>,
     pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
     pub(super) made: Vec<(LaneKey, i64)>,
-}
-
-/// Why a round was not committed.
-#[derive(Debug)]
-pub(super) enum RoundError {
-    /// Nothing was written: a member failed, or the database did.
-    RolledBack(StoreError),
-    /// Whether it was written cannot be told.
-    Unknown(String),
-    /// The disk failed under COMMIT: the process must not go on.
-    Disk(String),
-}
-
-impl RoundError {
-    /// Tells whether doing the members one by one may spare the others.
-    pub(super) fn may_be_a_member(&self) -> bool {
-        matches!(self, RoundError::RolledBack(error) if !error.is_transient())
-    }
-
-    /// Gives the answer for those who have no unknown outcome.
-    pub(super) fn as_store_error(&self) -> StoreError {
-        match self {
-            RoundError::RolledBack(error) => error.clone(),
-            RoundError::Unknown(text) | RoundError::Disk(text) => {
-                StoreError::Unavailable(format!("outcome of the commit is unknown: {text}"))
-            }
-        }
-    }
-
-    /// Gives the answer for a lane's transaction.
-    pub(super) fn as_commit_error(&self) -> CommitError {
-        match self {
-            RoundError::RolledBack(error) => CommitError::Store(error.clone()),
-            RoundError::Unknown(text) | RoundError::Disk(text) => CommitError::Unknown(text.clone()),
-        }
-    }
 }
 
 /// Writes a round in one transaction.
@@ -199,6 +166,11 @@ fn write_command<'a>(
                 gathered.outbox.push(audit);
             }
             Ok(CommandResult::Wished(Ok(is_parked)))
+        }
+        CommandWork::Outbox(work) => {
+            let (result, published) = outbox::write(connection, work)?;
+            gathered.outbox.extend(published);
+            Ok(CommandResult::Outbox(result))
         }
     }
 }

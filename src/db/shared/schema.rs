@@ -275,4 +275,28 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    outbox_cursors (topic, partition) {
+        topic -> BigInt,
+        partition -> BigInt,
+        next_offset -> BigInt,
+        tail_offset -> Nullable<BigInt>,
+        kept_offset -> BigInt,
+        epoch -> BigInt,
+    }
+}
+
+diesel::table! {
+    outbox_set_aside (position) {
+        position -> BigInt,
+        recorded_at -> BigInt,
+        time_type -> Integer,
+        key -> Nullable<Binary>,
+        headers -> Binary,
+        payload -> Nullable<Binary>,
+        command_id -> Binary,
+        set_aside_at -> BigInt,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(job_views, live_job_views);

@@ -10,15 +10,18 @@ use std::time::{Duration, Instant};
 
 use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
 use horizons_actors::ports::log::LogHeads;
+use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{CommitError, StoreError};
 
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
+use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
-use super::round::{self, CommandResult, Context, Done, LaneResult, RoundError};
+use super::round::{self, CommandResult, Context, Done, LaneResult};
 use crate::db::fatal::{FatalError, FatalHook};
+use crate::db::outcome::RoundError;
 
 /// What the writer works with.
 pub(super) struct Writer {
@@ -106,6 +109,10 @@ impl Writer {
                     }
                     LogTopic::DeadLetter(_) => None,
                 }));
+                let raised = done.ends.iter().map(|(topic, partition, end)| {
+                    (OutboxPartition { topic: *topic, partition: *partition }, *end)
+                });
+                self.heads.outbox().advance(raised, Instant::now());
                 answer_done(round, done);
                 Ok(())
             }
@@ -166,6 +173,7 @@ fn answer_done(round: Round, done: Done) {
             (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(result)) => {
                 let _ = answer.send(result);
             }
+            (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
             // Dropping the work answers that the store is away; results are made from the same list.
             (_, result) => tracing::error!(?result, "answer does not belong to its command"),
         }
@@ -198,6 +206,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AnswerOrder { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
         }
     }
     for work in round.lanes {

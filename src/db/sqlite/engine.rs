@@ -3,15 +3,17 @@
 //! Promises the names that every engine's folder has: the connection, how a transaction begins and ends, how
 //! rows are written in bulk, and what a failure means.
 
+use std::time::Duration;
+
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
 use super::lanes::{self, Ownership};
-use super::round::RoundError;
-use super::schema::progress;
+use super::schema::{outbox_cursors, progress};
 use crate::db::error::{Fault, fault_of, store_error};
+use crate::db::outcome::RoundError;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use crate::db::error::engine;
@@ -184,6 +186,43 @@ fn advance_one(
 /// Makes whoever names the same thing wait until this transaction ends; one writes here, so nobody waits.
 pub(super) const fn take_turns(_: &mut Connection, _: &str) -> Result<(), StoreError> {
     Ok(())
+}
+
+/// Takes the lease of the relay: the folder's lock makes this process the only one, so it is always had. Gives
+/// an epoch above every cursor's.
+pub(super) fn take_relay_lease(
+    connection: &mut Connection,
+    _holder: &str,
+    _duration: Duration,
+) -> Result<Option<i64>, StoreError> {
+    Ok(Some(relay_epoch(connection)? + 1))
+}
+
+/// Prolongs the lease of the relay: it is had until another relay of this process takes it.
+pub(super) fn renew_relay_lease(
+    connection: &mut Connection,
+    _holder: &str,
+    epoch: i64,
+    _duration: Duration,
+) -> Result<bool, StoreError> {
+    Ok(relay_epoch(connection)? == epoch)
+}
+
+/// Gives the lease of the relay back: nobody waits for it.
+pub(super) const fn release_relay_lease(
+    _: &mut Connection,
+    _holder: &str,
+    _epoch: i64,
+) -> Result<(), StoreError> {
+    Ok(())
+}
+
+fn relay_epoch(connection: &mut Connection) -> Result<i64, StoreError> {
+    let epoch: Option<i64> = outbox_cursors::table
+        .select(diesel::dsl::max(outbox_cursors::epoch))
+        .first(connection)
+        .map_err(engine)?;
+    Ok(epoch.unwrap_or(0))
 }
 
 /// Ends a transaction that has read.

@@ -1,0 +1,1 @@
+DROP TABLE log, log_head;

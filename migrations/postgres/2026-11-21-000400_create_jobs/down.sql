@@ -1,0 +1,1 @@
+DROP TABLE jobs, job_events, orders, idempotency_keys;

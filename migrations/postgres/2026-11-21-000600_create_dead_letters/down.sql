@@ -1,0 +1,1 @@
+DROP TABLE dead_letters, parked_keys, parked_records;

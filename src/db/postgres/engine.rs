@@ -1,0 +1,137 @@
+//! What the shared code asks of PostgreSQL.
+//!
+//! Promises the names that every engine's folder has: the connection, how a transaction begins and ends, how
+//! rows are written in bulk, and what a failure means.
+
+use diesel::connection::SimpleConnection;
+use diesel::r2d2::{ConnectionManager, Pool};
+use horizons_actors::ports::store::StoreError;
+
+use super::errors::{Fault, fault_of};
+use crate::db::outcome::RoundError;
+
+pub(super) use super::connection::used_bytes;
+pub(super) use super::errors::store_error;
+pub(super) use super::progress::advance;
+pub(super) use super::scan::SCAN;
+
+/// The engine.
+pub(super) type Backend = diesel::pg::Pg;
+
+/// A connection to it.
+pub(super) type Connection = diesel::pg::PgConnection;
+
+/// Connections that only read.
+pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
+
+/// Whether other processes may write here too.
+pub(super) const IS_SHARED: bool = true;
+
+/// Rows of one statement that reads the log: all of them are in memory at once.
+pub(super) const READ_ROWS: usize = 128;
+
+/// From so many rows on, COPY is faster than an insert of many rows.
+pub(super) const COPY_ROWS: usize = 8;
+
+/// Inserts a list of rows: a few by one statement, many by COPY in its binary form.
+macro_rules! insert_rows {
+    ($connection:expr, $table:expr, $rows:expr) => {{
+        let rows = $rows;
+        if rows.len() >= $crate::db::postgres::engine::COPY_ROWS {
+            diesel::copy_from($table)
+                .from_insertable(rows)
+                .execute($connection)
+                .map_err($crate::db::postgres::engine::engine)?;
+        } else if !rows.is_empty() {
+            diesel::insert_into($table)
+                .values(rows)
+                .execute($connection)
+                .map_err($crate::db::postgres::engine::engine)?;
+        }
+    }};
+}
+pub(super) use insert_rows;
+
+/// Inserts rows one by one; one with the same key is replaced.
+macro_rules! replace_rows {
+    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: $set:expr) => {
+        for row in $rows {
+            diesel::insert_into($table)
+                .values(row)
+                .on_conflict($key)
+                .do_update()
+                .set($set)
+                .execute($connection)
+                .map_err($crate::db::postgres::engine::engine)?;
+        }
+    };
+}
+pub(super) use replace_rows;
+
+/// Inserts a row unless one with the same key is there; gives how many were inserted.
+macro_rules! insert_or_ignore {
+    ($connection:expr, $table:expr, $values:expr) => {
+        diesel::insert_into($table)
+            .values($values)
+            .on_conflict_do_nothing()
+            .execute($connection)
+            .map_err($crate::db::postgres::engine::engine)?
+    };
+}
+pub(super) use insert_or_ignore;
+
+/// Makes a query wait for whoever is writing its row.
+macro_rules! lock_row {
+    ($query:expr) => {
+        $query.for_update()
+    };
+}
+pub(super) use lock_row;
+
+/// Turns a failure into the port's error, for `map_err`.
+pub(super) fn engine(error: diesel::result::Error) -> StoreError {
+    store_error(&error)
+}
+
+/// Begins a transaction that writes.
+pub(super) fn begin(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.batch_execute("BEGIN").map_err(engine)
+}
+
+/// Makes a transaction durable. Only an answer tells: without one, the server may have done it or not.
+pub(super) fn commit(connection: &mut Connection) -> Result<(), RoundError> {
+    let Err(error) = connection.batch_execute("COMMIT") else { return Ok(()) };
+    if fault_of(&error) != Fault::Cut && connection.batch_execute("ROLLBACK").is_ok() {
+        // The server refused and still answers: the transaction is over, without a trace.
+        return Err(RoundError::RolledBack(store_error(&error)));
+    }
+    Err(RoundError::Unknown(error.to_string()))
+}
+
+/// Ends a transaction without a trace. Where the connection is gone, the server does so by itself.
+pub(super) fn roll_back(connection: &mut Connection) {
+    if let Err(error) = connection.batch_execute("ROLLBACK") {
+        tracing::debug!(%error, "connection was gone before its transaction was rolled back");
+    }
+}
+
+/// Makes whoever names the same thing wait until this transaction ends: two processes may be asked the same.
+pub(super) fn take_turns(connection: &mut Connection, name: &str) -> Result<(), StoreError> {
+    use diesel::RunQueryDsl;
+
+    diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind::<diesel::sql_types::Text, _>(crate::db::words::WordsRef(name))
+        .execute(connection)
+        .map(|_| ())
+        .map_err(engine)
+}
+
+/// Ends a transaction that has read.
+pub(super) fn end_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.batch_execute("COMMIT").map_err(engine)
+}
+
+/// Begins a transaction that reads one state of the database.
+pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(engine)
+}

@@ -1,0 +1,27 @@
+//! The PostgreSQL store: the contract of every store, and what only this engine promises.
+
+use super::{ConnectionUrl, PostgresConfig};
+
+#[expect(dead_code, reason = "the other test binary uses all of it")]
+#[path = "../../../tests/integration/services/postgres.rs"]
+mod server;
+
+/// Gives the settings of a store in a schema of its own on the shared server.
+fn config() -> PostgresConfig {
+    PostgresConfig {
+        schema: server::unique("unit"),
+        ..PostgresConfig::new(ConnectionUrl::new(server::shared().socket_url()))
+    }
+}
+
+mod contract {
+    use std::sync::Arc;
+
+    use crate::db::postgres::PostgresStore;
+
+    fn new_store() -> (Arc<PostgresStore>, ()) {
+        (Arc::new(PostgresStore::open(super::config()).unwrap()), ())
+    }
+
+    horizons_actors::store_contract!(new_store());
+}

@@ -1,0 +1,475 @@
+//! The outbox as the relay sees it: its lease, its cursors, and what is set aside (design D9).
+//!
+//! Promises that whatever moves a cursor goes through the one writer, in a transaction that holds the cursor's
+//! epoch and place against what the relay believes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::connection::DefaultLoadingMode;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable};
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::Command;
+use horizons_actors::ids::{Epoch, LogTopic, Offset, Partition};
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::log::LogHeads;
+use horizons_actors::ports::outbox::{
+    Cursor, CursorMove, KEPT_SENT_ROWS, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId,
+    RelayLease, SetAsideAnswer, SetAsideRecord, WantedRows,
+};
+use horizons_actors::ports::store::StoreError;
+use horizons_actors::record::{LogRecord, OutgoingRecord};
+use uuid::Uuid;
+
+use super::engine::{self, Connection, engine, insert_or_ignore};
+use super::key::{self, OFFSET_END};
+use super::ports::limit;
+use super::queue::{CommandWork, OutboxWork};
+use super::readers::take;
+use super::records::RecordColumns;
+use super::schema::{log, log_head, outbox_cursors, outbox_set_aside};
+use super::store::{Reader, Store};
+use crate::db::error::unreadable;
+
+/// What a piece of the relay's work is answered after the commit.
+#[derive(Debug)]
+pub(super) enum OutboxResult {
+    Taken(Option<RelayLease>),
+    Renewed(bool),
+    Released,
+    Advanced(Vec<OutboxPartition>),
+    SetAside(SetAsideAnswer),
+    Removed(u64),
+}
+
+/// Carries a piece of the relay's work out. What is to be published with it is the second value.
+pub(super) fn write<'a>(
+    connection: &mut Connection,
+    work: &'a OutboxWork,
+) -> Result<(OutboxResult, Option<&'a OutgoingRecord>), StoreError> {
+    let result = match work {
+        OutboxWork::Take { holder, duration, .. } => {
+            OutboxResult::Taken(take_lease(connection, *holder, *duration)?)
+        }
+        OutboxWork::Renew { holder, epoch, duration, .. } => {
+            let epoch = epoch.0.cast_signed();
+            OutboxResult::Renewed(engine::renew_relay_lease(
+                connection,
+                &holder.to_string(),
+                epoch,
+                *duration,
+            )?)
+        }
+        OutboxWork::Release { holder, epoch, .. } => {
+            engine::release_relay_lease(connection, &holder.to_string(), epoch.0.cast_signed())?;
+            OutboxResult::Released
+        }
+        OutboxWork::Advance { epoch, moves, .. } => {
+            let mut refused = Vec::new();
+            for step in moves {
+                if !advance(connection, *epoch, step)? {
+                    refused.push(step.partition);
+                }
+            }
+            OutboxResult::Advanced(refused)
+        }
+        OutboxWork::SetAside { command, partition, offset, audit, .. } => {
+            let answer = set_aside(connection, command, *partition, *offset)?;
+            let published = (answer == SetAsideAnswer::Done).then_some(audit);
+            return Ok((OutboxResult::SetAside(answer), published));
+        }
+        OutboxWork::Remove { epoch, limit, .. } => {
+            OutboxResult::Removed(remove_sent(connection, *epoch, *limit as u64)?)
+        }
+    };
+    Ok((result, None))
+}
+
+/// Answers a piece of the relay's work that was committed. Whoever does not listen any more finds the result in
+/// the store.
+pub(super) fn answer(work: OutboxWork, result: OutboxResult) {
+    match (work, result) {
+        (OutboxWork::Take { answer, .. }, OutboxResult::Taken(lease)) => drop(answer.send(Ok(lease))),
+        (OutboxWork::Renew { answer, .. }, OutboxResult::Renewed(is_ours)) => drop(answer.send(Ok(is_ours))),
+        (OutboxWork::Release { answer, .. }, OutboxResult::Released) => drop(answer.send(Ok(()))),
+        (OutboxWork::Advance { answer, .. }, OutboxResult::Advanced(refused)) => {
+            drop(answer.send(Ok(refused)))
+        }
+        (OutboxWork::SetAside { answer, .. }, OutboxResult::SetAside(done)) => drop(answer.send(Ok(done))),
+        (OutboxWork::Remove { answer, .. }, OutboxResult::Removed(rows)) => drop(answer.send(Ok(rows))),
+        // Dropping the work answers that the store is away; results are made from the same list.
+        (_, result) => tracing::error!(?result, "answer does not belong to its work"),
+    }
+}
+
+/// Answers a piece of the relay's work whose round failed.
+pub(super) fn answer_failed(work: OutboxWork, error: StoreError) {
+    match work {
+        OutboxWork::Take { answer, .. } => drop(answer.send(Err(error))),
+        OutboxWork::Renew { answer, .. } => drop(answer.send(Err(error))),
+        OutboxWork::Release { answer, .. } => drop(answer.send(Err(error))),
+        OutboxWork::Advance { answer, .. } => drop(answer.send(Err(error))),
+        OutboxWork::SetAside { answer, .. } => drop(answer.send(Err(error))),
+        OutboxWork::Remove { answer, .. } => drop(answer.send(Err(error))),
+    }
+}
+
+/// Takes the lease, and with it every cursor.
+fn take_lease(
+    connection: &mut Connection,
+    holder: RelayId,
+    duration: Duration,
+) -> Result<Option<RelayLease>, StoreError> {
+    let Some(epoch) = engine::take_relay_lease(connection, &holder.to_string(), duration)? else {
+        return Ok(None);
+    };
+    for OutboxPartition { topic, partition } in OutboxPartition::all() {
+        insert_or_ignore!(
+            connection,
+            outbox_cursors::table,
+            (
+                outbox_cursors::topic.eq(i64::from(topic.code())),
+                outbox_cursors::partition.eq(i64::from(partition.0)),
+                outbox_cursors::next_offset.eq(0_i64),
+                outbox_cursors::kept_offset.eq(0_i64),
+                outbox_cursors::epoch.eq(epoch),
+            )
+        );
+    }
+    diesel::update(outbox_cursors::table)
+        .set(outbox_cursors::epoch.eq(epoch))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(Some(RelayLease { epoch: Epoch(epoch.cast_unsigned()), cursors: cursors(connection)? }))
+}
+
+/// A row of the cursors.
+type CursorRow = (i64, i64, i64, Option<i64>, i64);
+
+/// Reads every cursor, in the order of partitions.
+fn cursors(connection: &mut Connection) -> Result<Vec<Cursor>, StoreError> {
+    let rows: Vec<CursorRow> = outbox_cursors::table
+        .select((
+            outbox_cursors::topic,
+            outbox_cursors::partition,
+            outbox_cursors::next_offset,
+            outbox_cursors::tail_offset,
+            outbox_cursors::epoch,
+        ))
+        .load(connection)
+        .map_err(engine)?;
+    let cursor = |(topic, partition, next, tail, epoch): CursorRow| {
+        Ok(Cursor {
+            partition: place(topic, partition)?,
+            next: Offset(next.cast_unsigned()),
+            tail: tail.map(|tail| Offset(tail.cast_unsigned())),
+            epoch: Epoch(epoch.cast_unsigned()),
+        })
+    };
+    let mut cursors = rows.into_iter().map(cursor).collect::<Result<Vec<Cursor>, StoreError>>()?;
+    cursors.sort_by_key(|cursor| cursor.partition);
+    Ok(cursors)
+}
+
+/// Reads the name of a partition.
+fn place(topic: i64, partition: i64) -> Result<OutboxPartition, StoreError> {
+    let topic =
+        u8::try_from(topic).ok().and_then(LogTopic::from_code).ok_or_else(|| unreadable("topic", topic))?;
+    let partition = u16::try_from(partition).map_err(|_| unreadable("partition", partition))?;
+    Ok(OutboxPartition { topic, partition: Partition(partition) })
+}
+
+/// Moves a cursor, if epoch and place are the stored ones.
+fn advance(connection: &mut Connection, epoch: Epoch, step: &CursorMove) -> Result<bool, StoreError> {
+    let OutboxPartition { topic, partition } = step.partition;
+    if step.next < step.from {
+        let detail = format!("cursor of `{}` wanted to go back to {}", step.partition, step.next);
+        return Err(StoreError::Broken(detail));
+    }
+    let row = outbox_cursors::table
+        .filter(outbox_cursors::topic.eq(i64::from(topic.code())))
+        .filter(outbox_cursors::partition.eq(i64::from(partition.0)))
+        .filter(outbox_cursors::epoch.eq(epoch.0.cast_signed()))
+        .filter(outbox_cursors::next_offset.eq(step.from.0.cast_signed()));
+    let moved = diesel::update(row)
+        .set((
+            outbox_cursors::next_offset.eq(step.next.0.cast_signed()),
+            outbox_cursors::tail_offset.eq(step.tail.0.cast_signed()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(moved == 1)
+}
+
+/// Keeps the record that a cursor stands at apart, and moves the cursor behind it.
+fn set_aside(
+    connection: &mut Connection,
+    command: &Command,
+    partition: OutboxPartition,
+    offset: Offset,
+) -> Result<SetAsideAnswer, StoreError> {
+    let row = outbox_cursors::table
+        .filter(outbox_cursors::topic.eq(i64::from(partition.topic.code())))
+        .filter(outbox_cursors::partition.eq(i64::from(partition.partition.0)));
+    let next: Option<i64> =
+        row.select(outbox_cursors::next_offset).first(connection).optional().map_err(engine)?;
+    let next = Offset(next.unwrap_or(0).cast_unsigned());
+    if next != offset {
+        return Ok(SetAsideAnswer::NotAtCursor { next });
+    }
+    let position = key::in_log(partition.topic, partition.partition, offset)?;
+    let columns = (log::recorded_at, log::time_type, log::key, log::headers, log::payload);
+    let found: Option<RecordColumns> = log::table
+        .filter(log::position.eq(position))
+        .select(columns)
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    let Some(found) = found else { return Ok(SetAsideAnswer::NotAtCursor { next }) };
+    // Guarded by the place it was read at: an owner that moved it meanwhile keeps what it did.
+    let moved = diesel::update(row.filter(outbox_cursors::next_offset.eq(offset.0.cast_signed())))
+        .set(outbox_cursors::next_offset.eq(offset.following().0.cast_signed()))
+        .execute(connection)
+        .map_err(engine)?;
+    if moved != 1 {
+        return Ok(SetAsideAnswer::NotAtCursor { next: offset.following() });
+    }
+    diesel::insert_into(outbox_set_aside::table)
+        .values((
+            outbox_set_aside::position.eq(position),
+            outbox_set_aside::recorded_at.eq(found.recorded_at),
+            outbox_set_aside::time_type.eq(found.time_type),
+            outbox_set_aside::key.eq(found.key),
+            outbox_set_aside::headers.eq(found.headers),
+            outbox_set_aside::payload.eq(found.payload),
+            outbox_set_aside::command_id.eq(command.command_id.0.as_bytes().as_slice()),
+            outbox_set_aside::set_aside_at.eq(command.requested_at.as_micros()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(SetAsideAnswer::Done)
+}
+
+/// Removes rows that lie far enough below their cursor.
+fn remove_sent(connection: &mut Connection, epoch: Epoch, limit: u64) -> Result<u64, StoreError> {
+    let kept = i64::try_from(KEPT_SENT_ROWS).unwrap_or(i64::MAX);
+    let rows: Vec<(i64, i64, i64, i64)> = outbox_cursors::table
+        .filter(outbox_cursors::epoch.eq(epoch.0.cast_signed()))
+        .filter(outbox_cursors::next_offset.gt(outbox_cursors::kept_offset + kept))
+        .order((outbox_cursors::topic, outbox_cursors::partition))
+        .select((
+            outbox_cursors::topic,
+            outbox_cursors::partition,
+            outbox_cursors::next_offset,
+            outbox_cursors::kept_offset,
+        ))
+        .load(connection)
+        .map_err(engine)?;
+    let mut left = i64::try_from(limit).unwrap_or(i64::MAX);
+    for (topic, partition, next, first) in rows {
+        let OutboxPartition { topic: named, partition: number } = place(topic, partition)?;
+        let end = (next - kept).min(first.saturating_add(left));
+        if end <= first {
+            break;
+        }
+        let at = |offset: i64| key::in_log(named, number, Offset(offset.cast_unsigned()));
+        diesel::delete(log::table.filter(log::position.between(at(first)?, at(end - 1)?)))
+            .execute(connection)
+            .map_err(engine)?;
+        let row = outbox_cursors::table
+            .filter(outbox_cursors::topic.eq(topic))
+            .filter(outbox_cursors::partition.eq(partition));
+        diesel::update(row).set(outbox_cursors::kept_offset.eq(end)).execute(connection).map_err(engine)?;
+        left -= end - first;
+    }
+    Ok(limit.saturating_sub(left.cast_unsigned()))
+}
+
+/// A row of the outbox as one statement over several partitions reads it.
+#[derive(QueryableByName)]
+struct OutboxRow {
+    #[diesel(sql_type = BigInt)]
+    position: i64,
+    #[diesel(sql_type = BigInt)]
+    recorded_at: i64,
+    #[diesel(sql_type = Integer)]
+    time_type: i32,
+    #[diesel(sql_type = Nullable<Binary>)]
+    key: Option<Vec<u8>>,
+    #[diesel(sql_type = Binary)]
+    headers: Vec<u8>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    payload: Option<Vec<u8>>,
+}
+
+/// Writes one statement that reads all that is wanted; it holds nothing but numbers.
+fn statement(wanted: &[WantedRows]) -> Result<String, StoreError> {
+    let mut text = String::new();
+    for (index, WantedRows { partition, from, limit: rows }) in wanted.iter().enumerate() {
+        let first = key::in_log(partition.topic, partition.partition, *from)?;
+        let (_, last) = key::log_range(partition.topic, partition.partition);
+        if index > 0 {
+            text.push_str(" UNION ALL ");
+        }
+        text.push_str(&format!(
+            "SELECT * FROM (SELECT position, recorded_at, time_type, key, headers, payload FROM log \
+             WHERE position BETWEEN {first} AND {last} ORDER BY position LIMIT {}) AS part_{index}",
+            limit(*rows)
+        ));
+    }
+    Ok(text)
+}
+
+impl Reader {
+    /// Reads rows of several partitions with one statement.
+    fn read_rows(&self, wanted: &[WantedRows], max_bytes: usize) -> Result<Vec<OutboxRows>, StoreError> {
+        let wanted: Vec<WantedRows> =
+            wanted.iter().copied().filter(|one| one.from.0 < OFFSET_END && one.limit > 0).collect();
+        let mut found: Vec<OutboxRows> =
+            wanted.iter().map(|one| OutboxRows { partition: one.partition, rows: Vec::new() }).collect();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        let mut connection = take(&self.pool)?;
+        let rows = diesel::sql_query(statement(&wanted)?)
+            .load_iter::<OutboxRow, DefaultLoadingMode>(&mut connection)
+            .map_err(engine)?;
+        let (mut bytes, mut at) = (0, 0);
+        for row in rows {
+            let OutboxRow { position, recorded_at, time_type, key, headers, payload } =
+                row.map_err(engine)?;
+            let offset = key::offset_of(position);
+            let columns = RecordColumns { recorded_at, time_type, key, headers, payload };
+            let record = columns.into_record(offset)?;
+            bytes += record.weight_bytes();
+            let is_first = found.iter().all(|one| one.rows.is_empty());
+            if bytes > max_bytes && !is_first {
+                break;
+            }
+            put(&mut found, &mut at, position, record)?;
+        }
+        found.retain(|one| !one.rows.is_empty());
+        Ok(found)
+    }
+}
+
+/// Puts a row where its partition's rows stand; those of one partition come together.
+fn put(found: &mut [OutboxRows], at: &mut usize, position: i64, record: LogRecord) -> Result<(), StoreError> {
+    let is_of = |one: &OutboxRows| {
+        let (first, last) = key::log_range(one.partition.topic, one.partition.partition);
+        (first..=last).contains(&position)
+    };
+    if !found.get(*at).is_some_and(is_of) {
+        *at = found.iter().position(is_of).ok_or_else(|| unreadable("position", position))?;
+    }
+    if let Some(one) = found.get_mut(*at) {
+        one.rows.push(record);
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Queues a piece of the relay's work.
+    fn outbox<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(super::queue::Answer<T, StoreError>) -> OutboxWork,
+    ) -> Reply<T, StoreError> {
+        self.command(|answer| CommandWork::Outbox(Box::new(work(answer))))
+    }
+}
+
+impl OutboxStore for Store {
+    fn outbox_heads(&self) -> Arc<OutboxHeads> {
+        LogHeads::outbox(&self.reader.heads)
+    }
+
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        let mut connection = take(&self.reader.pool)?;
+        let rows: Vec<(i64, i64, i64)> = log_head::table
+            .select((log_head::topic, log_head::partition, log_head::next_offset))
+            .load(&mut connection)
+            .map_err(engine)?;
+        let ends = rows
+            .into_iter()
+            .map(|(topic, partition, end)| Ok((place(topic, partition)?, Offset(end.cast_unsigned()))))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.outbox_heads().advance(ends, Instant::now());
+        Ok(())
+    }
+
+    fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
+        self.outbox(|answer| OutboxWork::Take { holder, duration, answer })
+    }
+
+    fn renew_lease(&self, holder: RelayId, epoch: Epoch, duration: Duration) -> Reply<bool, StoreError> {
+        self.outbox(|answer| OutboxWork::Renew { holder, epoch, duration, answer })
+    }
+
+    fn release_lease(&self, holder: RelayId, epoch: Epoch) -> Reply<(), StoreError> {
+        self.outbox(|answer| OutboxWork::Release { holder, epoch, answer })
+    }
+
+    fn cursors(&self) -> Result<Vec<Cursor>, StoreError> {
+        cursors(&mut *take(&self.reader.pool)?)
+    }
+
+    fn read_outbox(&self, wanted: &[WantedRows], max_bytes: usize) -> Result<Vec<OutboxRows>, StoreError> {
+        self.reader.read_rows(wanted, max_bytes)
+    }
+
+    fn advance_cursors(
+        &self,
+        epoch: Epoch,
+        moves: Vec<CursorMove>,
+    ) -> Reply<Vec<OutboxPartition>, StoreError> {
+        self.outbox(|answer| OutboxWork::Advance { epoch, moves, answer })
+    }
+
+    fn set_aside(
+        &self,
+        command: Command,
+        partition: OutboxPartition,
+        offset: Offset,
+        audit: OutgoingRecord,
+    ) -> Reply<SetAsideAnswer, StoreError> {
+        self.outbox(|answer| OutboxWork::SetAside { command, partition, offset, audit, answer })
+    }
+
+    fn set_aside_records(&self, wanted: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
+        self.reader.for_people.ask(move |connection| {
+            let rows: Vec<(i64, RecordColumns, Vec<u8>, i64)> = outbox_set_aside::table
+                .order(outbox_set_aside::position)
+                .limit(limit(wanted))
+                .select((
+                    outbox_set_aside::position,
+                    (
+                        outbox_set_aside::recorded_at,
+                        outbox_set_aside::time_type,
+                        outbox_set_aside::key,
+                        outbox_set_aside::headers,
+                        outbox_set_aside::payload,
+                    ),
+                    outbox_set_aside::command_id,
+                    outbox_set_aside::set_aside_at,
+                ))
+                .load(connection)
+                .map_err(engine)?;
+            let kept = |(position, columns, command_id, at): (i64, RecordColumns, Vec<u8>, i64)| {
+                let (topic, partition) = key::place_of(position);
+                Ok(SetAsideRecord {
+                    partition: place(topic, partition)?,
+                    record: columns.into_record(key::offset_of(position))?,
+                    command_id: Uuid::from_slice(&command_id)
+                        .map_err(|error| unreadable("command id", error))?,
+                    set_aside_at: Timestamp::from_micros(at),
+                })
+            };
+            rows.into_iter().map(kept).collect()
+        })
+    }
+
+    fn remove_sent(&self, epoch: Epoch, limit: usize) -> Reply<u64, StoreError> {
+        self.outbox(|answer| OutboxWork::Remove { epoch, limit, answer })
+    }
+}

@@ -1,0 +1,103 @@
+//! The relay to Kafka: how publishing stands, and what becomes of a record that Kafka refuses for good.
+//!
+//! Promises that an answered order is stored. With an embedded event log there is no relay: 404.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::command::CommandKind;
+use horizons_actors::ids::{LogTopic, Offset, Partition};
+use horizons_actors::ports::outbox::SetAsideRecord;
+use horizons_actors::ports::relay::RelayView;
+use serde_json::{Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::{cut_page, json_answer, record_json};
+use super::document::{Fields, invalid};
+use super::error::ApiError;
+use super::request::ApiRequest;
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route { method: RouteMethod::Get, template: "/relay", handler: |s, r| status(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/relay/set-aside",
+        handler: |s, r| list_set_aside(s, r).boxed(),
+    },
+    Route { method: RouteMethod::Post, template: "/relay/set-aside", handler: |s, r| set_aside(s, r).boxed() },
+    Route { method: RouteMethod::Post, template: "/relay/send-again", handler: |s, r| send_again(s, r).boxed() },
+];
+
+/// Gives the relay.
+///
+/// *Errors*: [`ApiError::NotFound`] where the event log is embedded.
+fn relay(shared: &Shared) -> Result<&Arc<dyn RelayView>, ApiError> {
+    let absent = || ApiError::NotFound { what: "relay (the event log is embedded)".to_owned() };
+    shared.state.relay.as_ref().ok_or_else(absent)
+}
+
+async fn status(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    request.query(&[])?;
+    Ok(json_answer(StatusCode::OK, &json!(relay(&shared)?.snapshot())))
+}
+
+async fn list_set_aside(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let limit = request.query(&["limit"])?.limit()?;
+    let (records, has_more) = cut_page(relay(&shared)?.set_aside_records(limit + 1).await?, limit);
+    let rows: Vec<Value> = records.iter().map(set_aside_json).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "set_aside": rows, "has_more": has_more })))
+}
+
+fn set_aside_json(kept: &SetAsideRecord) -> Value {
+    json!({
+        "topic": kept.partition.topic.to_string(),
+        "partition": kept.partition.partition,
+        "command_id": kept.command_id,
+        "set_aside_at": kept.set_aside_at,
+        "record": record_json(&kept.record),
+    })
+}
+
+async fn set_aside(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    relay(&shared)?;
+    let mut fields = request.document()?;
+    let (topic, partition) = read_partition(&mut fields)?;
+    let offset = Offset(fields.number("offset")?);
+    let reason = fields.text("reason")?;
+    fields.finish("`topic`, `partition`, `offset`, `reason`")?;
+    let state = &shared.state;
+    let kind = CommandKind::SetAsideRecord { topic, partition, offset };
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind);
+    let command_id = command.command_id;
+
+    state.commands.set_aside_record(command).await?;
+    Ok(json_answer(StatusCode::OK, &json!({ "command_id": command_id })))
+}
+
+async fn send_again(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    relay(&shared)?;
+    let mut fields = request.document()?;
+    let (topic, partition) = read_partition(&mut fields)?;
+    let reason = fields.text("reason")?;
+    fields.finish("`topic`, `partition`, `reason`")?;
+    let state = &shared.state;
+    let kind = CommandKind::SendRecordAgain { topic, partition };
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind);
+    let command_id = command.command_id;
+
+    state.commands.send_record_again(command).await?;
+    Ok(json_answer(StatusCode::ACCEPTED, &json!({ "command_id": command_id })))
+}
+
+fn read_partition(fields: &mut Fields) -> Result<(LogTopic, Partition), ApiError> {
+    let topic = fields.parsed("topic", LogTopic::parse)?;
+    let partition = fields.partition("partition")?;
+    if partition >= topic.source().partitions() {
+        let last = topic.source().partitions() - 1;
+        return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
+    }
+    Ok((topic, Partition(partition)))
+}

@@ -1,0 +1,48 @@
+//! What operators ask of the relay to Kafka: each act with its audit entry.
+
+use horizons_actors::command::{Command, CommandKind};
+use horizons_actors::ids::{LogTopic, Partition};
+use horizons_actors::ports::outbox::{OutboxPartition, OutboxStore, SetAsideAnswer};
+use serde_json::Map;
+
+use super::requests::wrong_kind;
+use super::{Orchestrator, OrchestratorError};
+
+impl Orchestrator {
+    /// Keeps the record apart at which a partition of the relay stands, so that the partition goes on.
+    ///
+    /// *Errors*: `NotFound` when the partition does not stand at that record, `Busy`; nothing is stored then.
+    pub async fn set_aside_record(
+        &self,
+        outbox: &dyn OutboxStore,
+        command: Command,
+    ) -> Result<(), OrchestratorError> {
+        let CommandKind::SetAsideRecord { topic, partition, offset } = command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let audit = self.shared.audit(&command, Map::new())?;
+        let partition = OutboxPartition { topic, partition };
+        match outbox.set_aside(command, partition, offset, audit).await {
+            Ok(SetAsideAnswer::Done) => Ok(()),
+            Ok(SetAsideAnswer::NotAtCursor { next }) => Err(OrchestratorError::NotFound {
+                what: format!("record at offset {offset} before `{partition}`, which stands at {next},"),
+            }),
+            Err(error) => Err(self.shared.store_error(error)),
+        }
+    }
+
+    /// Stores that a record is to be sent again; who carries it out is told after that.
+    ///
+    /// *Errors*: `Busy`; nothing is stored then.
+    pub async fn note_send_again(
+        &self,
+        command: Command,
+    ) -> Result<(LogTopic, Partition), OrchestratorError> {
+        let CommandKind::SendRecordAgain { topic, partition } = command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let audit = self.shared.audit(&command, Map::new())?;
+        let noted = self.shared.store.append_records(Vec::new(), vec![audit]).await;
+        noted.map(|_| (topic, partition)).map_err(|error| self.shared.store_error(error))
+    }
+}
