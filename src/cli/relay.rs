@@ -102,8 +102,7 @@ pub(super) fn run(command: &RelayCommand, context: &Context<'_>) -> Result<Exit,
             print_done(&place.client, context, &done, &answer)
         }
         RelayCommand::SendAgain { place } => {
-            let body =
-                json!({ "topic": place.topic, "partition": place.partition, "reason": place.reason });
+            let body = json!({ "topic": place.topic, "partition": place.partition, "reason": place.reason });
             let answer = ask(&place.client, context, Call::post("/relay/send-again", body))?;
             let done = format!("asked for: {}-{} sends again", place.topic, place.partition);
             print_done(&place.client, context, &done, &answer)

@@ -27,8 +27,16 @@ pub(super) const ROUTES: &[Route] = &[
         template: "/relay/set-aside",
         handler: |s, r| list_set_aside(s, r).boxed(),
     },
-    Route { method: RouteMethod::Post, template: "/relay/set-aside", handler: |s, r| set_aside(s, r).boxed() },
-    Route { method: RouteMethod::Post, template: "/relay/send-again", handler: |s, r| send_again(s, r).boxed() },
+    Route {
+        method: RouteMethod::Post,
+        template: "/relay/set-aside",
+        handler: |s, r| set_aside(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Post,
+        template: "/relay/send-again",
+        handler: |s, r| send_again(s, r).boxed(),
+    },
 ];
 
 /// Gives the relay.

@@ -56,7 +56,7 @@ pub(crate) struct Record {
 impl Record {
     /// Takes a record as Kafka gives it.
     pub(crate) fn new(at: (u64, u64, u64), key: Option<&[u8]>, headers: Headers, payload: Vec<u8>) -> Self {
-        let key = key.unwrap_or_default().iter().map(|byte| format!("{byte:02X}")).collect();
+        let key = hex(key.unwrap_or_default());
         let event = serde_json::from_slice(&payload).unwrap_or_default();
         Self { topic: at.0, partition: at.1, offset: at.2, key, headers, payload, event }
     }
@@ -104,7 +104,9 @@ pub(crate) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
         None => outbox,
         Some(topics) => {
             let log = topics.read_all();
-            check_outbox(&outbox, &log, ledger, &mut findings);
+            let aside = look.rows("'position', position", "outbox_set_aside");
+            let aside = aside.iter().map(|row| unpack(number(row, "position"))).collect();
+            check_outbox(&outbox, &aside, &log, ledger, &mut findings);
             log
         }
     };
@@ -119,7 +121,7 @@ pub(crate) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
 
     check_log(&mut look, &log, ledger, &mut findings);
     check_progress(&mut look, &log, &mut findings);
-    check_promises(ledger, &jobs, &log, &mut findings);
+    check_promises(ledger, &jobs, &log, look.topics().is_some(), &mut findings);
     check_lives(&mut look, &jobs, &log, &mut findings);
     check_metrics(&mut look, &jobs, &log, &mut findings);
     check_outcomes(&mut look, &log, &mut findings);
@@ -151,10 +153,20 @@ fn number(row: &Value, field: &str) -> u64 {
     row[field].as_u64().unwrap_or_else(|| panic!("no number `{field}` in {row}"))
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let digits = hex.as_bytes();
     let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
     digits.chunks(2).map(|pair| digit(pair[0]) * 16 + digit(pair[1])).collect()
+}
+
+/// Gives topic, partition and offset of a packed position.
+fn unpack(position: u64) -> (u64, u64, u64) {
+    let partition = (position >> OFFSET_BITS) & 0xffff;
+    (position >> (OFFSET_BITS + 16), partition, position & ((1 << OFFSET_BITS) - 1))
 }
 
 fn read_log(look: &mut Look) -> Vec<Record> {
@@ -162,12 +174,12 @@ fn read_log(look: &mut Look) -> Vec<Record> {
     let rows = look.rows(columns, "log ORDER BY position");
     rows.into_iter()
         .map(|row| {
-            let position = number(&row, "position");
+            let (topic, partition, offset) = unpack(number(&row, "position"));
             let payload = bytes(&text(&row, "payload"));
             Record {
-                topic: position >> (OFFSET_BITS + 16),
-                partition: (position >> OFFSET_BITS) & 0xffff,
-                offset: position & ((1 << OFFSET_BITS) - 1),
+                topic,
+                partition,
+                offset,
                 key: text(&row, "key"),
                 headers: Headers::new(),
                 event: serde_json::from_slice(&payload).unwrap_or_default(),
@@ -179,21 +191,27 @@ fn read_log(look: &mut Look) -> Vec<Record> {
 
 /// Tells whether a record was written to Kafka by somebody else.
 fn is_foreign(record: &Record, ledger: &Ledger) -> bool {
-    let same = |key: &String| key.bytes().map(|byte| format!("{byte:02X}")).collect::<String>() == record.key;
+    let same = |key: &String| hex(key.as_bytes()) == record.key;
     ledger.foreign.iter().any(|(topic, key)| TOPICS[record.topic as usize % 16].0 == *topic && same(key))
         && record.topic < TOPICS.len() as u64
 }
 
 /// Every row of the outbox that is still there is in Kafka once, in the order of the outbox, byte for byte;
 /// rows that were sent may have been removed from the front.
-fn check_outbox(outbox: &[Record], log: &[Record], ledger: &Ledger, findings: &mut Findings) {
+fn check_outbox(
+    outbox: &[Record],
+    aside: &BTreeSet<(u64, u64, u64)>,
+    log: &[Record],
+    ledger: &Ledger,
+    findings: &mut Findings,
+) {
     type Rows<'a> = BTreeMap<(u64, u64), Vec<(&'a str, &'a [u8])>>;
     let mut sent = Rows::new();
     for record in log.iter().filter(|record| !is_foreign(record, ledger)) {
         sent.entry((record.topic, record.partition)).or_default().push((&record.key, &record.payload));
     }
     let mut rows = Rows::new();
-    for row in outbox {
+    for row in outbox.iter().filter(|row| !aside.contains(&(row.topic, row.partition, row.offset))) {
         rows.entry((row.topic, row.partition)).or_default().push((&row.key, &row.payload));
     }
     for ((topic, partition), rows) in rows {
@@ -225,12 +243,17 @@ fn check_log(look: &mut Look, log: &[Record], ledger: &Ledger, findings: &mut Fi
         }
     }
     let ends = own;
-    let heads = look.rows("'topic', topic, 'partition', partition, 'next', next_offset", "log_head");
-    let heads: BTreeMap<(u64, u64), u64> = heads
-        .iter()
-        .map(|head| ((number(head, "topic"), number(head, "partition")), number(head, "next")))
-        .filter(|(_, next)| *next > 0)
-        .collect();
+    let mut heads: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    for head in look.rows("'topic', topic, 'partition', partition, 'next', next_offset", "log_head") {
+        heads.insert((number(&head, "topic"), number(&head, "partition")), number(&head, "next"));
+    }
+    if look.topics().is_some() {
+        for row in look.rows("'position', position", "outbox_set_aside") {
+            let (topic, partition, _) = unpack(number(&row, "position"));
+            heads.entry((topic, partition)).and_modify(|next| *next -= 1);
+        }
+    }
+    heads.retain(|_, next| *next > 0);
     findings.same(heads, ends, || "heads of the log".to_owned());
 }
 
@@ -260,7 +283,13 @@ fn check_progress(look: &mut Look, log: &[Record], findings: &mut Findings) {
 }
 
 /// What was answered is there, and nothing else.
-fn check_promises(ledger: &Ledger, jobs: &BTreeMap<String, Value>, log: &[Record], findings: &mut Findings) {
+fn check_promises(
+    ledger: &Ledger,
+    jobs: &BTreeMap<String, Value>,
+    log: &[Record],
+    is_in_kafka: bool,
+    findings: &mut Findings,
+) {
     let mut promised = BTreeSet::new();
     for (key, submit) in &ledger.submits {
         match &submit.job_id {
@@ -276,13 +305,17 @@ fn check_promises(ledger: &Ledger, jobs: &BTreeMap<String, Value>, log: &[Record
         // A cancel that was accepted may come too late for the agent, never for nothing.
         findings.check(status.is_some_and(|status| status != "RUNNING"), || format!("cancel of `{job_id}`"));
     }
-    let log: BTreeMap<(u64, u64, u64), &Record> =
-        log.iter().map(|record| ((record.topic, record.partition, record.offset), record)).collect();
+    // In Kafka a record stands elsewhere than in the outbox once others have written to its partition.
+    let mut stored: BTreeMap<(u64, u64, &str, &[u8]), Vec<u64>> = BTreeMap::new();
+    for record in log {
+        let at = (record.topic, record.partition, record.key.as_str(), record.payload.as_slice());
+        stored.entry(at).or_default().push(record.offset);
+    }
     for record in &ledger.appended {
         let topic = TOPICS.iter().position(|(name, _)| *name == record.topic).unwrap() as u64;
-        let is_there = log.get(&(topic, record.partition, record.offset)).is_some_and(|stored| {
-            stored.payload == record.payload && bytes(&stored.key) == record.key.as_bytes()
-        });
+        let key = hex(record.key.as_bytes());
+        let offsets = stored.get(&(topic, record.partition, key.as_str(), record.payload.as_slice()));
+        let is_there = offsets.is_some_and(|offsets| is_in_kafka || offsets.contains(&record.offset));
         findings.check(is_there, || format!("record of `{}` at {}", record.key, record.offset));
     }
 }

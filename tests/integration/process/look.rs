@@ -127,8 +127,8 @@ impl Look {
                 WHERE progress.next_offset IS DISTINCT FROM log_head.next_offset";
             return Some(self.rows(&format!("{columns}, 'end', log_head.next_offset"), from));
         }
-        let unsent = "log_head LEFT JOIN relay_cursors USING (topic, partition)
-            WHERE coalesce(relay_cursors.next_offset, 0) <> log_head.next_offset";
+        let unsent = "log_head LEFT JOIN outbox_cursors USING (topic, partition)
+            WHERE coalesce(outbox_cursors.next_offset, 0) <> log_head.next_offset";
         let columns_of_unsent = "'unsent', topic, 'partition', partition, 'end', log_head.next_offset";
         let mut behind = self.rows(columns_of_unsent, unsent);
         if !behind.is_empty() {

@@ -21,7 +21,7 @@ pub(super) const LANES: usize = 63;
 const STAY: Duration = Duration::from_secs(1);
 
 /// Gives a place for several processes: each a dynamic member.
-fn shared_place() -> Place {
+pub(super) fn shared_place() -> Place {
     let kafka = Kafka::shared();
     let place = place_on(Engine::Postgres, kafka);
     Place { events: events_on(kafka), variables: Vec::new(), ..place }
@@ -29,7 +29,7 @@ fn shared_place() -> Place {
 }
 
 /// Gives a second process's folder: it shares everything but runs no jobs.
-fn second_of(place: &Place) -> World {
+pub(super) fn second_of(place: &Place) -> World {
     World::at(place.clone(), "", "kind = \"none\"\n")
 }
 

@@ -12,12 +12,15 @@
 
 mod brokers;
 mod database;
+mod disk;
 mod gaps;
 mod kills;
+mod lag;
 mod letters;
 mod life;
 mod members;
 mod outside;
+mod relay;
 mod secure;
 mod stage;
 mod wire;
