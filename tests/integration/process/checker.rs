@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use horizons::db::postgres::{ConnectionUrl, PostgresConfig, PostgresReader};
 use horizons::db::sqlite::SqliteReader;
 use horizons_actors::auditor::verify::LogVerifier;
 use horizons_actors::ids::LogId;
@@ -502,11 +503,11 @@ fn verify_audit(world: &World, findings: &mut Findings) {
             let reader = SqliteReader::open(&world.data()).unwrap();
             verify_logs(&reader, &reader.log_id(), findings);
         }
-        Rows::Postgres { .. } => {
-            let output = world.command(&["audit", "verify", "--config", "config.toml"]).output().unwrap();
-            findings.check(output.status.success(), || {
-                format!("audit: {}", String::from_utf8_lossy(&output.stderr))
-            });
+        Rows::Postgres { direct, schema, .. } => {
+            let url = ConnectionUrl::new(direct.clone());
+            let config = PostgresConfig { schema: schema.clone(), ..PostgresConfig::new(url) };
+            let reader = PostgresReader::open(&config).unwrap();
+            verify_logs(&reader, &reader.log_id(), findings);
         }
     }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod brokers;
+// mod clients;
 mod database;
 mod disk;
 mod gaps;
