@@ -21,6 +21,7 @@ const HOOKS: Hooks = Hooks {
     bench: app::bench::bench,
     run_agent: app::run_agent,
     topics: app::topics::topics,
+    migrate_store: app::migrate_store,
     open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
 };

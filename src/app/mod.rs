@@ -10,6 +10,9 @@ pub mod bench;
 mod commands;
 pub mod demo;
 mod faults;
+mod kafka;
+mod log;
+mod relay;
 mod scheduler;
 pub mod serve;
 mod store;
@@ -37,7 +40,7 @@ use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
 use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
-use horizons_actors::ports::log::{EventLog, RecordSource};
+use horizons_actors::ports::log::EventLog;
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::StopAll;
@@ -46,13 +49,14 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, EventEncoding, SchedulerKind};
-use crate::embedded_log::{BatchLimits, EmbeddedLog};
+use self::relay::RelayPort;
+use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
+use crate::db::postgres::Lease;
 use crate::exit::{Exit, Failure};
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 
 pub use self::scheduler::{check_agent, run_agent};
-pub use self::store::{OpenStore, Store, open_failure};
+pub use self::store::{OpenStore, Store, migrate_store, open_failure};
 
 /// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.
 const FRONT_THREADS: usize = 2;
@@ -86,6 +90,10 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     /// Random bits.
     pub randomness: Arc<dyn Randomness>,
+    /// The relay, where the event log is on Kafka.
+    relay: Option<Arc<RelayPort>>,
+    /// Held as long as jobs are driven here.
+    scheduler_lease: Option<Arc<Lease>>,
     supervisor: Addr<Supervisor>,
     arbiters: Vec<Arbiter>,
     watchdog: Watchdog,
@@ -110,7 +118,8 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 impl Running {
     /// Starts everything but HTTP. Call it inside an actix system; its thread carries control messages only.
     pub fn start(config: &Config, opened: OpenStore, extras: Extras) -> Result<Self, Failure> {
-        let OpenStore { store, log_id } = opened;
+        let scheduler_lease = opened.scheduler_lease();
+        let OpenStore { store, log_id, .. } = opened;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let randomness: Arc<dyn Randomness> = Arc::new(SystemRandomness);
         let board = Arc::new(StatusBoard::default());
@@ -182,9 +191,19 @@ impl Running {
             settings: lane_settings(config),
             started: Instant::now(),
         });
+        let relay = match config.event_log {
+            EventLogKind::Embedded => None,
+            EventLogKind::Kafka => Some(Arc::new(RelayPort::start(
+                config,
+                OpenStore::writers(config),
+                Arc::clone(&store) as _,
+                Arc::clone(&clock),
+                &registry,
+            )?)),
+        };
         let groups = groups(
             config,
-            Arc::clone(&store) as _,
+            log::open(config, log_id.clone(), Arc::clone(&store) as _)?,
             &environment,
             data.iter().map(|(_, arbiter)| arbiter.handle()),
             behaviours(config),
@@ -216,6 +235,8 @@ impl Running {
             jobs,
             clock,
             randomness,
+            relay,
+            scheduler_lease,
             supervisor,
             arbiters: all.into_iter().map(|(_, arbiter)| arbiter).collect(),
             watchdog,
@@ -243,7 +264,19 @@ impl Running {
 
     /// Ends everything in order; the store closes when the last holder of it goes.
     pub async fn stop(self) {
-        let Self { supervisor, arbiters, watchdog, stop, driver, front, drain_timeout, jobs, .. } = self;
+        let Self {
+            supervisor,
+            arbiters,
+            watchdog,
+            stop,
+            driver,
+            front,
+            drain_timeout,
+            jobs,
+            relay,
+            scheduler_lease,
+            ..
+        } = self;
         stop.send_replace(true);
         if tokio::time::timeout(drain_timeout, driver).await.is_err() {
             tracing::warn!("the orchestrator is abandoned in the middle of its work: nothing is lost by it");
@@ -253,10 +286,19 @@ impl Running {
         }
         jobs.stop();
         drop(watchdog);
+        // Nothing drives jobs any more.
+        drop(scheduler_lease);
         for arbiter in arbiters {
             arbiter.stop();
             if arbiter.join().is_err() {
                 tracing::warn!("a thread of lanes ended by a panic");
+            }
+        }
+        if let Some(relay) = relay {
+            // What lanes and users published last is sent as well; what is left is sent by the next relay.
+            let sent = tokio::task::spawn_blocking(move || relay.stop(drain_timeout)).await;
+            if sent.is_err() {
+                tracing::warn!("the relay ended by a panic");
             }
         }
         // Its tasks have ended or were abandoned above; waiting here would block the actor system's thread.
@@ -299,13 +341,11 @@ fn auditor(config: &Config) -> BehaviourFactory {
 /// Makes a group of each behaviour, all on one log.
 fn groups(
     config: &Config,
-    source: Arc<dyn RecordSource>,
+    log: Arc<dyn EventLog>,
     environment: &Arc<LaneEnvironment>,
     arbiters: impl Iterator<Item = actix_rt::ArbiterHandle>,
     behaviours: Vec<BehaviourFactory>,
 ) -> Vec<GroupSpec> {
-    let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
-    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::new(environment.log_id.clone(), source, limits));
     let credits = CreditLimits {
         lane_records: config.lanes.credit_lane_records,
         lane_bytes: config.lanes.credit_lane_bytes,

@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::kafka::relay_config;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::kafka::relay::{PartitionCondition, PartitionStatus, RelayHandle, RelayMetrics, RelayParts, Writers};
+use crate::kafka::relay::{
+    PartitionCondition, PartitionStatus, RelayHandle, RelayMetrics, RelayParts, Writers,
+};
 
 /// A running relay and the outbox that it sends.
 pub(super) struct RelayPort {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use horizons_actors::ports::query::QueryStore;
+use horizons_actors::ports::relay::RelayView;
 use tokio::task::JoinHandle;
 
 use super::commands::CommandPort;
@@ -58,7 +59,9 @@ pub(super) fn start_http(
         commands: Arc::new(CommandPort {
             orchestrator: running.orchestrator.clone(),
             board: Arc::clone(&running.board),
+            relay: running.relay.clone(),
         }),
+        relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),
         board: Arc::clone(&running.board),
         log_id: running.log_id.clone(),
         registry: running.registry.clone(),

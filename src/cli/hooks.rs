@@ -39,6 +39,8 @@ pub struct Hooks {
     pub run_agent: fn(Vec<OsString>) -> Result<Exit, Failure>,
     /// Creates, checks or shows the topics of an event log on Kafka.
     pub topics: fn(Config, TopicsAct, Form) -> Result<Exit, Failure>,
+    /// Makes and changes the tables of a store on PostgreSQL.
+    pub migrate_store: fn(Config) -> Result<Exit, Failure>,
     /// Opens a data folder for reading while no server runs.
     pub open_store: fn(&Path) -> Result<OpenedStore, Failure>,
     /// Checks an agent by the scheduler's rules.

@@ -20,6 +20,7 @@ mod parked;
 mod relay;
 mod run_agent;
 mod serve;
+mod store;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ pub use bench::BenchOptions;
 pub use client::{ClientError, ClientOptions, ProblemDocument};
 pub use demo::{Afterwards, DemoOptions};
 pub use hooks::{Hooks, OpenedStore};
-pub use output::{Colour, Form, Output};
+pub use output::{Colour, Column, Form, Output};
 pub use topics::TopicsAct;
 
 use client::{Answer, Call, Client};
@@ -72,6 +73,8 @@ enum Command {
     Relay(relay::RelayCommand),
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     #[command(subcommand)]
     Config(config::ConfigCommand),
     RunAgent(run_agent::RunAgentArguments),
@@ -169,6 +172,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::DeadLetters(command) => dead_letters::run(&command, context),
         Command::Relay(command) => relay::run(&command, context),
         Command::Topics(command) => topics::run(&command, context),
+        Command::Store(command) => store::run(&command, context),
         Command::Config(command) => config::run(&command, context),
         Command::RunAgent(arguments) => run_agent::run(arguments, context),
     }

@@ -42,7 +42,7 @@ pub struct Output<'a> {
 }
 
 /// A column of a table: its head and the field that fills it, with dots into nested objects.
-pub(super) type Column = (&'static str, &'static str);
+pub type Column = (&'static str, &'static str);
 
 impl<'a> Output<'a> {
     /// Prints to a stream.
@@ -67,7 +67,7 @@ impl<'a> Output<'a> {
     }
 
     /// Prints objects: as a table for people, each on a line for machines.
-    pub(super) fn rows(&mut self, columns: &[Column], rows: &[Value]) -> Result<(), Failure> {
+    pub fn rows(&mut self, columns: &[Column], rows: &[Value]) -> Result<(), Failure> {
         if self.form == Form::Json {
             return rows.iter().try_for_each(|row| self.json(row));
         }

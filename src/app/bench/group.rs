@@ -25,7 +25,7 @@ use prometheus::Registry;
 use tokio::sync::Notify;
 
 use super::lens::Lens;
-use crate::app::{auditor, escalate, groups, lane_settings};
+use crate::app::{auditor, escalate, groups, lane_settings, log};
 use crate::config::Config;
 use crate::db::sqlite::SqliteStore;
 use crate::exit::{Exit, Failure};
@@ -91,12 +91,13 @@ pub(super) async fn run(
         settings: lane_settings(config),
         started: Instant::now(),
     });
+    let log = log::open(config, store.log_id(), source)?;
     let dispatch = Arbiter::new();
     let data: Vec<Arbiter> = (0..config.lanes.arbiters).map(|_| Arbiter::new()).collect();
 
     let start = Instant::now();
     let supervisor = Supervisor::new(
-        groups(config, source, &environment, data.iter().map(Arbiter::handle), vec![behaviour]),
+        groups(config, log, &environment, data.iter().map(Arbiter::handle), vec![behaviour]),
         config.lanes.restart,
         Some(dispatch.handle()),
         Arc::new(|group: &Group, failure: &str| escalate(group.as_str(), failure)),

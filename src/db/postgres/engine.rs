@@ -3,11 +3,14 @@
 //! Promises the names that every engine's folder has: the connection, how a transaction begins and ends, how
 //! rows are written in bulk, and what a failure means.
 
+use std::time::Duration;
+
 use diesel::connection::SimpleConnection;
 use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::ports::store::StoreError;
 
 use super::errors::{Fault, fault_of};
+use super::lease;
 use crate::db::outcome::RoundError;
 
 pub(super) use super::connection::used_bytes;
@@ -134,4 +137,36 @@ pub(super) fn end_snapshot(connection: &mut Connection) -> Result<(), StoreError
 /// Begins a transaction that reads one state of the database.
 pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
     connection.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(engine)
+}
+
+/// The lease of the relay.
+const RELAY_LEASE: &str = "relay";
+
+/// Takes the lease of the relay, unless another has it; gives its epoch.
+pub(super) fn take_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    duration: Duration,
+) -> Result<Option<i64>, StoreError> {
+    let holder = lease::holder_text(holder)?;
+    Ok(lease::try_take(connection, duration, RELAY_LEASE, &holder)?.ok())
+}
+
+/// Prolongs the lease of the relay; false when it is another's.
+pub(super) fn renew_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    epoch: i64,
+    duration: Duration,
+) -> Result<bool, StoreError> {
+    lease::renew(connection, RELAY_LEASE, &lease::holder_text(holder)?, epoch, duration)
+}
+
+/// Gives the lease of the relay back.
+pub(super) fn release_relay_lease(
+    connection: &mut Connection,
+    holder: &str,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    lease::give_back(connection, RELAY_LEASE, &lease::holder_text(holder)?, epoch)
 }

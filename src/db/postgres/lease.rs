@@ -92,15 +92,12 @@ impl Lease {
         name: &'static str,
         on_lost: impl FnOnce() + Send + 'static,
     ) -> Result<Taken, StoreError> {
-        let holder = Holder::this()
-            .map_err(|error| StoreError::Broken(format!("failed to name this process: {error}")))?
-            .to_string();
         // A second lease of the same name in this process is another holder.
-        let holder = format!("{holder} {}", uuid::Uuid::new_v4());
+        let holder = holder_text(&uuid::Uuid::new_v4().to_string())?;
         let mut connection =
             connect(config).map_err(|error| StoreError::Unavailable(connection_text(&error)))?;
         let asked_at = Instant::now();
-        let epoch = match try_take(&mut connection, config, name, &holder)? {
+        let epoch = match try_take(&mut connection, config.lease_time, name, &holder)? {
             Ok(epoch) => epoch,
             Err(other) => return Ok(Taken::Held(other)),
         };
@@ -172,10 +169,57 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Takes a lease that nobody holds, or whose holder has died on this machine; else gives the holder.
-fn try_take(
+/// Names a holder in this process, so that others on this machine can tell whether the process lives.
+pub(super) fn holder_text(which: &str) -> Result<String, StoreError> {
+    let process = Holder::this()
+        .map_err(|error| StoreError::Broken(format!("failed to name this process: {error}")))?;
+    Ok(format!("{process} {which}"))
+}
+
+/// Prolongs a lease; false when it is another's.
+pub(super) fn renew(
     connection: &mut Connection,
-    config: &PostgresConfig,
+    name: &str,
+    holder: &str,
+    epoch: i64,
+    time: Duration,
+) -> Result<bool, StoreError> {
+    let changed = diesel::sql_query(
+        "UPDATE leases SET expires_at = clock_timestamp() + $4 * interval '1 microsecond'
+         WHERE name = $1 AND holder = $2 AND epoch = $3",
+    )
+    .bind::<Text, _>(name)
+    .bind::<Text, _>(holder)
+    .bind::<BigInt, _>(epoch)
+    .bind::<BigInt, _>(micros(time))
+    .execute(connection)
+    .map_err(engine)?;
+    Ok(changed == 1)
+}
+
+/// Gives a lease back; one that is another's stays.
+pub(super) fn give_back(
+    connection: &mut Connection,
+    name: &str,
+    holder: &str,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    diesel::sql_query(
+        "UPDATE leases SET holder = NULL, expires_at = clock_timestamp()
+         WHERE name = $1 AND holder = $2 AND epoch = $3",
+    )
+    .bind::<Text, _>(name)
+    .bind::<Text, _>(holder)
+    .bind::<BigInt, _>(epoch)
+    .execute(connection)
+    .map(drop)
+    .map_err(engine)
+}
+
+/// Takes a lease that nobody holds, or whose holder has died on this machine; else gives the holder.
+pub(super) fn try_take(
+    connection: &mut Connection,
+    time: Duration,
     name: &str,
     holder: &str,
 ) -> Result<Result<i64, String>, StoreError> {
@@ -192,7 +236,7 @@ fn try_take(
         )
         .bind::<Text, _>(name)
         .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(micros(config.lease_time))
+        .bind::<BigInt, _>(micros(time))
         .bind::<BigInt, _>(dead_epoch)
         .get_result::<EpochRow>(connection)
         .optional()
@@ -264,18 +308,8 @@ impl Renewer {
     /// Renews the lease; false when it is another's.
     fn renew(&mut self) -> Result<bool, StoreError> {
         let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
-        let time = micros(self.config.lease_time);
-        let changed = diesel::sql_query(
-            "UPDATE leases SET expires_at = clock_timestamp() + $4 * interval '1 microsecond'
-             WHERE name = $1 AND holder = $2 AND epoch = $3",
-        )
-        .bind::<Text, _>(name)
-        .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(epoch)
-        .bind::<BigInt, _>(time)
-        .execute(self.connection()?)
-        .map_err(engine)?;
-        Ok(changed == 1)
+        let time = self.config.lease_time;
+        renew(self.connection()?, name, &holder, epoch, time)
     }
 
     fn give_back(&mut self) {
@@ -283,14 +317,7 @@ impl Renewer {
         let (name, holder, epoch) = (self.name, self.holder.clone(), self.epoch);
         // Without a connection it expires by itself.
         let Some(connection) = self.connection.as_mut() else { return };
-        let given = diesel::sql_query(
-            "UPDATE leases SET holder = NULL, expires_at = clock_timestamp()
-             WHERE name = $1 AND holder = $2 AND epoch = $3",
-        )
-        .bind::<Text, _>(name)
-        .bind::<Text, _>(holder)
-        .bind::<BigInt, _>(epoch)
-        .execute(connection);
+        let given = give_back(connection, name, &holder, epoch);
         if let Err(error) = given {
             tracing::debug!(lease = self.name, %error, "a lease was not given back: it expires");
         }

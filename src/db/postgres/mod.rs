@@ -39,6 +39,8 @@ mod identity;
 mod jobs;
 #[path = "../shared/lanes.rs"]
 mod lanes;
+#[path = "../shared/outbox.rs"]
+mod outbox;
 #[path = "../shared/parking.rs"]
 mod parking;
 #[path = "../shared/ports.rs"]

@@ -1,0 +1,2 @@
+DROP TABLE outbox_set_aside;
+DROP TABLE outbox_cursors;

@@ -1,0 +1,119 @@
+//! The event log as it is configured: in the store, or on Kafka.
+//!
+//! Promises that serving does not start on topics that are not what Horizons needs, and that brokers which are
+//! away at a start hold nothing up that does not need them: they are asked for until they answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use horizons_actors::ids::LogId;
+use horizons_actors::ports::log::{EventLog, RecordSource};
+
+use super::kafka::kafka_config;
+use crate::config::{Config, EventLogKind};
+use crate::db::log_choice::{LogChoice, kafka_log_id};
+use crate::embedded_log::{BatchLimits, EmbeddedLog};
+use crate::exit::{Exit, Failure};
+use crate::kafka::error::KafkaLogError;
+use crate::kafka::topics::{TopicAdmin, plan};
+use crate::kafka::{KafkaLog, cluster_id};
+
+/// How long a start waits for brokers.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long brokers that were away at the start are waited for in one go.
+const WATCH_LIMIT: Duration = Duration::from_secs(30);
+
+/// Decides which log the store is opened for. Asks the brokers, where the log is on Kafka, and checks the topics.
+///
+/// *Errors*: [`Exit::Failed`] for topics that are not what Horizons needs, [`Exit::Config`] for settings that no
+/// client can be made of.
+pub(super) fn choose(config: &Config) -> Result<LogChoice, Failure> {
+    if config.event_log == EventLogKind::Embedded {
+        return Ok(LogChoice::Embedded);
+    }
+    match identify(config, START_LIMIT) {
+        Ok(log_id) => Ok(LogChoice::Kafka(log_id)),
+        Err(Unusable::Away(error)) => {
+            tracing::warn!(error = %error, "brokers do not answer: the start goes on without them");
+            watch(config.clone());
+            Ok(LogChoice::RememberedKafka)
+        }
+        Err(Unusable::ForGood(failure)) => Err(failure),
+    }
+}
+
+/// Why the log on Kafka cannot be used.
+enum Unusable {
+    /// The brokers do not answer now.
+    Away(KafkaLogError),
+    /// Somebody must change something.
+    ForGood(Failure),
+}
+
+/// Asks the brokers who they are, and checks the topics.
+fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
+    let kafka = kafka_config(config);
+    let judge = |error: KafkaLogError| match error.is_transient() {
+        true => Unusable::Away(error),
+        false => Unusable::ForGood(Failure::new(Exit::Config, &error)),
+    };
+    let cluster = cluster_id(&kafka, within).map_err(judge)?;
+    let log_id = kafka_log_id(cluster.as_str(), &kafka.topic_prefix)
+        .map_err(|error| Unusable::ForGood(Failure::new(Exit::Config, &error)))?;
+    let planned = plan(&kafka.topic_prefix, config.kafka.replication_factor);
+    let differences = TopicAdmin::new(kafka).and_then(|admin| admin.check(&planned)).map_err(judge)?;
+    let (fatal, others): (Vec<_>, Vec<_>) = differences.iter().partition(|difference| difference.is_fatal());
+    for difference in others {
+        tracing::warn!(%difference, "a topic is not as Horizons makes it");
+    }
+    if fatal.is_empty() {
+        return Ok(log_id);
+    }
+    let listed: Vec<String> = fatal.iter().map(ToString::to_string).collect();
+    let text =
+        format!("topics are not what Horizons needs: {}; see `horizons topics create`", listed.join(", "));
+    Err(Unusable::ForGood(Failure::text(Exit::Failed, text)))
+}
+
+/// Asks brokers that were away at the start until they answer, and ends the process if they turn out to be
+/// others than the store remembers, or without the topics.
+fn watch(config: Config) {
+    let thread = std::thread::Builder::new().name("brokers".to_owned()).spawn(move || {
+        loop {
+            match identify(&config, WATCH_LIMIT) {
+                Ok(log_id) => {
+                    tracing::info!(log.id = %log_id, "brokers answer");
+                    return;
+                }
+                Err(Unusable::Away(error)) => tracing::warn!(error = %error, "brokers do not answer yet"),
+                Err(Unusable::ForGood(failure)) => {
+                    tracing::error!(error = %failure, "the event log cannot be used: the process ends");
+                    std::process::exit(i32::from(failure.exit.code()));
+                }
+            }
+        }
+    });
+    if let Err(error) = thread {
+        tracing::error!(error = %error, "failed to start a thread: brokers that come back are not checked");
+    }
+}
+
+/// Opens the log that groups read.
+pub(super) fn open(
+    config: &Config,
+    log_id: LogId,
+    source: Arc<dyn RecordSource>,
+) -> Result<Arc<dyn EventLog>, Failure> {
+    match config.event_log {
+        EventLogKind::Embedded => {
+            let limits = BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes };
+            Ok(Arc::new(EmbeddedLog::new(log_id, source, limits)))
+        }
+        EventLogKind::Kafka => {
+            let log = KafkaLog::new(log_id, kafka_config(config))
+                .map_err(|error| Failure::new(Exit::Config, &error))?;
+            Ok(Arc::new(log))
+        }
+    }
+}
