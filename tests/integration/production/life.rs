@@ -75,7 +75,8 @@ fn assert_followed(client: Client, records: &[Record], audited: &ByCorrelation, 
         assert_eq!(record.event["correlation_id"], id, "body of {record:?}");
     }
     let steps = client.get(&format!("/jobs/{}/timeline", job.job_id)).json()["steps"].clone();
-    let steps: BTreeSet<String> = steps.as_array().unwrap().iter().map(|step| text(&step["event_id"])).collect();
+    let steps: BTreeSet<String> =
+        steps.as_array().unwrap().iter().map(|step| text(&step["event_id"])).collect();
 
     assert!(steps.len() >= 3, "{}: {steps:?}", job.job_id);
     assert_eq!(by_topic.get(&0), Some(&steps), "timeline of {}", job.job_id);
