@@ -72,7 +72,7 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
     }
     let listed: Vec<String> = fatal.iter().map(ToString::to_string).collect();
     let text =
-        format!("topics are not what Horizons needs: {}; see `horizons topics create`", listed.join(", "));
+        format!("topics are not what Horizons needs: {}; run `horizons topics create`, or change them", listed.join(", "));
     Err(Unusable::ForGood(Failure::text(Exit::Failed, text)))
 }
 

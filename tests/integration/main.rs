@@ -18,12 +18,16 @@ mod config;
 mod documents;
 /// The HTTP interface over real connections: every route, every refusal, limits on clients.
 mod http;
+/// The Kafka adapter against real brokers: reading, gaps, rebalances, losses.
+mod kafka;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
 /// The program on a real Kafka and a real PostgreSQL, while these and it itself fail.
 mod production;
+/// The outbox relay against a real Kafka: order, completeness, crashes, faults, refusals, leases.
+mod relay;
 /// Real services, and faults in front of them; with the tests of both.
 mod services;
 /// The SQLite store's file, folder, limits and triggers.

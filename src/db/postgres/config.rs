@@ -9,6 +9,9 @@ use crate::db::log_choice::LogChoice;
 /// The longest name that PostgreSQL keeps whole.
 const NAME_MAX_BYTES: usize = 63;
 
+/// The shortest time limit: below it a busy server would seem dead.
+const TIME_MIN: Duration = Duration::from_millis(100);
+
 /// Where a database is and how to log in: `postgres://…` or `key=value …`, as libpq takes it. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionUrl(String);
@@ -185,17 +188,17 @@ impl PostgresConfig {
         if let Some((setting, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(OpenError::Setting { setting, wanted: "at least 1", got: 0 });
         }
-        let at_least_a_second = [
+        let times = [
             ("connect_timeout", self.connect_timeout),
             ("network_timeout", self.network_timeout),
             ("statement_timeout", self.statement_timeout),
             ("lock_timeout", self.lock_timeout),
             ("lease_time", self.lease_time),
         ];
-        for (setting, value) in at_least_a_second {
-            if value < Duration::from_secs(1) {
+        for (setting, value) in times {
+            if value < TIME_MIN {
                 let got = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-                return Err(OpenError::Setting { setting, wanted: "at least 1000 ms", got });
+                return Err(OpenError::Setting { setting, wanted: "at least 100 ms", got });
             }
         }
         for (setting, name) in [("schema", Some(&self.schema)), ("grant_to", self.grant_to.as_ref())] {

@@ -6,15 +6,22 @@
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
+use diesel::sql_types::{Array, BigInt, Text};
+use horizons_actors::effect::TimerId;
 use horizons_actors::ports::store::StoreError;
 
 use super::errors::{Fault, fault_of};
+use super::fixed::Fixed;
 use super::lease;
+use super::schema::live_job_views;
 use crate::db::outcome::RoundError;
+use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
+pub(super) use super::heads::take_offsets;
 pub(super) use super::progress::advance;
 pub(super) use super::scan::SCAN;
 
@@ -36,6 +43,9 @@ pub(super) const READ_ROWS: usize = 128;
 /// From so many rows on, COPY is faster than an insert of many rows.
 pub(super) const COPY_ROWS: usize = 8;
 
+/// Rows of one upsert; the rest is written by single ones. Each size is its own prepared statement.
+pub(super) const UPSERT_ROWS: usize = 16;
+
 /// Inserts a list of rows: a few by one statement, many by COPY in its binary form.
 macro_rules! insert_rows {
     ($connection:expr, $table:expr, $rows:expr) => {{
@@ -46,8 +56,7 @@ macro_rules! insert_rows {
                 .execute($connection)
                 .map_err($crate::db::postgres::engine::engine)?;
         } else if !rows.is_empty() {
-            diesel::insert_into($table)
-                .values(rows)
+            $crate::db::postgres::fixed::Fixed(diesel::insert_into($table).values(rows))
                 .execute($connection)
                 .map_err($crate::db::postgres::engine::engine)?;
         }
@@ -55,19 +64,40 @@ macro_rules! insert_rows {
 }
 pub(super) use insert_rows;
 
-/// Inserts rows one by one; one with the same key is replaced.
+/// Inserts rows that borrow what they hold, as [`insert_rows`] does.
+macro_rules! insert_borrowed {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        $crate::db::postgres::engine::insert_rows!($connection, $table, $rows)
+    };
+}
+pub(super) use insert_borrowed;
+
+/// Inserts a list of rows; one with the same key is replaced. No key comes twice.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: $set:expr) => {
-        for row in $rows {
-            diesel::insert_into($table)
-                .values(row)
+    ($connection:expr, $table:expr, $rows:expr, key: $key:tt, set: [$($column:path),+ $(,)?]) => {{
+        let (many, rest) = $rows.as_chunks::<{ $crate::db::postgres::engine::UPSERT_ROWS }>();
+        for rows in many {
+            let rows: &[_] = rows;
+            let upsert = diesel::insert_into($table)
+                .values(rows)
                 .on_conflict($key)
                 .do_update()
-                .set($set)
+                .set(($($column.eq(diesel::upsert::excluded($column)),)+));
+            $crate::db::postgres::fixed::Fixed(upsert)
                 .execute($connection)
                 .map_err($crate::db::postgres::engine::engine)?;
         }
-    };
+        for row in rest {
+            let upsert = diesel::insert_into($table)
+                .values(row)
+                .on_conflict($key)
+                .do_update()
+                .set(($($column.eq(diesel::upsert::excluded($column)),)+));
+            $crate::db::postgres::fixed::Fixed(upsert)
+                .execute($connection)
+                .map_err($crate::db::postgres::engine::engine)?;
+        }
+    }};
 }
 pub(super) use replace_rows;
 
@@ -83,6 +113,19 @@ macro_rules! insert_or_ignore {
 }
 pub(super) use insert_or_ignore;
 
+/// Inserts those rows of a list whose key is not there.
+macro_rules! insert_or_ignore_rows {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        for rows in $rows.chunks($crate::db::postgres::engine::UPSERT_ROWS) {
+            let insert = diesel::insert_into($table).values(rows).on_conflict_do_nothing();
+            $crate::db::postgres::fixed::Fixed(insert)
+                .execute($connection)
+                .map_err($crate::db::postgres::engine::engine)?;
+        }
+    };
+}
+pub(super) use insert_or_ignore_rows;
+
 /// Makes a query wait for whoever is writing its row.
 macro_rules! lock_row {
     ($query:expr) => {
@@ -94,6 +137,11 @@ pub(super) use lock_row;
 /// Turns a failure into the port's error, for `map_err`.
 pub(super) fn engine(error: diesel::result::Error) -> StoreError {
     store_error(&error)
+}
+
+/// Keeps a statement for the connection's life, whose text is always the same.
+pub(super) const fn prepared<S>(statement: S) -> Fixed<S> {
+    Fixed(statement)
 }
 
 /// Begins a transaction that writes.
@@ -120,10 +168,8 @@ pub(super) fn roll_back(connection: &mut Connection) {
 
 /// Makes whoever names the same thing wait until this transaction ends: two processes may be asked the same.
 pub(super) fn take_turns(connection: &mut Connection, name: &str) -> Result<(), StoreError> {
-    use diesel::RunQueryDsl;
-
     diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-        .bind::<diesel::sql_types::Text, _>(crate::db::words::WordsRef(name))
+        .bind::<Text, _>(WordsRef(name))
         .execute(connection)
         .map(|_| ())
         .map_err(engine)
@@ -137,6 +183,37 @@ pub(super) fn end_snapshot(connection: &mut Connection) -> Result<(), StoreError
 /// Begins a transaction that reads one state of the database.
 pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreError> {
     connection.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(engine)
+}
+
+/// Removes timers of a lane.
+pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> QueryResult<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let (kinds, keys): (Vec<_>, Vec<_>) =
+        all.iter().map(|id| (WordsRef(&id.kind), WordsRef(&id.key))).unzip();
+    let delete = diesel::sql_query(
+        "DELETE FROM timers AS t USING unnest($2, $3) AS c (kind, key)
+         WHERE t.lane = $1 AND t.kind = c.kind AND t.key = c.key",
+    )
+    .bind::<BigInt, _>(lane)
+    .bind::<Array<Text>, _>(kinds)
+    .bind::<Array<Text>, _>(keys);
+    Fixed(delete).execute(connection).map(|_| ())
+}
+
+/// Removes jobs from the list of those that live.
+pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) -> QueryResult<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    diesel::delete(
+        live_job_views::table
+            .filter(live_job_views::job_id.eq_any(jobs))
+            .filter(live_job_views::lane.eq(lane)),
+    )
+    .execute(connection)
+    .map(|_| ())
 }
 
 /// The lease of the relay.

@@ -18,6 +18,8 @@ mod config;
 mod connection;
 mod engine;
 mod errors;
+mod fixed;
+mod heads;
 mod holder;
 mod lease;
 mod link;

@@ -3,7 +3,7 @@
 //! Promises that rows are locked in order of lane, so that two processes that both believe to own the same
 //! lanes never wait for one another in a circle.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -12,7 +12,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Nullable};
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
 use super::engine::{Connection, engine};
-use super::lanes::{self, Ownership};
+use super::lanes::{self, Ownership, Seen};
 
 /// Moves the progress of lanes whose fence and position are the stored ones; gives what became of each.
 pub(super) fn advance(
@@ -28,21 +28,30 @@ pub(super) fn advance(
             .into_iter()
             .partition(|index| transactions.get(*index).is_some_and(|(lane, _)| seen.insert(*lane)));
         let moved = Advance::of(now.iter().filter_map(|index| transactions.get(*index)))
-            .load::<i64>(connection)
+            .load::<Moved>(connection)
             .map_err(engine)?;
-        let moved: HashSet<i64> = moved.into_iter().collect();
+        let moved: HashMap<i64, Seen> = moved
+            .into_iter()
+            .map(|(lane, size, due_at)| {
+                (lane, Seen { audit_size: Some(size.unwrap_or(0)), next_timer: Some(due_at) })
+            })
+            .collect();
         for index in now {
             if let (Some((lane, transaction)), Some(owned)) = (transactions.get(index), owned.get_mut(index))
-                && moved.contains(lane)
+                && let Some(seen) = moved.get(lane)
             {
                 lanes::check_forward(transaction)?;
-                *owned = Ownership::Owned;
+                *owned = Ownership::Owned(*seen);
             }
         }
         left = later;
     }
     Ok(owned)
 }
+
+/// What the statement gives of a lane whose progress it has moved: its number, the size of its audit log and when
+/// its earliest timer falls due.
+type Moved = (i64, Option<i64>, Option<i64>);
 
 /// The statement, which is prepared once for any number of lanes.
 #[derive(Default)]
@@ -77,7 +86,7 @@ impl QueryId for Advance {
 }
 
 impl Query for Advance {
-    type SqlType = BigInt;
+    type SqlType = (BigInt, Nullable<BigInt>, Nullable<BigInt>);
 }
 
 impl RunQueryDsl<Connection> for Advance {}
@@ -109,7 +118,9 @@ impl QueryFragment<Pg> for Advance {
             FROM claim AS c JOIN held AS h ON h.lane = c.lane
             WHERE p.lane = c.lane AND p.owner_epoch = c.epoch AND p.revision = c.revision
               AND p.next_offset IS NOT DISTINCT FROM c.from_offset
-            RETURNING p.lane",
+            RETURNING p.lane,
+                      (SELECT a.size FROM audit_logs AS a WHERE a.lane = p.lane),
+                      (SELECT min(t.due_at) FROM timers AS t WHERE t.lane = p.lane)",
         );
         Ok(())
     }

@@ -15,6 +15,7 @@ use horizons_actors::state::{StateKey, StateValue};
 
 use super::engine::{Connection, engine, insert_rows};
 use super::key;
+use super::lanes::Seen;
 use super::numbers::EntryNumbers;
 use super::records::{Blob, Digest, blob};
 use super::schema::{audit_bodies, audit_entries, audit_logs, audit_runs};
@@ -71,12 +72,16 @@ impl<'a> AuditRows<'a> {
         connection: &mut Connection,
         lane: i64,
         effects: &Effects,
+        seen: &Seen,
     ) -> Result<(), StoreError> {
         let entries = effects.audit_entries.as_slice();
         if entries.is_empty() {
             return Ok(());
         }
-        let first_index = stored_size(connection, lane)?;
+        let first_index = match seen.audit_size {
+            Some(size) => size,
+            None => stored_size(connection, lane)?,
+        };
         check_follows(first_index.cast_unsigned(), effects)?;
         self.heads.reserve(entries.len());
         self.bodies.reserve(entries.len());

@@ -3,6 +3,8 @@
 //! Promises that each kind of row is written in the order in which its behaviour made it, through cached
 //! statements. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
 
+use std::collections::BTreeMap;
+
 use diesel::prelude::*;
 use horizons_actors::command::Order;
 use horizons_actors::effect::{Effects, Refusal, TimelineEntry, Timer, TimerId};
@@ -10,7 +12,8 @@ use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditSegment;
 
 use super::audit_append::AuditRows;
-use super::engine::{Connection, engine, insert_or_ignore, replace_rows};
+use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
+use super::lanes::Seen;
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::{key, parking, state};
 use crate::db::words::WordsRef;
@@ -21,20 +24,19 @@ pub(super) fn write(
     connection: &mut Connection,
     lane: i64,
     effects: &Effects,
+    seen: &Seen,
     audit: &mut AuditRows<'_>,
 ) -> Result<(), StoreError> {
-    audit.gather(connection, lane, effects)?;
+    audit.gather(connection, lane, effects, seen)?;
     for segment in &effects.audit_segments {
         write_segment(connection, lane, segment)?;
     }
-    for (key, value) in &effects.states {
-        state::store(connection, lane, key, value)?;
-    }
+    state::store_all(connection, lane, &effects.states)?;
     write_timeline(connection, lane, &effects.timeline)?;
     write_refusals(connection, lane, &effects.refusals)?;
     write_orders(connection, &effects.orders)?;
     // Cleared first: a timer that fired may be set anew in the same transaction.
-    clear_timers(connection, lane, &effects.timers_cleared)?;
+    clear_timers(connection, lane, &effects.timers_cleared).map_err(engine)?;
     set_timers(connection, lane, &effects.timers_set)?;
     parking::write(connection, lane, effects)
 }
@@ -79,8 +81,9 @@ fn write_timeline(
     lane: i64,
     entries: &[TimelineEntry],
 ) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(entries.len());
     for entry in entries {
-        let row = NewTimelineRow {
+        rows.push(NewTimelineRow {
             job_id: entry.job_id.as_str(),
             lane,
             record_offset: entry.offset.0.cast_signed(),
@@ -92,9 +95,9 @@ fn write_timeline(
             happened_at: entry.happened_at.as_micros(),
             applied_at: entry.applied_at.as_micros(),
             payload: WordsRef(&entry.payload),
-        };
-        diesel::insert_into(job_timeline::table).values(&row).execute(connection).map_err(engine)?;
+        });
     }
+    insert_borrowed!(connection, job_timeline::table, rows);
     Ok(())
 }
 
@@ -111,8 +114,9 @@ struct NewRefusalRow<'a> {
 }
 
 fn write_refusals(connection: &mut Connection, lane: i64, all: &[Refusal]) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(all.len());
     for refusal in all {
-        let row = NewRefusalRow {
+        rows.push(NewRefusalRow {
             refusal: key::in_lane(lane, refusal.offset.0)?,
             event_id: refusal.event_id.0.as_bytes(),
             job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
@@ -120,9 +124,9 @@ fn write_refusals(connection: &mut Connection, lane: i64, all: &[Refusal]) -> Re
             reason: refusal.reason,
             detail: WordsRef(&refusal.detail),
             refused_at: refusal.refused_at.as_micros(),
-        };
-        diesel::insert_into(refusals::table).values(&row).execute(connection).map_err(engine)?;
+        });
     }
+    insert_borrowed!(connection, refusals::table, rows);
     Ok(())
 }
 
@@ -144,36 +148,29 @@ pub(super) fn write_orders(connection: &mut Connection, all: &[Order]) -> Result
     Ok(())
 }
 
-fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> Result<(), StoreError> {
-    for id in all {
-        diesel::delete(
-            timers::table
-                .filter(timers::lane.eq(lane))
-                .filter(timers::kind.eq(WordsRef(&id.kind)))
-                .filter(timers::key.eq(WordsRef(&id.key))),
-        )
-        .execute(connection)
-        .map_err(engine)?;
-    }
-    Ok(())
+#[derive(Insertable)]
+#[diesel(table_name = timers, treat_none_as_default_value = false)]
+struct NewTimerRow<'a> {
+    lane: i64,
+    kind: WordsRef<'a>,
+    key: WordsRef<'a>,
+    due_at: i64,
 }
 
 fn set_timers(connection: &mut Connection, lane: i64, all: &[Timer]) -> Result<(), StoreError> {
-    for timer in all {
-        let due_at = timers::due_at.eq(timer.due_at.as_micros());
-        let row = (
-            timers::lane.eq(lane),
-            timers::kind.eq(WordsRef(&timer.id.kind)),
-            timers::key.eq(WordsRef(&timer.id.key)),
-            due_at,
-        );
-        replace_rows!(
-            connection,
-            timers::table,
-            [row],
-            key: (timers::lane, timers::kind, timers::key),
-            set: due_at
-        );
-    }
+    // Where a timer is set twice, the last one counts.
+    let latest: BTreeMap<&TimerId, i64> =
+        all.iter().map(|timer| (&timer.id, timer.due_at.as_micros())).collect();
+    let rows: Vec<NewTimerRow<'_>> = latest
+        .into_iter()
+        .map(|(id, due_at)| NewTimerRow { lane, kind: WordsRef(&id.kind), key: WordsRef(&id.key), due_at })
+        .collect();
+    replace_rows!(
+        connection,
+        timers::table,
+        rows,
+        key: (timers::lane, timers::kind, timers::key),
+        set: [timers::due_at]
+    );
     Ok(())
 }

@@ -294,11 +294,20 @@ pub(super) fn read_orders(connection: &mut Connection, number: i64) -> Result<La
     })
 }
 
+/// What moving a lane's progress has shown beside, so that nobody need ask again; none where nobody looked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The size of its audit log.
+    pub(super) audit_size: Option<i64>,
+    /// When its earliest timer falls due, if it has one, before the transaction.
+    pub(super) next_timer: Option<Option<i64>>,
+}
+
 /// Whether a lane may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ownership {
     /// Its progress is moved.
-    Owned,
+    Owned(Seen),
     /// Another owner or another position.
     Fenced,
 }

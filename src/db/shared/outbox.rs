@@ -192,13 +192,11 @@ fn advance(connection: &mut Connection, epoch: Epoch, step: &CursorMove) -> Resu
         .filter(outbox_cursors::partition.eq(i64::from(partition.0)))
         .filter(outbox_cursors::epoch.eq(epoch.0.cast_signed()))
         .filter(outbox_cursors::next_offset.eq(step.from.0.cast_signed()));
-    let moved = diesel::update(row)
-        .set((
-            outbox_cursors::next_offset.eq(step.next.0.cast_signed()),
-            outbox_cursors::tail_offset.eq(step.tail.0.cast_signed()),
-        ))
-        .execute(connection)
-        .map_err(engine)?;
+    let update = diesel::update(row).set((
+        outbox_cursors::next_offset.eq(step.next.0.cast_signed()),
+        outbox_cursors::tail_offset.eq(step.tail.0.cast_signed()),
+    ));
+    let moved = engine::prepared(update).execute(connection).map_err(engine)?;
     Ok(moved == 1)
 }
 

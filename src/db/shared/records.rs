@@ -15,9 +15,9 @@ use horizons_actors::ids::{LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{AppendedAt, StoreError};
 use horizons_actors::record::{Digest32, Headers, LogRecord, OutgoingRecord, TimestampType};
 
-use super::engine::{Backend, Connection, engine, insert_rows};
+use super::engine::{Backend, Connection, insert_rows, take_offsets};
 use super::key;
-use super::schema::{log, log_head};
+use super::schema::log;
 use crate::db::error::unreadable;
 
 /// The columns of a record as they are read.
@@ -116,6 +116,14 @@ pub(super) struct Appended {
     pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
 }
 
+/// Offsets that are to be taken of a partition of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WantedOffsets {
+    pub(super) topic: i64,
+    pub(super) partition: i64,
+    pub(super) count: i64,
+}
+
 /// Appends records; to be called last in a transaction.
 pub(super) fn append(
     connection: &mut Connection,
@@ -132,9 +140,17 @@ pub(super) fn append(
             .collect(),
         ends: Vec::with_capacity(partitions.len()),
     };
+    let wanted: Vec<WantedOffsets> = partitions
+        .iter()
+        .map(|((code, partition), indexes)| WantedOffsets {
+            topic: i64::from(*code),
+            partition: i64::from(partition.0),
+            count: i64::try_from(indexes.len()).unwrap_or(i64::MAX),
+        })
+        .collect();
+    let ends = take_offsets(connection, &wanted)?;
     let mut rows = Vec::with_capacity(records.len());
-    for ((code, partition), indexes) in partitions {
-        let end = take_offsets(connection, code, partition, indexes.len() as u64)?;
+    for (((_, partition), indexes), end) in partitions.into_iter().zip(ends) {
         let first = end - indexes.len() as u64;
         for (offset, index) in (first..).zip(indexes) {
             let (Some(record), Some(place)) = (records.get(index), appended.places.get_mut(index)) else {
@@ -156,34 +172,4 @@ pub(super) fn append(
     }
     insert_rows!(connection, log::table, rows);
     Ok(appended)
-}
-
-/// Moves the end of a partition and gives it.
-fn take_offsets(
-    connection: &mut Connection,
-    code: u8,
-    partition: Partition,
-    count: u64,
-) -> Result<u64, StoreError> {
-    let head = log_head::table
-        .filter(log_head::topic.eq(i64::from(code)))
-        .filter(log_head::partition.eq(i64::from(partition.0)));
-    let moved: Option<i64> = diesel::update(head)
-        .set(log_head::next_offset.eq(log_head::next_offset + count.cast_signed()))
-        .returning(log_head::next_offset)
-        .get_result(connection)
-        .optional()
-        .map_err(engine)?;
-    if let Some(end) = moved {
-        return Ok(end.cast_unsigned());
-    }
-    diesel::insert_into(log_head::table)
-        .values((
-            log_head::topic.eq(i64::from(code)),
-            log_head::partition.eq(i64::from(partition.0)),
-            log_head::next_offset.eq(count.cast_signed()),
-        ))
-        .execute(connection)
-        .map_err(engine)?;
-    Ok(count)
 }

@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use horizons_actors::clock::Timestamp;
+use horizons_actors::effect::Effects;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
@@ -13,7 +15,7 @@ use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
 use super::engine::{self, Connection};
-use super::lanes::{self, Lanes, Ownership};
+use super::lanes::{self, Lanes, Ownership, Seen};
 use super::numbers::EntryNumbers;
 use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
@@ -198,7 +200,7 @@ enum Owner {
     /// It was only asked something.
     Answered(LaneResult),
     /// It owns its progress, which is moved.
-    Owned(i64),
+    Owned(i64, Seen),
     /// It does not.
     Fenced,
 }
@@ -227,7 +229,7 @@ fn claim(
                 match context.lanes.find(connection, &transaction.lane)? {
                     Some(number) => {
                         claims.push((number, transaction.as_ref()));
-                        Owner::Owned(number)
+                        Owner::Owned(number, Seen::default())
                     }
                     None => Owner::Fenced,
                 }
@@ -236,8 +238,11 @@ fn claim(
     }
     let mut claimed = engine::advance(connection, &claims)?.into_iter();
     for owner in &mut owners {
-        if matches!(owner, Owner::Owned(_)) && claimed.next() != Some(Ownership::Owned) {
-            *owner = Owner::Fenced;
+        if let Owner::Owned(number, _) = *owner {
+            *owner = match claimed.next() {
+                Some(Ownership::Owned(seen)) => Owner::Owned(number, seen),
+                Some(Ownership::Fenced) | None => Owner::Fenced,
+            };
         }
     }
     Ok(owners)
@@ -268,16 +273,31 @@ fn write_lane<'a>(
     gathered: &mut Gathered<'a>,
     audit: &mut AuditRows<'_>,
 ) -> Result<LaneResult, StoreError> {
-    let (LaneWork::Commit { transaction, .. }, Owner::Owned(number)) = (work, &owner) else {
+    let (LaneWork::Commit { transaction, .. }, Owner::Owned(number, seen)) = (work, &owner) else {
         return Ok(match owner {
             Owner::Answered(result) => result,
-            Owner::Owned(_) | Owner::Fenced => LaneResult::Fenced,
+            Owner::Owned(..) | Owner::Fenced => LaneResult::Fenced,
         });
     };
-    effects::write(connection, *number, &transaction.effects, audit)?;
+    effects::write(connection, *number, &transaction.effects, seen, audit)?;
     gathered.outbox.extend(&transaction.effects.outbox);
     Ok(LaneResult::Committed(LaneCommitted {
         fence: lanes::following(transaction.fence),
-        next_timer: lanes::next_timer(connection, *number)?,
+        next_timer: next_timer(connection, *number, &transaction.effects, seen)?,
     }))
+}
+
+/// Gives when the earliest timer of a lane falls due after a transaction.
+fn next_timer(
+    connection: &mut Connection,
+    number: i64,
+    effects: &Effects,
+    seen: &Seen,
+) -> Result<Option<Timestamp>, StoreError> {
+    match seen.next_timer {
+        Some(due_at) if effects.timers_set.is_empty() && effects.timers_cleared.is_empty() => {
+            Ok(due_at.map(Timestamp::from_micros))
+        }
+        _ => lanes::next_timer(connection, number),
+    }
 }

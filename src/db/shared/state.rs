@@ -1,5 +1,7 @@
 //! The behaviours' state rows: loading by key, and writing on commit.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::event::{JobStatus, TaccSystem};
@@ -11,7 +13,7 @@ use horizons_actors::state::{
 };
 use uuid::Uuid;
 
-use super::engine::{self, Connection, engine, insert_or_ignore, replace_rows};
+use super::engine::{self, Connection, IS_SHARED, engine, insert_or_ignore_rows, replace_rows};
 use super::lanes::digest;
 use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, live_job_views, status_counts};
 use crate::db::error::unreadable;
@@ -25,20 +27,81 @@ pub(super) fn load_all(
     lane: i64,
     keys: Vec<StateKey>,
 ) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
+    let loaded = if IS_SHARED { load_together } else { load_each };
     engine::begin_snapshot(connection)?;
+    match loaded(connection, lane, keys) {
+        Ok(rows) => {
+            engine::end_snapshot(connection)?;
+            Ok(rows)
+        }
+        Err(error) => {
+            engine::roll_back(connection);
+            Err(error)
+        }
+    }
+}
+
+/// Loads rows one by one, through statements that are cached.
+fn load_each(
+    connection: &mut Connection,
+    lane: i64,
+    keys: Vec<StateKey>,
+) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
     let mut rows = Vec::with_capacity(keys.len());
     for key in keys {
-        match load(connection, lane, &key) {
-            Ok(Some(value)) => rows.push((key, value)),
-            Ok(None) => {}
-            Err(error) => {
-                engine::roll_back(connection);
-                return Err(error);
+        if let Some(value) = load(connection, lane, &key)? {
+            rows.push((key, value));
+        }
+    }
+    Ok(rows)
+}
+
+/// Loads rows by one statement for each table, where each costs a way over the network.
+fn load_together(
+    connection: &mut Connection,
+    lane: i64,
+    keys: Vec<StateKey>,
+) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
+    let mut viewed = Vec::new();
+    let mut aggregated = Vec::new();
+    let mut found = HashMap::with_capacity(keys.len());
+    for key in &keys {
+        match key {
+            StateKey::JobView(job_id) => viewed.push(job_id.as_str()),
+            StateKey::JobAggregate(job_id, _) => aggregated.push(job_id.as_str()),
+            // One of each at most, or a few.
+            StateKey::AuditLog | StateKey::StatusCount(_) | StateKey::LifecycleOwner(..) => {
+                if let Some(value) = load(connection, lane, key)? {
+                    found.insert(key.clone(), value);
+                }
             }
         }
     }
-    engine::end_snapshot(connection)?;
-    Ok(rows)
+    if !viewed.is_empty() {
+        let rows: Vec<JobViewRow> = job_views::table
+            .filter(job_views::job_id.eq_any(viewed))
+            .filter(job_views::lane.eq(lane))
+            .load(connection)
+            .map_err(engine)?;
+        for row in rows {
+            let view = row.into_view()?;
+            found.insert(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view));
+        }
+    }
+    if !aggregated.is_empty() {
+        // Other attempts of the same jobs come along, and are left.
+        let rows: Vec<JobAggregateRow> = job_aggregates::table
+            .filter(job_aggregates::job_id.eq_any(aggregated))
+            .filter(job_aggregates::lane.eq(lane))
+            .load(connection)
+            .map_err(engine)?;
+        for row in rows {
+            let aggregate = row.into_aggregate()?;
+            let key = StateKey::JobAggregate(aggregate.job_id.clone(), aggregate.attempt);
+            found.insert(key, StateValue::JobAggregate(aggregate));
+        }
+    }
+    Ok(keys.into_iter().filter_map(|key| found.remove(&key).map(|value| (key, value))).collect())
 }
 
 /// Loads one row of state.
@@ -80,45 +143,129 @@ fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option
     }
 }
 
-/// Writes one row of state.
-pub(super) fn store(
+/// Writes rows of state, table by table. No key comes twice.
+pub(super) fn store_all(
     connection: &mut Connection,
     lane: i64,
-    key: &StateKey,
-    value: &StateValue,
+    states: &[(StateKey, StateValue)],
 ) -> Result<(), StoreError> {
-    match (key, value) {
-        (StateKey::AuditLog, StateValue::AuditLog(state)) => store_audit_log(connection, lane, state),
-        (StateKey::JobView(job_id), StateValue::JobView(view)) if *job_id == view.job_id => {
-            store_view(connection, lane, view)
+    let mut views = Vec::new();
+    let mut live = Vec::new();
+    let mut ended = Vec::new();
+    let mut aggregates = Vec::new();
+    let mut counts = Vec::new();
+    for (key, value) in states {
+        match (key, value) {
+            (StateKey::AuditLog, StateValue::AuditLog(state)) => store_audit_log(connection, lane, state)?,
+            (StateKey::JobView(job_id), StateValue::JobView(view)) if *job_id == view.job_id => {
+                views.push(JobViewRow::new(lane, view));
+                if view.is_terminal() {
+                    ended.push(view.job_id.as_str());
+                } else {
+                    live.push(LiveRow { job_id: view.job_id.as_str(), lane });
+                }
+            }
+            (StateKey::JobAggregate(job_id, attempt), StateValue::JobAggregate(aggregate))
+                if *job_id == aggregate.job_id && *attempt == aggregate.attempt =>
+            {
+                aggregates.push(JobAggregateRow::new(lane, aggregate)?);
+            }
+            (StateKey::StatusCount(status), StateValue::StatusCount(entered)) => {
+                counts.push(StatusCountRow { lane, status: status.name(), entered: entered.cast_signed() });
+            }
+            (key, _) => {
+                return Err(StoreError::Broken(format!("a lane may not write this value under `{key:?}`")));
+            }
         }
-        (StateKey::JobAggregate(job_id, attempt), StateValue::JobAggregate(aggregate))
-            if *job_id == aggregate.job_id && *attempt == aggregate.attempt =>
-        {
-            let row = JobAggregateRow::new(lane, aggregate)?;
-            replace_rows!(
-                connection,
-                job_aggregates::table,
-                [&row],
-                key: (job_aggregates::job_id, job_aggregates::attempt, job_aggregates::lane),
-                set: &row
-            );
-            Ok(())
-        }
-        (StateKey::StatusCount(status), StateValue::StatusCount(entered)) => {
-            let entered = status_counts::entered.eq(entered.cast_signed());
-            let row = (status_counts::lane.eq(lane), status_counts::status.eq(status.name()), entered);
-            replace_rows!(
-                connection,
-                status_counts::table,
-                [row],
-                key: (status_counts::lane, status_counts::status),
-                set: entered
-            );
-            Ok(())
-        }
-        (key, _) => Err(StoreError::Broken(format!("a lane may not write this value under `{key:?}`"))),
     }
+    store_views(connection, views)?;
+    insert_or_ignore_rows!(connection, live_job_views::table, live);
+    engine::clear_live(connection, lane, &ended).map_err(engine)?;
+    store_aggregates(connection, aggregates)?;
+    replace_rows!(
+        connection,
+        status_counts::table,
+        counts,
+        key: (status_counts::lane, status_counts::status),
+        set: [status_counts::entered]
+    );
+    Ok(())
+}
+
+/// A job that lives.
+#[derive(Insertable)]
+#[diesel(table_name = live_job_views, treat_none_as_default_value = false)]
+struct LiveRow<'a> {
+    job_id: &'a str,
+    lane: i64,
+}
+
+/// How many jobs entered a status.
+#[derive(Insertable)]
+#[diesel(table_name = status_counts, treat_none_as_default_value = false)]
+struct StatusCountRow {
+    lane: i64,
+    status: &'static str,
+    entered: i64,
+}
+
+fn store_views(connection: &mut Connection, views: Vec<JobViewRow>) -> Result<(), StoreError> {
+    replace_rows!(
+        connection,
+        job_views::table,
+        views,
+        key: (job_views::job_id, job_views::lane),
+        set: [
+            job_views::is_owned,
+            job_views::user_id,
+            job_views::agent,
+            job_views::tacc_system,
+            job_views::status,
+            job_views::attempt,
+            job_views::will_retry,
+            job_views::is_confirmed,
+            job_views::last_sequence,
+            job_views::last_event_id,
+            job_views::submitted_at,
+            job_views::status_since,
+            job_views::updated_at,
+        ]
+    );
+    Ok(())
+}
+
+fn store_aggregates(connection: &mut Connection, aggregates: Vec<JobAggregateRow>) -> Result<(), StoreError> {
+    replace_rows!(
+        connection,
+        job_aggregates::table,
+        aggregates,
+        key: (job_aggregates::job_id, job_aggregates::attempt, job_aggregates::lane),
+        set: [
+            job_aggregates::cpu_count,
+            job_aggregates::cpu_sum,
+            job_aggregates::cpu_min,
+            job_aggregates::cpu_max,
+            job_aggregates::memory_count,
+            job_aggregates::memory_sum,
+            job_aggregates::memory_min,
+            job_aggregates::memory_max,
+            job_aggregates::io_count,
+            job_aggregates::io_sum,
+            job_aggregates::io_min,
+            job_aggregates::io_max,
+            job_aggregates::time_count,
+            job_aggregates::time_sum,
+            job_aggregates::time_min,
+            job_aggregates::time_max,
+            job_aggregates::last_sequence,
+            job_aggregates::summary_cpu,
+            job_aggregates::summary_memory,
+            job_aggregates::summary_io,
+            job_aggregates::summary_time,
+            job_aggregates::updated_at,
+        ]
+    );
+    Ok(())
 }
 
 fn load_owner(
@@ -194,39 +341,10 @@ fn store_audit_log(connection: &mut Connection, lane: i64, state: &AuditLogState
         segment_first: state.segment.first_index.cast_signed(),
         segment_opened_at: state.segment.opened_at.as_micros(),
     };
-    let changed = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane)))
-        .set(&row)
-        .execute(connection)
-        .map_err(engine)?;
+    let update = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane))).set(&row);
+    let changed = engine::prepared(update).execute(connection).map_err(engine)?;
     if changed == 0 {
         diesel::insert_into(audit_logs::table).values(&row).execute(connection).map_err(engine)?;
-    }
-    Ok(())
-}
-
-fn store_view(connection: &mut Connection, lane: i64, view: &JobView) -> Result<(), StoreError> {
-    let row = JobViewRow::new(lane, view);
-    replace_rows!(
-        connection,
-        job_views::table,
-        [&row],
-        key: (job_views::job_id, job_views::lane),
-        set: &row
-    );
-    if view.is_terminal() {
-        diesel::delete(
-            live_job_views::table
-                .filter(live_job_views::job_id.eq(view.job_id.as_str()))
-                .filter(live_job_views::lane.eq(lane)),
-        )
-        .execute(connection)
-        .map_err(engine)?;
-    } else {
-        insert_or_ignore!(
-            connection,
-            live_job_views::table,
-            (live_job_views::job_id.eq(view.job_id.as_str()), live_job_views::lane.eq(lane))
-        );
     }
     Ok(())
 }
@@ -259,9 +377,8 @@ pub(super) fn attempt(number: i64) -> Result<Attempt, StoreError> {
     u32::try_from(number).map(Attempt).map_err(|_| unreadable("attempt", number))
 }
 
-#[derive(Queryable, Insertable, AsChangeset)]
-#[diesel(table_name = job_views, primary_key(job_id, lane))]
-#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = job_views, treat_none_as_default_value = false)]
 pub(super) struct JobViewRow {
     job_id: String,
     lane: i64,
@@ -325,9 +442,8 @@ impl JobViewRow {
     }
 }
 
-#[derive(Queryable, Insertable, AsChangeset)]
-#[diesel(table_name = job_aggregates, primary_key(job_id, attempt, lane))]
-#[diesel(treat_none_as_default_value = false, treat_none_as_null = true)]
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = job_aggregates, treat_none_as_default_value = false)]
 pub(super) struct JobAggregateRow {
     job_id: String,
     attempt: i64,

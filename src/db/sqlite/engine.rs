@@ -8,12 +8,15 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
+use horizons_actors::effect::TimerId;
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
 
-use super::lanes::{self, Ownership};
-use super::schema::{outbox_cursors, progress};
+use super::lanes::{self, Ownership, Seen};
+use super::records::WantedOffsets;
+use super::schema::{live_job_views, log_head, outbox_cursors, progress, timers};
 use crate::db::error::{Fault, fault_of, store_error};
 use crate::db::outcome::RoundError;
+use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use crate::db::error::engine;
@@ -75,12 +78,25 @@ macro_rules! insert_rows {
 }
 pub(super) use insert_rows;
 
+/// Inserts rows that borrow what they hold one by one: the statement for one row is cached, one for many is not.
+macro_rules! insert_borrowed {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        for row in &$rows {
+            diesel::insert_into($table)
+                .values(row)
+                .execute($connection)
+                .map_err($crate::db::sqlite::engine::engine)?;
+        }
+    };
+}
+pub(super) use insert_borrowed;
+
 /// Inserts rows one by one; one with the same key is replaced.
 ///
 /// `key` and `set` are for engines that must be told what to do with the row that is there.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: $set:expr) => {
-        for row in $rows {
+    ($connection:expr, $table:expr, $rows:expr, key: $key:tt, set: [$($column:path),+ $(,)?]) => {
+        for row in &$rows {
             diesel::replace_into($table)
                 .values(row)
                 .execute($connection)
@@ -101,6 +117,16 @@ macro_rules! insert_or_ignore {
 }
 pub(super) use insert_or_ignore;
 
+/// Inserts those rows of a list whose key is not there.
+macro_rules! insert_or_ignore_rows {
+    ($connection:expr, $table:expr, $rows:expr) => {
+        for row in &$rows {
+            let _ = $crate::db::sqlite::engine::insert_or_ignore!($connection, $table, row);
+        }
+    };
+}
+pub(super) use insert_or_ignore_rows;
+
 /// Makes a query wait for whoever is writing its row; one writes here, in turn with this.
 macro_rules! lock_row {
     ($query:expr) => {
@@ -108,6 +134,11 @@ macro_rules! lock_row {
     };
 }
 pub(super) use lock_row;
+
+/// Keeps a statement for the connection's life where its text is always the same; diesel does here what it can.
+pub(super) const fn prepared<S>(statement: S) -> S {
+    statement
+}
 
 /// Begins a transaction that writes.
 pub(super) fn begin(connection: &mut Connection) -> Result<(), StoreError> {
@@ -180,7 +211,7 @@ fn advance_one(
         return Ok(Ownership::Fenced);
     }
     lanes::check_forward(transaction)?;
-    Ok(Ownership::Owned)
+    Ok(Ownership::Owned(Seen::default()))
 }
 
 /// Makes whoever names the same thing wait until this transaction ends; one writes here, so nobody waits.
@@ -261,3 +292,61 @@ pub(super) const SCAN: &str = "
       AND (?5 IS NULL OR b.key = ?5)
     ORDER BY r.first_index, e.entry
     LIMIT ?4";
+
+/// Removes timers of a lane.
+pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> QueryResult<()> {
+    for id in all {
+        diesel::delete(
+            timers::table
+                .filter(timers::lane.eq(lane))
+                .filter(timers::kind.eq(WordsRef(&id.kind)))
+                .filter(timers::key.eq(WordsRef(&id.key))),
+        )
+        .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Removes jobs from the list of those that live.
+pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) -> QueryResult<()> {
+    for job_id in jobs {
+        diesel::delete(
+            live_job_views::table
+                .filter(live_job_views::job_id.eq(job_id))
+                .filter(live_job_views::lane.eq(lane)),
+        )
+        .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Moves the ends of partitions, in the order given, and gives the new ones.
+pub(super) fn take_offsets(
+    connection: &mut Connection,
+    wanted: &[WantedOffsets],
+) -> Result<Vec<u64>, StoreError> {
+    wanted.iter().map(|wanted| take_of_partition(connection, wanted).map_err(engine)).collect()
+}
+
+/// Moves the end of a partition and gives it.
+fn take_of_partition(connection: &mut Connection, wanted: &WantedOffsets) -> QueryResult<u64> {
+    let head = log_head::table
+        .filter(log_head::topic.eq(wanted.topic))
+        .filter(log_head::partition.eq(wanted.partition));
+    let moved: Option<i64> = diesel::update(head)
+        .set(log_head::next_offset.eq(log_head::next_offset + wanted.count))
+        .returning(log_head::next_offset)
+        .get_result(connection)
+        .optional()?;
+    if let Some(end) = moved {
+        return Ok(end.cast_unsigned());
+    }
+    diesel::insert_into(log_head::table)
+        .values((
+            log_head::topic.eq(wanted.topic),
+            log_head::partition.eq(wanted.partition),
+            log_head::next_offset.eq(wanted.count),
+        ))
+        .execute(connection)?;
+    Ok(wanted.count.cast_unsigned())
+}

@@ -18,6 +18,7 @@ mod contract {
     }
 
     horizons_actors::store_contract!(new_store());
+    horizons_actors::outbox_contract!(new_store());
 }
 
 #[test]

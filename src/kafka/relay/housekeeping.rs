@@ -42,6 +42,7 @@ impl Relay {
             None => {}
             Some(Ok(refused)) => {
                 let moves = std::mem::take(&mut leading.moves);
+                leading.is_removable = true;
                 for step in moves.iter().filter(|step| !refused.contains(&step.partition)) {
                     let place = leading.index.get(&step.partition);
                     if let Some(lane) = place.and_then(|place| leading.lanes.get_mut(*place)) {
@@ -136,6 +137,7 @@ impl Relay {
                 self.metrics.count_removed(removed);
                 let took = now.saturating_duration_since(leading.removal_begun);
                 let is_full = removed >= REMOVED_ROWS as u64;
+                leading.is_removable |= is_full;
                 leading.removal_at = now + if is_full { took * REMOVAL_SHARE } else { REMOVAL_REST };
             }
             Some(Err(error)) => {
@@ -143,7 +145,8 @@ impl Relay {
                 leading.removal_at = now + REMOVAL_REST;
             }
         }
-        if !leading.removal.is_some() && now >= leading.removal_at {
+        if leading.is_removable && !leading.removal.is_some() && now >= leading.removal_at {
+            leading.is_removable = false;
             leading.removal_begun = now;
             leading.removal.set(self.store.remove_sent(leading.epoch, REMOVED_ROWS));
             self.inbox.nudge();

@@ -88,6 +88,8 @@ pub(super) struct Leading {
     pub(super) moves: Vec<CursorMove>,
     pub(super) advance_at: Instant,
     pub(super) removal: Pending<u64>,
+    /// Whether cursors were stored since the last removal found little: idle stores are left alone.
+    pub(super) is_removable: bool,
     pub(super) removal_at: Instant,
     pub(super) removal_begun: Instant,
     pub(super) cursors_at: Instant,
@@ -217,7 +219,7 @@ impl Relay {
             {
                 sleep = sleep.min(until(leading.advance_at));
             }
-            if !leading.removal.is_some() {
+            if leading.is_removable && !leading.removal.is_some() {
                 sleep = sleep.min(until(leading.removal_at));
             }
             sleep = leading
@@ -320,6 +322,7 @@ impl Relay {
             moves: Vec::new(),
             advance_at: now,
             removal: Pending::default(),
+            is_removable: true,
             removal_at: now,
             removal_begun: now,
             cursors_at: now,

@@ -20,6 +20,9 @@ use crate::kafka::producer::{Delivery, IdempotentProducer, ProducedRecord, with_
 /// Rows of one partition that one read takes: enough to fill batches, few enough to share the memory.
 const ROWS_PER_READ: usize = 1_024;
 
+/// Rows of all partitions that one read takes.
+const ROWS_PER_ROUND: usize = 8_192;
+
 /// Bytes that one read takes.
 const BYTES_PER_READ: usize = 4 << 20;
 
@@ -119,9 +122,9 @@ impl Relay {
             Err(error) => error,
         };
         let refusal = Refusal::of_error(&error);
-        let is_purged =
-            matches!(refusal.code(), RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
-        if is_purged && leading.breaking.is_some() {
+        if is_of_producer(refusal.code()) {
+            // The record is not at fault: it shares its producer with one that is.
+            begin_break(leading, now);
             return;
         }
         let partition = lane.state.partition();
@@ -278,7 +281,7 @@ impl Relay {
         let ends = self.heads.ends();
         let begin = leading.turn % leading.lanes.len().max(1);
         let (after, before) = leading.lanes.split_at_checked(begin)?;
-        let mut left = room;
+        let mut left = room.min(ROWS_PER_ROUND);
         let mut wanted = Vec::new();
         for lane in before.iter().chain(after) {
             let state = &lane.state;
@@ -304,6 +307,17 @@ impl Relay {
 fn lane_of(leading: &mut Leading, partition: OutboxPartition) -> Option<&mut super::run::Lane> {
     let place = leading.index.get(&partition).copied()?;
     leading.lanes.get_mut(place)
+}
+
+/// Tells whether a code is about the producer as a whole.
+const fn is_of_producer(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::PurgeInflight
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::GaplessGuarantee
+    )
 }
 
 /// Stops handing over, and gives up what is not on its way: what follows the failed row must not overtake it.

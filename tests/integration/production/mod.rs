@@ -11,7 +11,7 @@
 )]
 
 mod brokers;
-// mod clients;
+mod clients;
 mod database;
 mod disk;
 mod gaps;

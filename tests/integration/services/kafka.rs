@@ -108,10 +108,12 @@ fn pid_among(values: &BTreeMap<String, String>, n: usize) -> Pid {
     Pid::from_raw(values[&format!("KAFKA_PID_{n}")].parse().expect("a process id is a number"))
 }
 
-/// Whether the process runs; one that ended and was not waited for does not.
+/// Whether the process runs. One that ended and was not waited for does not; one that still has threads does: its
+/// ports are open until the last is gone.
 pub(crate) fn is_running(pid: Pid) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, tail)| !tail.starts_with(['Z', 'X'])))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    threads > 1 || stat.rsplit_once(") ").is_some_and(|(_, tail)| !tail.starts_with(['Z', 'X']))
 }
 
 impl Kafka {

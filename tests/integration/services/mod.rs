@@ -6,10 +6,15 @@
 
 #![expect(clippy::panic, reason = "what tests share fails them")]
 
+pub(crate) mod clients;
 pub(crate) mod kafka;
+mod kafka_tests;
+mod partition_tests;
 pub(crate) mod postgres;
+mod postgres_faults;
 pub(crate) mod proxy;
 mod proxy_connection;
-#[cfg(test)]
 mod proxy_tests;
+pub(crate) mod tools;
+mod topics;
 pub(crate) mod wait;

@@ -129,7 +129,8 @@ impl Cluster {
         String::from_utf8(ran.stdout).unwrap().trim().to_owned()
     }
 
-    fn server_pid(&self) -> u32 {
+    /// Gives the server's main process.
+    pub(crate) fn server_pid(&self) -> u32 {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         text.lines().next().unwrap().trim().parse().unwrap()
     }

@@ -1,5 +1,9 @@
 //! Waiting for a condition, with a limit; never by sleeping a fixed time.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a loaded machine; a test that waits so long has failed.
@@ -23,4 +27,24 @@ pub(crate) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < give_up_at, "waited too long for {what}");
         std::thread::park_timeout(LOOK_PAUSE);
     }
+}
+
+/// Wakes a thread that waits on a future.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on a future that needs no runtime, with a limit; also within one, which it blocks.
+pub(crate) fn wait_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    wait_some("an answer", || match future.as_mut().poll(&mut context) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    })
 }

@@ -1,0 +1,34 @@
+// What the clients share. Arguments: the brokers, then what each script names.
+'use strict';
+
+const { Kafka, logLevel } = require('kafkajs');
+
+// The default of KafkaJS 2; named so that it does not ask on standard error.
+process.env.KAFKAJS_NO_PARTITIONER_WARNING = '1';
+
+function client(bootstrap) {
+    return new Kafka({
+        clientId: 'horizons-tests',
+        brokers: bootstrap.split(','),
+        logLevel: logLevel.ERROR,
+        retry: { initialRetryTime: 50, retries: 20 },
+    });
+}
+
+// A group that nobody else is in.
+function freshGroup() {
+    return `kafkajs-${process.pid}-${Date.now()}`;
+}
+
+// Runs the script; a failure is its exit code.
+function run(main) {
+    main(process.argv.slice(2)).then(
+        () => process.exit(0),
+        (error) => {
+            console.error(error);
+            process.exit(1);
+        },
+    );
+}
+
+module.exports = { client, freshGroup, run };
