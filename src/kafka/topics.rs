@@ -297,7 +297,7 @@ impl TopicAdmin {
             if Instant::now() >= until {
                 return Err(KafkaLogError::Unreachable { bootstrap: self.config.bootstrap.clone(), within });
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::park_timeout(LOOK_PAUSE);
         }
         Ok(())
     }

@@ -117,6 +117,14 @@ impl Commands for FakeCommands {
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
         self.answer(command, |_| ())
     }
+
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
+
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
 }
 
 /// A job of `ada`, submitted so many seconds after the kit's time.
@@ -189,6 +197,7 @@ impl World {
             queries: Arc::new(store.clone()),
             commands: commands.clone(),
             board: Arc::clone(&board),
+            relay: None,
             log_id: LogId::parse("log-1").unwrap(),
             lane_metrics: LaneMetrics::register(&registry).unwrap(),
             process_metrics: ProcessMetrics::register(&registry).unwrap(),

@@ -27,7 +27,7 @@ pub(crate) const TOPICS: [(&str, u64); 5] = [
 ];
 
 /// What each group follows.
-const GROUPS: [(&str, &[u64]); 3] =
+pub(crate) const GROUPS: [(&str, &[u64]); 3] =
     [("audit-trail", &[0, 1, 2, 3, 4]), ("jobs", &[0]), ("job-metrics", &[0, 1])];
 
 /// Low bits of a packed position that hold the offset; above them stand partition and topic, or the lane.

@@ -78,15 +78,6 @@ impl Topics {
         Some((low as u64, high as u64))
     }
 
-    /// Gives the broker that leads a partition.
-    pub(crate) fn leader(&self, code: u64, partition: u64) -> Option<i32> {
-        let name = self.name(code);
-        let metadata = self.consumer.fetch_metadata(Some(&name), CALL_LIMIT).ok()?;
-        let topic = metadata.topics().first()?;
-        let found = topic.partitions().iter().find(|found| found.id() as u64 == partition)?;
-        Some(found.leader()).filter(|leader| *leader > 0)
-    }
-
     /// Reads every record of every topic, in order of topic, partition and offset.
     pub(crate) fn read_all(&self) -> Vec<Record> {
         let give_up_at = Instant::now() + READ_LIMIT;

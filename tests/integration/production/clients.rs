@@ -63,7 +63,8 @@ fn records_of_stock_clients_are_processed_and_ours_are_read_by_them() {
     let topics = Look::of(&stage.world);
     let topic = topics.topics().unwrap().name(0);
     let dead = format!("{topic}.dlq");
-    let by_kafkajs: Vec<StockRecord> = (0..JOBS).map(|n| stock_event(&topic, &format!("kafkajs-{n}"))).collect();
+    let by_kafkajs: Vec<StockRecord> =
+        (0..JOBS).map(|n| stock_event(&topic, &format!("kafkajs-{n}"))).collect();
     let by_java: Vec<(String, String)> = (0..JOBS)
         .map(|n| {
             let event = stock_event(&topic, &format!("java-{n}"));
@@ -81,7 +82,9 @@ fn records_of_stock_clients_are_processed_and_ours_are_read_by_them() {
     kafka.kafkajs_produce(&by_kafkajs);
     kafka.console_produce(&topic, &by_java);
     let (partition, offset) = kafka.kafkajs_produce(std::slice::from_ref(&poison))[0];
-    for name in by_kafkajs.iter().filter_map(|event| event.key.clone()).chain(by_java.into_iter().map(|(key, _)| key)) {
+    for name in
+        by_kafkajs.iter().filter_map(|event| event.key.clone()).chain(by_java.into_iter().map(|(key, _)| key))
+    {
         wait_for("another producer's job", || client.get(&format!("/jobs/{name}")).status == 200);
         assert_eq!(client.get(&format!("/jobs/{name}")).json()["job"]["origin"], "external");
         stage.load.ledger.lock().unwrap().foreign.push(("job-lifecycle", name));

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::stage::{Engine, Stage, place_on, unique};
 use crate::process::place::{Place, Rows};
@@ -44,16 +42,6 @@ fn proxy_before(cluster: &Cluster) -> FaultProxy {
     FaultProxy::in_front_of(SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port())))
 }
 
-/// Ends the server in order, as `pg_ctl stop -m fast` does, and waits until it has.
-///
-/// *Source*: PostgreSQL's manual, "Shutting Down the Server": SIGINT to the first process.
-fn stop_fast(cluster: &Cluster) {
-    let text = std::fs::read_to_string(cluster.folder().join("data/postmaster.pid")).unwrap();
-    let pid: i32 = text.lines().next().unwrap().trim().parse().unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
-    wait_for("PostgreSQL's end", || !cluster.folder().join("data/postmaster.pid").exists());
-}
-
 fn taken_away(who: &str, take_away: impl Fn(&Cluster)) {
     let rounds = crate::process::count("HORIZONS_TEST_DATABASE_ROUNDS", 2);
     let mut cluster = Cluster::start();
@@ -74,7 +62,7 @@ fn taken_away(who: &str, take_away: impl Fn(&Cluster)) {
 
 #[test]
 fn postgres_restarted_under_load_loses_and_doubles_nothing() {
-    taken_away("PostgreSQL restarted", stop_fast);
+    taken_away("PostgreSQL restarted", Cluster::terminate);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn records(name: &str, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|number| format!("{name} {number}").into_bytes()).collect()
 }
 
-fn produce(outside: &Outside, payloads: &[Vec<u8>]) {
+fn produce(outside: &Outside<'_>, payloads: &[Vec<u8>]) {
     let records: Vec<(&[u8], &[u8])> =
         payloads.iter().map(|payload| (&b"key"[..], payload.as_slice())).collect();
     outside.produce(TOPIC, 0, &records);
@@ -60,10 +60,10 @@ fn listed(world: &World, server: &Server) -> Vec<Value> {
 
 /// Lets a server read records, stops it, has the log damaged, starts it again and follows the gap to its end:
 /// `kept` is what must be read after the operator's word, and nothing before.
-fn damaged(who: &str, damage: impl FnOnce(&Outside), kept: &[Vec<u8>]) {
+fn damaged(who: &str, damage: impl FnOnce(&Outside<'_>), kept: &[Vec<u8>]) {
     let Stage { world, load, mut random, server } =
         Stage::at(who, place_on(Engine::Postgres, Kafka::shared()));
-    let outside = Outside::of(&world.place().events);
+    let outside = Outside::of(Kafka::shared(), &world.place().events);
     produce(&outside, &records("before", BEFORE));
     wait_until_it_works(&load, server.client());
     settle(&world);
@@ -105,7 +105,7 @@ fn damaged(who: &str, damage: impl FnOnce(&Outside), kept: &[Vec<u8>]) {
 #[test]
 fn topic_made_anew_with_fewer_records_waits_for_a_decision() {
     let anew = records("anew", BEFORE / 4);
-    let damage = |outside: &Outside| {
+    let damage = |outside: &Outside<'_>| {
         outside.make_anew(TOPIC, PARTITIONS);
         produce(outside, &anew);
     };
@@ -116,7 +116,7 @@ fn topic_made_anew_with_fewer_records_waits_for_a_decision() {
 #[test]
 fn topic_made_anew_with_more_records_waits_for_a_decision() {
     let anew = records("anew", BEFORE * 2);
-    let damage = |outside: &Outside| {
+    let damage = |outside: &Outside<'_>| {
         outside.make_anew(TOPIC, PARTITIONS);
         produce(outside, &anew);
     };
@@ -127,9 +127,9 @@ fn topic_made_anew_with_more_records_waits_for_a_decision() {
 #[test]
 fn log_truncated_under_a_stopped_consumer_waits_for_a_decision() {
     let behind = records("behind", BEFORE);
-    let damage = |outside: &Outside| {
+    let damage = |outside: &Outside<'_>| {
         produce(outside, &behind);
-        outside.truncate(TOPIC, 0, (BEFORE + BEFORE / 2) as u64);
+        outside.truncate(TOPIC, 0, BEFORE + BEFORE / 2);
     };
 
     damaged("truncated", damage, &behind[BEFORE / 2..]);

@@ -1,17 +1,17 @@
 //! Lag as Horizons tells it beside what Kafka's own tool says.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
 use super::members::{LANES, second_of, shared_place};
 use super::outside::Outside;
 use super::stage::{Engine, Stage, place_on, wait_for_lanes};
+use crate::process::checker::GROUPS;
 use crate::process::client::Client;
 use crate::process::crash::settle;
 use crate::process::place::{Events, Rows};
 use crate::process::server::{pass, wait_for};
-use crate::services::kafka::{Kafka, script};
+use crate::services::kafka::Kafka;
 use crate::services::postgres::Cluster;
 use crate::services::proxy::{FaultProxy, Faults, Swallow};
 
@@ -44,22 +44,15 @@ fn told(client: Client) -> Lags {
 
 /// Asks Kafka's own tool for the lag of all groups of a place; partitions without a commit are left out.
 fn described(events: &Events) -> Lags {
-    let Events::Kafka { direct, prefix, .. } = events else { panic!("the events are not in Kafka") };
-    let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-    let output = Command::new(script("kafka"))
-        .args(["tool", class, "--bootstrap-server", direct, "--describe", "--all-groups"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG …
-    let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    rows.filter_map(|row| match row.as_slice() {
-        [group, topic, partition, _, _, lag, ..] => {
-            let (group, topic) = (group.strip_prefix(prefix.as_str())?, topic.strip_prefix(prefix.as_str())?);
-            Some(((group.to_owned(), topic.to_owned(), partition.parse().ok()?), lag.parse().ok()?))
-        }
-        _ => None,
+    let Events::Kafka { prefix, .. } = events else { panic!("the events are not in Kafka") };
+    let groups = GROUPS.map(|(group, _)| group).into_iter();
+    let rows = groups.flat_map(|group| {
+        let rows = Kafka::shared().group_lag(&format!("{prefix}{group}"));
+        rows.into_iter().map(move |row| (group, row))
+    });
+    rows.filter_map(|(group, row)| {
+        let topic = row.topic.strip_prefix(prefix.as_str())?;
+        Some(((group.to_owned(), topic.to_owned(), row.partition as u64), row.lag? as u64))
     })
     .collect()
 }
@@ -93,7 +86,7 @@ fn lag_agrees_with_kafkas_own_tool() {
         place_on(Engine::Sqlite, Kafka::shared()).with("HORIZONS_POSTGRES_TIMEOUT_MS", ANSWER_LIMIT_MS);
     place.rows = Rows::Postgres { url, direct, schema: super::stage::unique() };
     let mut stage = Stage::at("lag", place.clone());
-    let outside = Outside::of(&place.events);
+    let outside = Outside::of(Kafka::shared(), &place.events);
     outside.produce("system-health", 1, &[(b"key", b"first")]);
     stage.while_working(|on| on.wait_until_it_works());
     settle(&stage.world);

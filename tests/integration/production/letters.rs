@@ -33,7 +33,7 @@ fn parked(client: Client) -> Vec<Value> {
 fn end_to_end(engine: Engine) {
     let stage = Stage::at("dead letters", place_on(engine, Kafka::shared()));
     let client = stage.client();
-    let outside = Outside::of(&stage.world.place().events);
+    let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
     let (key, payload, headers) = external_event("external-1");
     let headers: Vec<(String, String)> = headers
         .as_object()

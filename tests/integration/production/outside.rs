@@ -1,38 +1,32 @@
-//! What others do to a cluster: produce records of their own, make and remove topics, cut logs short.
+//! What others do to the topics of a place: produce records of their own, make a topic anew, cut it short.
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use rdkafka::{Offset, TopicPartitionList};
 
 use crate::process::place::Events;
-use crate::process::server::wait_for;
 use crate::process::topics::Topics;
+use crate::services::kafka::Kafka;
 
 /// One call to the cluster.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Somebody else with a client of the same cluster.
-pub(super) struct Outside {
-    direct: String,
+pub(super) struct Outside<'a> {
+    kafka: &'a Kafka,
     prefix: String,
-    replication_factor: i32,
     topics: Topics,
 }
 
-impl Outside {
+impl<'a> Outside<'a> {
     /// Speaks to the cluster of a place.
-    pub(super) fn of(events: &Events) -> Self {
-        let Events::Kafka { direct, prefix, replication_factor, .. } = events else {
-            panic!("the events are not in Kafka")
-        };
+    pub(super) fn of(kafka: &'a Kafka, events: &Events) -> Self {
+        let Events::Kafka { prefix, .. } = events else { panic!("the events are not in Kafka") };
         let topics = Topics::of(events).expect("the events are in Kafka");
-        let replication_factor = i32::from(*replication_factor);
-        Self { direct: direct.clone(), prefix: prefix.clone(), replication_factor, topics }
+        Self { kafka, prefix: prefix.clone(), topics }
     }
 
     pub(super) fn topics(&self) -> &Topics {
@@ -57,11 +51,8 @@ impl Outside {
         records: &[(&[u8], &[u8])],
         headers: &[(&str, &[u8])],
     ) {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", &self.direct)
-            .set("enable.idempotence", "true")
-            .create()
-            .unwrap();
+        let producer: BaseProducer =
+            self.kafka.direct_client().set("enable.idempotence", "true").create().unwrap();
         let name = self.name(topic);
         for (key, payload) in records {
             let mut with = OwnedHeaders::new();
@@ -75,56 +66,27 @@ impl Outside {
         assert_eq!(producer.in_flight_count(), 0);
     }
 
-    fn admin<T>(&self, act: impl AsyncFnOnce(AdminClient<DefaultClientContext>, AdminOptions) -> T) -> T {
-        let client = ClientConfig::new().set("bootstrap.servers", &self.direct).create().unwrap();
-        let options =
-            AdminOptions::new().operation_timeout(Some(CALL_LIMIT)).request_timeout(Some(CALL_LIMIT));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(act(client, options))
-    }
-
-    /// Makes a topic by its whole name. False when there is one.
-    fn make(&self, name: &str, partitions: i32) -> bool {
-        let made = self.admin(async |admin, options| {
-            let new = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication_factor));
-            admin.create_topics([&new], &options).await.unwrap()
-        });
-        made.into_iter().all(|answer| answer.is_ok())
-    }
-
     /// Removes a topic and makes it anew, empty, with as many partitions.
     pub(super) fn make_anew(&self, topic: &str, partitions: i32) {
         let name = self.name(topic);
-        self.admin(async |admin, options| {
-            let answers = admin.delete_topics(&[&name], &options).await.unwrap();
-            answers.into_iter().for_each(|answer| drop(answer.unwrap()));
-        });
-        // The removal of the old one may still be under way.
-        wait_for("the topic to be made anew", || self.make(&name, partitions));
-        wait_for("the new topic's leaders", || {
-            (0..partitions)
-                .all(|partition| self.topics.ends_of(&name, partition).is_some_and(|ends| ends == (0, 0)))
-        });
+        self.kafka.delete_topic(&name);
+        self.kafka.create_topic(&name, partitions);
     }
 
     /// Removes the records of a partition below an offset.
-    pub(super) fn truncate(&self, topic: &str, partition: i32, below: u64) {
-        let mut offsets = TopicPartitionList::new();
-        let offset = Offset::Offset(below as i64);
-        offsets.add_partition_offset(&self.name(topic), partition, offset).unwrap();
-        self.admin(async |admin, options| {
-            admin.delete_records(&offsets, &options).await.unwrap();
-        });
+    pub(super) fn truncate(&self, topic: &str, partition: i32, below: usize) {
+        self.kafka.delete_records(&self.name(topic), partition, below as i64);
     }
 
     /// Sets one of a topic's settings.
     pub(super) fn configure(&self, topic: &str, setting: &str, value: &str) {
         let name = self.name(topic);
-        self.admin(async |admin, options| {
-            let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(setting, value);
-            let answers = admin.alter_configs([&change], &options).await.unwrap();
-            answers.into_iter().for_each(|answer| drop(answer.unwrap()));
-        });
+        let admin: AdminClient<DefaultClientContext> = self.kafka.direct_client().create().unwrap();
+        let options = AdminOptions::new().request_timeout(Some(CALL_LIMIT));
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(setting, value);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answers = runtime.block_on(admin.alter_configs([&change], &options)).unwrap();
+        answers.into_iter().for_each(|answer| drop(answer.unwrap()));
     }
 }
 
@@ -134,14 +96,13 @@ mod tests {
     use super::*;
     use crate::process::checker::TOPICS;
     use crate::process::topics::DEAD_LETTER_CODE;
-    use crate::services::kafka::Kafka;
 
     #[test]
     fn records_of_others_are_read_back_whole_until_they_are_removed() {
-        let outside = Outside::of(&events_on(Kafka::shared()));
+        let outside = Outside::of(Kafka::shared(), &events_on(Kafka::shared()));
         for (code, (_, partitions)) in TOPICS.iter().enumerate() {
             for code in [code as u64, code as u64 + DEAD_LETTER_CODE] {
-                assert!(outside.make(&outside.topics().name(code), *partitions as i32));
+                outside.kafka.create_topic(&outside.topics().name(code), *partitions as i32);
             }
         }
         let records: Vec<(&[u8], &[u8])> = vec![(b"a", b"1"), (b"b", b"2"), (b"c", b"3")];

@@ -39,7 +39,7 @@ fn append_elsewhere(on: &On<'_>, partition: u64) -> Vec<String> {
 
 fn refused_for_good(engine: Engine) {
     let mut stage = Stage::at("refused record", place_on(engine, Kafka::shared()));
-    let outside = Outside::of(&stage.world.place().events);
+    let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
     stage.while_working(|on| on.wait_until_it_works());
     outside.configure("job-lifecycle", "max.message.bytes", NARROW_BYTES);
     let large = noise(&mut stage.random);

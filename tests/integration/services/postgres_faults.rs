@@ -97,7 +97,12 @@ fn postgres_behind_a_proxy_commits_what_its_client_is_not_told() {
     proxy.cut_behind(Direction::Up, |bytes| contains(bytes, b"COMMIT"), Cut::Reset);
 
     let client = std::process::Command::new("psql")
-        .args(["--no-psqlrc", "--quiet", "--command", &format!("BEGIN; INSERT INTO {table} VALUES (1); COMMIT")])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--command",
+            &format!("BEGIN; INSERT INTO {table} VALUES (1); COMMIT"),
+        ])
         .arg(format!("postgres://horizons@127.0.0.1:{}/postgres?sslmode=disable", proxy.port()))
         .output()
         .unwrap();
