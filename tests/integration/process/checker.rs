@@ -98,7 +98,10 @@ pub(crate) fn check(world: &World, ledger: &Ledger) -> Seen {
 /// Judges everything, and lists what is wrong; no server may run.
 pub(crate) fn judge(world: &World, ledger: &Ledger) -> Result<Seen, String> {
     let mut findings = Findings::default();
-    findings.check(ledger.surprises.is_empty(), || format!("answers: {:#?}", ledger.surprises));
+    findings.check(ledger.surprises.is_empty(), || {
+        let shown = ledger.surprises.iter().take(FINDINGS_SHOWN).collect::<Vec<_>>();
+        format!("{} answers: {shown:#?}", ledger.surprises.len())
+    });
     let mut look = Look::of(world);
     let outbox = read_log(&mut look);
     let log = match look.topics() {

@@ -132,9 +132,11 @@ impl Load {
         };
         let mut ledger = self.ledger.lock().unwrap();
         match answer.status {
-            201 => {
+            // 202: it is on its way to Kafka, and where it will stand there is not known yet.
+            201 | 202 => {
                 let at = &answer.json()["appended"][0];
-                let (partition, offset) = (at["partition"].as_u64().unwrap(), at["offset"].as_u64().unwrap());
+                let partition = at["partition"].as_u64().unwrap();
+                let offset = at["offset"].as_u64().or_else(|| at["outbox_offset"].as_u64()).unwrap();
                 let topic = "job-lifecycle";
                 ledger.appended.push(Appended { topic, partition, offset, key, payload, is_poison });
             }

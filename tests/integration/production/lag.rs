@@ -64,14 +64,7 @@ fn wait_until_they_agree(client: Client, events: &Events) -> Lags {
         let of_kafka = described(events);
         let ours: Lags = told(client).into_iter().filter(|(at, _)| of_kafka.contains_key(at)).collect();
         last = (of_kafka, ours);
-        let is_same = last.0 == last.1 && !last.0.is_empty();
-        if !is_same {
-            println!(
-                "not yet: Kafka {:?}",
-                last.0.iter().filter(|(at, lag)| last.1.get(*at) != Some(lag)).collect::<Vec<_>>()
-            );
-        }
-        is_same
+        last.0 == last.1 && !last.0.is_empty()
     });
     last.0
 }

@@ -46,7 +46,7 @@ fn refused_for_good(engine: Engine) {
     let client = stage.client();
 
     let answer = client.append("job-lifecycle", Some(b"narrow"), &large, json!({})).unwrap();
-    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.status, 202, "{answer:?}");
     let partition = answer.json()["appended"][0]["partition"].as_u64().unwrap();
     let refused = wait_some("the partition to stop", || stopped(client).into_iter().next());
     assert_eq!((&refused["topic"], &refused["partition"]), (&json!("job-lifecycle"), &json!(partition)));
