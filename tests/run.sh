@@ -60,6 +60,7 @@ run_suite() {
 suites=()
 
 install_missing
+prepare_services
 started=$SECONDS
 
 # One set of features for all of it, so that everything is built once. Fail-points do nothing until a test

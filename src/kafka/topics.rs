@@ -302,6 +302,43 @@ impl TopicAdmin {
         Ok(())
     }
 
+    /// Counts the brokers.
+    ///
+    /// *Errors*: [`KafkaLogError::Request`].
+    pub fn brokers(&self) -> Result<usize, KafkaLogError> {
+        let request = |source| KafkaLogError::Request { operation: "list brokers", source };
+        let metadata =
+            self.client.inner().fetch_metadata(None, self.config.request_limit).map_err(request)?;
+        Ok(metadata.brokers().len())
+    }
+
+    /// Gives the ends of a topic's partitions, by number: the offset that the next record of each would get.
+    ///
+    /// *Errors*: [`KafkaLogError::Request`].
+    pub fn ends(&self, topic: &str, partitions: u16) -> Result<Vec<u64>, KafkaLogError> {
+        let limit = self.config.request_limit;
+        let request = |source| KafkaLogError::Request { operation: "read ends", source };
+        let end = |partition: u16| {
+            let (_, end) = self.client.inner().fetch_watermarks(topic, i32::from(partition), limit)?;
+            Ok(end.max(0).cast_unsigned())
+        };
+        (0..partitions).map(end).collect::<Result<_, _>>().map_err(request)
+    }
+
+    /// Removes topics and groups with all that is in them; those that do not exist are fine.
+    ///
+    /// *Errors*: [`KafkaLogError::Topic`] for the first topic that the cluster will not remove,
+    /// [`KafkaLogError::Request`], [`KafkaLogError::Unreachable`].
+    pub fn remove(&self, topics: &[&str], groups: &[&str]) -> Result<(), KafkaLogError> {
+        // A group that has members yet, or never had any, is left: it goes by itself when its offsets expire.
+        let _left = self.finish("remove groups", self.client.delete_groups(groups, &self.options()))?;
+        let answers = self.finish("remove topics", self.client.delete_topics(topics, &self.options()))?;
+        answers.into_iter().try_for_each(|answer| match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(()),
+            Err((topic, code)) => Err(KafkaLogError::Topic { operation: "remove topic", topic, code }),
+        })
+    }
+
     fn options(&self) -> AdminOptions {
         let limit = self.config.request_limit;
         AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit))

@@ -22,6 +22,8 @@ mod http;
 mod kafka;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
+/// The PostgreSQL store's schema, roles, leases, and what it does in outages.
+mod postgres_store;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
 /// The program on a real Kafka and a real PostgreSQL, while these and it itself fail.

@@ -34,6 +34,9 @@ pub(super) type Connection = diesel::pg::PgConnection;
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
 
+/// How long what the database takes is believed: the server looks at each of its files to tell.
+pub(super) const USED_BYTES_FRESH: Duration = Duration::from_secs(1);
+
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = true;
 

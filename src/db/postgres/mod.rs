@@ -69,7 +69,7 @@ mod writer;
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};
-pub use migrate::migrate;
+pub use migrate::{drop_schema, migrate};
 pub use profile::WriterTimes;
 pub use store::{PostgresReader, PostgresStore};
 

@@ -19,6 +19,7 @@ use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
+use super::round::UsedBytes;
 use super::writer::{self, Writer};
 use super::{migrate, source};
 use crate::db::error::OpenError;
@@ -166,6 +167,7 @@ impl PostgresStore {
             heads: Arc::clone(&reader.heads),
             log_id: reader.log_id(),
             disk_limit_bytes: reader.disk_limit_bytes,
+            used: UsedBytes::default(),
             profile: Arc::clone(&profile),
             entry_numbers: EntryNumbers::default(),
             commit_delay: config.commit_delay,

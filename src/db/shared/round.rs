@@ -3,6 +3,7 @@
 //! Promises that progress of all lanes is moved first, then the rows of those that still own theirs are
 //! written, then the audit entries of all, then the outbox; and that a member which fails because of its data fails alone.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
@@ -30,8 +31,26 @@ pub(super) struct Context<'a> {
     pub(super) log_id: &'a LogId,
     pub(super) lanes: &'a Lanes,
     pub(super) disk_limit_bytes: u64,
+    pub(super) used: &'a UsedBytes,
     pub(super) profile: &'a WriterProfile,
     pub(super) entry_numbers: &'a EntryNumbers,
+}
+
+/// What the database took when it was looked at last: asking each time would cost more than the write.
+#[derive(Debug, Default)]
+pub(super) struct UsedBytes(Cell<Option<(Instant, u64)>>);
+
+impl UsedBytes {
+    fn read(&self, connection: &mut Connection) -> Result<u64, StoreError> {
+        if let Some((at, bytes)) = self.0.get()
+            && at.elapsed() < engine::USED_BYTES_FRESH
+        {
+            return Ok(bytes);
+        }
+        let bytes = engine::used_bytes(connection).map_err(engine::engine)?;
+        self.0.set(Some((Instant::now(), bytes)));
+        Ok(bytes)
+    }
 }
 
 /// What a command is answered after the commit.
@@ -185,7 +204,7 @@ fn check_disk_limit(
 ) -> Result<Result<(), StoreError>, StoreError> {
     let used_bytes = match gathered.used_bytes {
         Some(used_bytes) => used_bytes,
-        None => *gathered.used_bytes.insert(engine::used_bytes(connection).map_err(engine::engine)?),
+        None => *gathered.used_bytes.insert(context.used.read(connection)?),
     };
     let limit_bytes = context.disk_limit_bytes;
     Ok(if used_bytes >= limit_bytes {

@@ -19,7 +19,7 @@ use super::numbers::EntryNumbers;
 use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
-use super::round::{self, CommandResult, Context, Done, LaneResult};
+use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
 use crate::db::fatal::{FatalError, FatalHook};
 use crate::db::outcome::RoundError;
 
@@ -31,6 +31,7 @@ pub(super) struct Writer {
     pub(super) heads: Arc<LogHeads>,
     pub(super) log_id: LogId,
     pub(super) disk_limit_bytes: u64,
+    pub(super) used: UsedBytes,
     pub(super) profile: Arc<WriterProfile>,
     pub(super) entry_numbers: EntryNumbers,
     pub(super) commit_delay: Option<Duration>,
@@ -86,6 +87,7 @@ impl Writer {
             log_id: &self.log_id,
             lanes: &self.lanes,
             disk_limit_bytes: self.disk_limit_bytes,
+            used: &self.used,
             profile: &self.profile,
             entry_numbers: &self.entry_numbers,
         };

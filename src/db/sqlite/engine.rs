@@ -30,6 +30,9 @@ pub(super) type Connection = diesel::sqlite::SqliteConnection;
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
 
+/// How long what the database takes is believed: asking costs nothing.
+pub(super) const USED_BYTES_FRESH: Duration = Duration::ZERO;
+
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = false;
 

@@ -3,6 +3,7 @@
 mod commands;
 mod problems;
 mod reads;
+mod relay;
 mod schemas;
 mod server;
 mod world;

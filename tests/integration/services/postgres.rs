@@ -117,16 +117,24 @@ impl Cluster {
         self.start_server();
     }
 
-    /// Runs statements through `psql`, each in its own transaction; gives what they print.
+    /// Runs statements through `psql`, all in one transaction; gives what they print.
     pub(crate) fn sql(&self, statements: &str) -> String {
+        self.try_sql("horizons", statements).unwrap()
+    }
+
+    /// Runs statements as a role; gives what they print, or why they were refused.
+    pub(crate) fn try_sql(&self, role: &str, statements: &str) -> Result<String, String> {
         let ran = Command::new(program("psql"))
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-            .arg(self.url())
+            .arg(format!("postgres://{role}@127.0.0.1:{}/postgres", self.port))
             .args(["--command", statements])
             .output()
             .unwrap();
-        assert!(ran.status.success(), "psql failed: {}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+        if ran.status.success() {
+            Ok(String::from_utf8(ran.stdout).unwrap().trim().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&ran.stderr).into_owned())
+        }
     }
 
     /// Gives the server's main process.
