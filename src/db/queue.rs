@@ -50,6 +50,7 @@ pub(super) enum CommandWork {
 }
 
 /// Work of the relay.
+#[expect(clippy::large_enum_variant, reason = "it is always boxed as a whole")]
 pub(super) enum OutboxWork {
     Take {
         holder: RelayId,

@@ -2,6 +2,8 @@
 //! or the way there fails. What every store promises is tested by the contract of the test kit, beside the
 //! adapter.
 
+#![expect(clippy::panic, reason = "clippy knows test functions, but not what they share")]
+
 /// Rights, triggers, migrations and leases.
 mod guards;
 /// Restarts, cut connections, lost answers, black holes.

@@ -14,6 +14,7 @@
 
 use super::{fatal, key, profile, queue};
 
+mod bare;
 mod config;
 mod connection;
 mod engine;
@@ -66,6 +67,7 @@ mod state;
 #[path = "../shared/writer.rs"]
 mod writer;
 
+pub use bare::BareCopy;
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};

@@ -36,8 +36,9 @@ pub(super) const USED_BYTES_FRESH: Duration = Duration::ZERO;
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = false;
 
-/// Rows of one statement that reads the log: they are read one by one, up to where reading stops.
-pub(super) const READ_ROWS: usize = usize::MAX;
+/// Rows of one statement that reads the log: they are read one by one, up to where reading stops, so it is all that
+/// one call may ask for.
+pub(super) const READ_ROWS: usize = super::ports::ROWS_MAX;
 
 /// Rows of one large statement. Each size is its own prepared statement, kept for the connection's life:
 /// enough rows to make a statement's fixed cost small, few enough to stay far below SQLite's limit of

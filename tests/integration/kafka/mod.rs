@@ -7,6 +7,9 @@
     reason = "clippy knows test functions, but not what they share; figures are shown"
 )]
 
+mod gaps;
+mod loss;
 mod raw;
 mod reading;
+mod rebalance;
 mod world;

@@ -19,6 +19,7 @@ use horizons_actors::record::{Digest32, LogRecord, RecordBatch};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -60,6 +61,9 @@ pub(crate) struct World {
 impl World {
     /// A place on a cluster, with one topic.
     pub(crate) fn on(kafka: &Kafka) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(std::env::var("TLOG").unwrap_or("off".into()))
+            .with_writer(std::io::stderr)
         let prefix = prefix();
         let config = KafkaConfig {
             topic_prefix: prefix.clone(),
@@ -157,9 +161,29 @@ impl World {
         self.producer.flush(ADMIN_LIMIT).unwrap();
     }
 
+    /// What the group has committed of a partition.
+    pub(crate) fn committed(&self, partition: TopicPartition) -> Option<i64> {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.direct)
+            .set("group.id", format!("{}{}", self.config.group_prefix, Group::jobs()))
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic(partition.topic), i32::from(partition.partition.0));
+        let committed = client.committed_offsets(list, ADMIN_LIMIT).unwrap();
+        committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
+    }
+
     /// Opens the log.
     pub(crate) fn log(&self) -> KafkaLog {
         KafkaLog::new(LogId::parse("test").unwrap(), self.config.clone()).unwrap()
+    }
+}
+
+impl World {
+    /// Opens the log past any proxy.
+    pub(crate) fn direct_log(&self) -> KafkaLog {
+        KafkaLog::new(LogId::parse("test").unwrap(), self.direct_config()).unwrap()
     }
 }
 
@@ -375,6 +399,11 @@ impl Member {
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         locked(&self.sink.told)
+    }
+
+    /// Tells whether a partition was taken away.
+    pub(crate) fn told_revoked(&self, partition: TopicPartition) -> bool {
+        self.told().revoked.contains(&partition)
     }
 
     /// Gives the first records that were read, whole.

@@ -1,7 +1,7 @@
 //! A real PostgreSQL for tests: a throw-away cluster in a folder of its own.
 //!
 //! Promises that a test without a PostgreSQL on the machine fails and says so; that the server's durability is
-//! switched on as in production; and that the server ends and its folder goes with the test process, even when
+//! left switched on, as in production; and that the server ends and its folder goes with the test process, even when
 //! that is killed: a watcher waits at a pipe that the process holds.
 //!
 //! Unit tests of the store use this file too, by its path.
@@ -158,9 +158,8 @@ impl Cluster {
 
     fn try_start(&self, port: u16) -> bool {
         let options = format!(
-            "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={} -c fsync=on \
-             -c synchronous_commit=on -c full_page_writes=on -c shared_buffers=128MB -c max_connections=200 \
-             -c max_wal_size=1GB",
+            "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={} -c shared_buffers=128MB \
+             -c max_connections=200 -c max_wal_size=1GB",
             self.folder.display()
         );
         let started = as_user(Command::new(program("pg_ctl")), self.user)

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::kafka::is_running;
-use super::postgres::Cluster;
+use super::postgres::{Cluster, wait_until};
 use super::proxy::{Cut, Direction, FaultProxy, contains};
 use super::wait::wait_for;
 
@@ -83,9 +83,19 @@ fn postgres_ended_frozen_and_robbed_of_a_session_has_its_port_and_data() {
     let session = cluster.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
     cluster.kill_session(session.parse().unwrap());
 
-    wait_for("the server to have recovered", || can_ask(port));
+    wait_until("the server has recovered", || can_ask(port));
+    cluster.kill();
+    cluster.restart();
+    assert!(can_ask(port));
     let count: u32 = cluster.sql("SELECT count(*) FROM kept").parse().unwrap();
-    assert!(count >= 3, "{count}");
+    assert!(count >= 4, "{count}");
+    let (folder, socket) = (cluster.folder().to_owned(), cluster.socket_url());
+    let ping =
+        || std::process::Command::new("psql").args([&socket, "--command", "SELECT 1"]).output().unwrap();
+    assert!(ping().status.success());
+    drop(cluster);
+    assert!(!ping().status.success());
+    wait_for("the folder to be gone", || !folder.exists());
 }
 
 #[test]
