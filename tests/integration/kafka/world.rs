@@ -61,9 +61,6 @@ pub(crate) struct World {
 impl World {
     /// A place on a cluster, with one topic.
     pub(crate) fn on(kafka: &Kafka) -> Self {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(std::env::var("TLOG").unwrap_or("off".into()))
-            .with_writer(std::io::stderr)
         let prefix = prefix();
         let config = KafkaConfig {
             topic_prefix: prefix.clone(),

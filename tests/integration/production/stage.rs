@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::process::checker::Seen;
@@ -27,9 +28,6 @@ pub(super) const SESSION_MS: u64 = 6_000;
 
 /// Records that are followed through Kafka: enough to meet most of the ten partitions.
 const PROBES: usize = 20;
-
-/// How often a test looks at what a server says about itself.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +91,14 @@ impl Stage {
         world.create_topics();
         let server = world.serve();
         Self { world, load: Load::default(), random, server }
+    }
+
+    /// Stops the server in order and starts another; `fault` says where that one is to fail.
+    pub(super) fn start_again(&mut self, fault: Option<&str>) {
+        self.server.signal(Signal::SIGTERM);
+        self.server.wait_for_exit();
+        self.server = self.world.spawn(fault);
+        self.server.wait_until_ready();
     }
 
     pub(super) fn client(&self) -> Client {
@@ -211,15 +217,6 @@ pub(super) fn metric(client: Client, name: &str) -> f64 {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
     });
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
-}
-
-/// Does something again and again until a time is over.
-pub(super) fn repeat_for(time: Duration, mut act: impl FnMut()) {
-    let until = Instant::now() + time;
-    while Instant::now() < until {
-        act();
-        pass(LOOK_PAUSE);
-    }
 }
 
 /// Gives the processor time that a process has used.
