@@ -1,5 +1,5 @@
-//! `horizons bench`: how close the real path comes to the limits of this machine, in the same run (figure 1 of
-//! the design: one group on SQLite).
+//! `horizons bench`: how close the real path comes to the limits of this machine, in the same run (figures 1 and
+//! 3 of the design: one group on each store and log, and latencies).
 //!
 //! Promises that every round measures the limits and the real path after each other on the same records, that
 //! what the real path wrote is verified whole in every round (a fast wrong run fails), and that what is
@@ -7,29 +7,34 @@
 //! promise quiet neighbours: on a shared machine look at the spread.
 
 mod group;
+mod kafka;
+mod latency;
 mod lens;
 mod load;
 mod meter;
 mod report;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock};
-use horizons_actors::ids::{Offset, Topic, TopicPartition};
+use horizons_actors::ids::{LogId, Offset, Topic, TopicPartition};
 use horizons_actors::ports::log::RecordSource;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::store::{JobStore, StoreError};
 use horizons_actors::record::LogRecord;
 
+use self::group::{Ended, Subject};
 use self::lens::Lens;
 use self::load::Load;
 use self::report::{Figure, per_second};
 use super::store::open_sqlite;
-use super::{audit, open_failure};
+use super::{audit, log, open_failure};
 use crate::cli::{BenchOptions, Colour, Form, Output};
 use crate::config::Config;
 use crate::db::sqlite::{BareInsert, SqliteStore, WriterTimes};
@@ -37,6 +42,9 @@ use crate::exit::{Exit, Failure};
 
 /// Records of one transaction when the log is filled: large, because filling is not measured.
 const FILL_RECORDS: u64 = 10_000;
+
+/// Threads that take less of the wall time are not shown in the profile.
+const THREAD_SHARE_MIN: f64 = 0.01;
 
 /// Room in the database for a record beside its payload: key, headers, entry, and both copies' overhead.
 const RECORD_ROOM_BYTES: u64 = 2_048;
@@ -63,7 +71,17 @@ pub fn bench(config: Config, options: BenchOptions) -> Result<Exit, Failure> {
     .map_err(|error| Failure::new(Exit::Store, &error))?;
     let mut stdout = std::io::stdout().lock();
     let mut output = Output::new(&mut stdout, options.form, Colour::Off);
-    actix::System::new().block_on(measure(config, &options, temporary.path(), &mut output))
+    actix::System::new().block_on(async {
+        match (&options.kafka, options.latency) {
+            (None, _) => measure(config, &options, temporary.path(), &mut output).await,
+            (Some(kafka), None) => {
+                kafka::measure(config, &options, kafka, temporary.path(), &mut output).await
+            }
+            (Some(kafka), Some(open_loop)) => {
+                latency::measure(config, &options, kafka, open_loop, temporary.path(), &mut output).await
+            }
+        }
+    })
 }
 
 /// Fills a log, measures the rounds, watches one more for the profile, and prints.
@@ -98,19 +116,25 @@ async fn measure(
     let (watched, writer) = audited(&config, &filled, &folder.join("watched"), records, Some(&lens)).await?;
 
     let mut figures = figures(records, &rounds);
-    figures.extend(profile(&lens, &watched, writer));
-    for figure in &figures {
-        match output.form() {
-            Form::Text => output.line(&figure.line())?,
-            Form::Json => output.json(&figure.json())?,
-        }
-    }
+    figures.extend(profile("", &lens, &watched, writer));
+    print(&figures, output)?;
     if output.form() == Form::Text {
         output.line(&format!(
             "verified: {records} audit entries in each round; about {per_commit} records a commit"
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// Prints figures in the form that is wanted.
+fn print(figures: &[Figure], output: &mut Output<'_>) -> Result<(), Failure> {
+    for figure in figures {
+        match output.form() {
+            Form::Text => output.line(&figure.line())?,
+            Form::Json => output.json(&figure.json())?,
+        }
+    }
+    Ok(())
 }
 
 /// Writes the events into a new store's log; gives the mean size of their payloads.
@@ -247,11 +271,13 @@ fn counted(sink: &mut BareInsert) -> Result<u64, Failure> {
 }
 
 /// How the group did.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Audited {
     time: Duration,
     processor: Duration,
     memory: Option<Memory>,
+    /// Processor time by kind of thread.
+    threads: BTreeMap<String, Duration>,
 }
 
 /// Resident memory around a run, in bytes.
@@ -271,23 +297,42 @@ async fn audited(
 ) -> Result<(Audited, WriterTimes), Failure> {
     copy_folder(filled, folder)?;
     let store = open(config, folder)?;
-    let memory_before = meter::resident_bytes().filter(|_| meter::reset_peak());
-    let processor_before = meter::processor_time();
-    let before = store.writer_times();
-    let time = group::run(config, &store, records, lens).await?;
-    let writer = since(before, store.writer_times());
-    let processor = meter::processor_time().saturating_sub(processor_before);
-    let memory = memory_before.zip(meter::peak_bytes()).map(|(before, peak)| Memory { before, peak });
-    verify(&store, records).await?;
+    let source: Arc<dyn RecordSource> = match lens {
+        None => Arc::clone(&store) as _,
+        Some(lens) => lens.source(Arc::clone(&store) as _),
+    };
+    let log = log::open(config, store.log_id(), source)?;
+    let subject = Subject { log, log_id: store.log_id(), store: Arc::clone(&store) as _ };
+    let result = watched(config, subject, records, lens, || store.writer_times()).await?;
     drop(store);
     remove(folder)?;
-    Ok((Audited { time, processor, memory }, writer))
+    Ok(result)
+}
+
+/// Runs the group on a store and a log, measures around it, and verifies what it wrote.
+async fn watched(
+    config: &Config,
+    subject: Subject,
+    records: u64,
+    lens: Option<&Arc<Lens>>,
+    writer_times: impl Fn() -> WriterTimes,
+) -> Result<(Audited, WriterTimes), Failure> {
+    let queries: Arc<dyn QueryStore> = Arc::clone(&subject.store) as _;
+    let log_id = subject.log_id.clone();
+    let memory_before = meter::resident_bytes().filter(|_| meter::reset_peak());
+    let processor_before = meter::processor_time();
+    let before = writer_times();
+    let Ended { time, threads } = group::run(config, subject, records, lens).await?;
+    let writer = since(before, writer_times());
+    let processor = meter::processor_time().saturating_sub(processor_before);
+    let memory = memory_before.zip(meter::peak_bytes()).map(|(before, peak)| Memory { before, peak });
+    verify(&queries, &log_id, records).await?;
+    Ok((Audited { time, processor, memory, threads }, writer))
 }
 
 /// Recomputes every audit log and counts its entries.
-async fn verify(store: &Arc<SqliteStore>, records: u64) -> Result<(), Failure> {
-    let queries: Arc<dyn QueryStore> = Arc::clone(store) as _;
-    let reports = audit::verify_all(&queries, &store.log_id()).await.map_err(failed)?;
+async fn verify(queries: &Arc<dyn QueryStore>, log_id: &LogId, records: u64) -> Result<(), Failure> {
+    let reports = audit::verify_all(queries, log_id).await.map_err(failed)?;
     let entries: u64 = reports.iter().map(|report| report.entries_total).sum();
     let unlike_events: u64 =
         reports.iter().map(|report| report.duplicates_total + report.malformed_total).sum();
@@ -352,8 +397,8 @@ fn figures(records: u64, rounds: &[Round]) -> Vec<Figure> {
 
 /// Gives where the watched run spent its time, as parts of its wall time; threads work side by side, so the
 /// parts may add up to more than one.
-fn profile(lens: &Lens, watched: &Audited, writer: WriterTimes) -> Vec<Figure> {
-    [
+fn profile(of: &str, lens: &Lens, watched: &Audited, writer: WriterTimes) -> Vec<Figure> {
+    let parts = [
         ("profile_read", lens.reading.sum()),
         ("profile_decode", lens.decoding.sum()),
         ("profile_apply", lens.applying.sum()),
@@ -364,8 +409,18 @@ fn profile(lens: &Lens, watched: &Audited, writer: WriterTimes) -> Vec<Figure> {
         ("profile_processor", watched.processor),
     ]
     .into_iter()
-    .map(|(figure, spent)| Figure::share(figure, spent, "wall", watched.time))
-    .collect()
+    .map(|(part, spent)| (part.to_owned(), spent));
+    let threads = watched
+        .threads
+        .iter()
+        .filter(|(_, spent)| spent.as_secs_f64() >= THREAD_SHARE_MIN * watched.time.as_secs_f64())
+        .map(|(name, spent)| (format!("profile_thread_{name}"), *spent));
+    parts
+        .chain(threads)
+        // Nothing can be read where the log is not in the store.
+        .filter(|(part, spent)| part != "profile_read" || !spent.is_zero())
+        .map(|(part, spent)| Figure::share(format!("{part}{of}"), spent, "wall", watched.time))
+        .collect()
 }
 
 fn since(before: WriterTimes, now: WriterTimes) -> WriterTimes {

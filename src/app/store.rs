@@ -157,7 +157,10 @@ pub(super) fn open_sqlite(
     open_sqlite_for(config, LogChoice::Embedded, commit_delay)
 }
 
-fn open_sqlite_for(
+/// Opens the SQLite store of the configured folder for a log.
+///
+/// *Errors*: as [`open_sqlite`].
+pub(super) fn open_sqlite_for(
     config: &Config,
     log: LogChoice,
     commit_delay: Option<Duration>,

@@ -35,7 +35,7 @@ use crate::exit::{Exit, Failure};
 use crate::telemetry::{self, wants_colour};
 
 pub use audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json, log_to_json};
-pub use bench::BenchOptions;
+pub use bench::{BenchOptions, KafkaBench, OpenLoop};
 pub use client::{ClientError, ClientOptions, ProblemDocument};
 pub use demo::{Afterwards, DemoOptions};
 pub use hooks::{Hooks, OpenedStore};

@@ -74,7 +74,7 @@ pub(super) enum OutboxWork {
         answer: Answer<Vec<OutboxPartition>, StoreError>,
     },
     SetAside {
-        command: Command,
+        command: Box<Command>,
         partition: OutboxPartition,
         offset: Offset,
         audit: OutgoingRecord,

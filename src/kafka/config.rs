@@ -173,7 +173,7 @@ impl KafkaConfig {
             request_limit: Duration::from_secs(5),
             security: SecurityConfig::default(),
             batch: BatchLimits { records: 1_000, bytes: 1 << 20 },
-            fetch_wait: Duration::from_millis(100),
+            fetch_wait: Duration::from_millis(50),
             prefetch_bytes: 16 << 20,
             partition_fetch_bytes: 1 << 20,
             recheck_every: Duration::from_secs(10),

@@ -7,6 +7,7 @@
 //!
 //! Does not promise to know a topic that was made anew with the very same records at the same offsets.
 
+pub mod bare;
 mod batch;
 mod block;
 mod commits;

@@ -10,6 +10,8 @@
 mod architecture;
 /// Where audit entries stand in the SQLite store, and what tampering with that leaves to be found.
 mod audit_runs;
+/// The benchmark on real services.
+mod benchmark;
 /// The program as a person starts it: arguments, output, exit codes, and what client commands send.
 mod cli;
 /// Files, variables and defaults, and the documents that describe them.

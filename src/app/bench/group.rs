@@ -1,33 +1,36 @@
-//! The auditor's group alone, from an open store to the end of the log.
+//! The auditor's group alone, from an open store to the end of the log, embedded or on Kafka.
 //!
 //! Promises the parts that `serve` runs (reader, dispatcher, lanes, supervisor, store) with the same settings,
 //! without the other groups, HTTP and the scheduler; and an end when nothing moves any more.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::Actor;
 use actix_rt::Arbiter;
 use horizons_actors::clock::{SystemClock, SystemRandomness};
 use horizons_actors::event::decode;
-use horizons_actors::ids::Group;
+use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::behaviour::BehaviourFactory;
+use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::environment::{Decoder, LaneEnvironment};
 use horizons_actors::lane::fault::NoFaults;
 use horizons_actors::lane::notice::{CommitListener, CommitNotice};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
-use horizons_actors::ports::log::RecordSource;
+use horizons_actors::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
+use horizons_actors::record::RecordBatch;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::StopAll;
 use prometheus::Registry;
 use tokio::sync::Notify;
 
 use super::lens::Lens;
-use crate::app::{auditor, escalate, groups, lane_settings, log};
+use super::meter;
+use crate::app::{Store, auditor, escalate, groups, lane_settings};
 use crate::config::Config;
-use crate::db::sqlite::SqliteStore;
 use crate::exit::{Exit, Failure};
 
 /// How long no record may be committed before the run is given up.
@@ -58,28 +61,48 @@ impl CommitListener for Finish {
     }
 }
 
-/// Lets the auditor read the whole log; gives the time from its start to its last commit.
+/// What the group works with.
+pub(super) struct Subject {
+    /// The log that it reads.
+    pub(super) log: Arc<dyn EventLog>,
+    /// The id of the log.
+    pub(super) log_id: LogId,
+    /// The store that it writes to.
+    pub(super) store: Arc<dyn Store>,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// From the first assignment of partitions to the last commit.
+    pub(super) time: Duration,
+    /// The processor time that each kind of thread took meanwhile.
+    pub(super) threads: BTreeMap<String, Duration>,
+}
+
+/// Lets the auditor read the whole log.
 ///
 /// *Errors*: when it stands still for [`STALL_LIMIT`].
 pub(super) async fn run(
     config: &Config,
-    store: &Arc<SqliteStore>,
+    subject: Subject,
     records: u64,
     lens: Option<&Arc<Lens>>,
-) -> Result<Duration, Failure> {
+) -> Result<Ended, Failure> {
+    let Subject { log, log_id, store } = subject;
     let finish = Arc::new(Finish {
         wanted: records,
         seen: AtomicU64::new(0),
         at: Mutex::new(None),
         reached: Notify::new(),
     });
-    let (decoder, source, behaviour): (Decoder, Arc<dyn RecordSource>, BehaviourFactory) = match lens {
-        None => (Arc::new(decode), Arc::clone(store) as _, auditor(config)),
-        Some(lens) => (lens.decoder(), lens.source(Arc::clone(store) as _), lens.behaviour(auditor(config))),
+    let (decoder, behaviour): (Decoder, BehaviourFactory) = match lens {
+        None => (Arc::new(decode), auditor(config)),
+        Some(lens) => (lens.decoder(), lens.behaviour(auditor(config))),
     };
     let environment = Arc::new(LaneEnvironment {
-        log_id: store.log_id(),
-        store: Arc::clone(store) as _,
+        log_id,
+        store: store as _,
         clock: Arc::new(SystemClock),
         randomness: Arc::new(SystemRandomness),
         decoder,
@@ -91,11 +114,12 @@ pub(super) async fn run(
         settings: lane_settings(config),
         started: Instant::now(),
     });
-    let log = log::open(config, store.log_id(), source)?;
+    let begun = Arc::new(OnceLock::new());
+    let log: Arc<dyn EventLog> = Arc::new(NotedLog { inner: log, begun: Arc::clone(&begun) });
     let dispatch = Arbiter::new();
     let data: Vec<Arbiter> = (0..config.lanes.arbiters).map(|_| Arbiter::new()).collect();
 
-    let start = Instant::now();
+    let threads_before = meter::thread_times();
     let supervisor = Supervisor::new(
         groups(config, log, &environment, data.iter().map(Arbiter::handle), vec![behaviour]),
         config.lanes.restart,
@@ -104,6 +128,10 @@ pub(super) async fn run(
     )
     .start();
     let end = until_done(&finish).await;
+    let mut threads = meter::thread_times();
+    for (name, before) in threads_before {
+        threads.entry(name).and_modify(|time| *time = time.saturating_sub(before));
+    }
 
     if supervisor.send(StopAll { within: config.lanes.drain_timeout }).await.is_err() {
         tracing::warn!("the supervisor had ended before it was asked to");
@@ -114,7 +142,68 @@ pub(super) async fn run(
             return Err(Failure::text(Exit::Failed, "a thread of lanes ended by a panic"));
         }
     }
-    Ok(end?.duration_since(start))
+    let begun = begun.get().copied().expect("what was committed was assigned before");
+    Ok(Ended { time: end?.duration_since(begun), threads })
+}
+
+/// A log that notes when it first assigns partitions.
+struct NotedLog {
+    inner: Arc<dyn EventLog>,
+    begun: Arc<OnceLock<Instant>>,
+}
+
+impl EventLog for NotedLog {
+    fn id(&self) -> LogId {
+        self.inner.id()
+    }
+
+    fn subscribe(
+        &self,
+        group: Group,
+        topics: Vec<Topic>,
+        sink: Arc<dyn LogSink>,
+        credits: Arc<CreditPool>,
+    ) -> Result<Arc<dyn LogReader>, LogError> {
+        let sink = Arc::new(NotedSink { inner: sink, begun: Arc::clone(&self.begun) });
+        self.inner.subscribe(group, topics, sink, credits)
+    }
+}
+
+/// Passes on what a reader delivers.
+struct NotedSink {
+    inner: Arc<dyn LogSink>,
+    begun: Arc<OnceLock<Instant>>,
+}
+
+impl LogSink for NotedSink {
+    fn assigned(&self, partitions: Vec<TopicPartition>) {
+        self.begun.get_or_init(Instant::now);
+        self.inner.assigned(partitions);
+    }
+
+    fn revoked(&self, revocation: Revocation) {
+        self.inner.revoked(revocation);
+    }
+
+    fn lost(&self, partitions: Vec<TopicPartition>) {
+        self.inner.lost(partitions);
+    }
+
+    fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
+        self.inner.read(batch)
+    }
+
+    fn broken(&self, partition: TopicPartition, incarnation: Incarnation) {
+        self.inner.broken(partition, incarnation);
+    }
+
+    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+        self.inner.ends(ends);
+    }
+
+    fn health(&self, health: Result<(), LogError>) {
+        self.inner.health(health);
+    }
 }
 
 async fn until_done(finish: &Finish) -> Result<Instant, Failure> {

@@ -1,5 +1,6 @@
 //! What the operating system says about this process.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -41,6 +42,21 @@ fn status_bytes(field: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Gives the processor time of the threads that live, summed by what they are called, where the system tells.
+///
+/// *Source*: the kernel's `scheduler/sched-stats`, `schedstat` of a task: nanoseconds on a processor come first.
+pub(super) fn thread_times() -> BTreeMap<String, Duration> {
+    let mut times = BTreeMap::<String, Duration>::new();
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return times };
+    for task in tasks.flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
+        let (Some(name), Some(times_of_task)) = (read("comm"), read("schedstat")) else { continue };
+        let nanos = times_of_task.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+        *times.entry(name.trim().to_owned()).or_default() += Duration::from_nanos(nanos);
+    }
+    times
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +71,22 @@ mod tests {
         }
 
         assert!(processor_time() > before);
+    }
+
+    #[test]
+    fn thread_times_named_thread_is_listed() {
+        let (started, listed) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let thread = std::thread::Builder::new().name("meter-test".to_owned()).spawn(move || {
+            started.0.send(()).unwrap();
+            listed.1.recv().unwrap_err();
+        });
+        started.1.recv().unwrap();
+
+        let times = thread_times();
+
+        drop(listed.0);
+        thread.unwrap().join().unwrap();
+        assert!(times.contains_key("meter-test"), "{times:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Medians, and the lines that are printed. Pure.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Figure {
     /// Its stable name.
-    pub(super) figure: &'static str,
+    pub(super) figure: Cow<'static, str>,
     /// The measured value: of several rounds, the median.
     pub(super) value: f64,
     /// Its unit.
@@ -26,7 +27,7 @@ pub(super) struct Figure {
 impl Figure {
     /// Compares rounds with the limits of the same rounds.
     pub(super) fn of_rounds(
-        figure: &'static str,
+        figure: impl Into<Cow<'static, str>>,
         unit: &'static str,
         limit: &'static str,
         rounds: &[(f64, f64)],
@@ -36,7 +37,7 @@ impl Figure {
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         Self {
-            figure,
+            figure: figure.into(),
             value: median(&rounds.iter().map(|(value, _)| *value).collect::<Vec<_>>()),
             unit,
             limit,
@@ -47,10 +48,25 @@ impl Figure {
     }
 
     /// Shows a time as a part of another.
-    pub(super) fn share(figure: &'static str, spent: Duration, limit: &'static str, whole: Duration) -> Self {
-        let (value, limit_value) = (spent.as_secs_f64(), whole.as_secs_f64());
+    pub(super) fn share(
+        figure: impl Into<Cow<'static, str>>,
+        spent: Duration,
+        limit: &'static str,
+        whole: Duration,
+    ) -> Self {
+        Self::single(figure, "s", spent.as_secs_f64(), limit, whole.as_secs_f64())
+    }
+
+    /// Compares a value that was measured once with another.
+    pub(super) fn single(
+        figure: impl Into<Cow<'static, str>>,
+        unit: &'static str,
+        value: f64,
+        limit: &'static str,
+        limit_value: f64,
+    ) -> Self {
         let ratio = ratio(value, limit_value);
-        Self { figure, value, unit: "s", limit, limit_value, ratio, spread: 0.0 }
+        Self { figure: figure.into(), value, unit, limit, limit_value, ratio, spread: 0.0 }
     }
 
     /// Gives the object of `--json`.
@@ -71,7 +87,7 @@ impl Figure {
         let Self { figure, value, unit, limit, limit_value, ratio, .. } = self;
         let decimals = if *value < 1_000.0 { 3 } else { 0 };
         format!(
-            "{figure:<24} {value:>12.decimals$} {unit:<12} {ratio:>6.3} of {limit} ({limit_value:.decimals$})"
+            "{figure:<32} {value:>12.decimals$} {unit:<12} {ratio:>6.3} of {limit} ({limit_value:.decimals$})"
         )
     }
 }

@@ -17,6 +17,8 @@ fn options(records: u64, form: Form) -> BenchOptions {
         rounds: 1,
         folder: None,
         form,
+        kafka: None,
+        latency: None,
     }
 }
 
@@ -41,10 +43,13 @@ fn bench_small_log_prints_every_figure_above_zero() {
         assert!(line["value"].as_f64().unwrap() > 0.0 || is_wait, "{line}");
         assert!(line["limit_value"].as_f64().unwrap() > 0.0, "{line}");
     }
-    assert_eq!(
-        lines.iter().filter(|line| line["figure"].as_str().unwrap().starts_with("profile_")).count(),
-        8
-    );
+    let figures: Vec<&str> = lines.iter().map(|line| line["figure"].as_str().unwrap()).collect();
+    let (threads, parts): (Vec<&str>, Vec<&str>) = figures
+        .into_iter()
+        .filter(|figure| figure.starts_with("profile_"))
+        .partition(|figure| figure.starts_with("profile_thread_"));
+    assert_eq!(parts.len(), 8, "{parts:?}");
+    assert!(threads.contains(&"profile_thread_store-writer"), "{threads:?}");
 }
 
 #[test]
@@ -56,8 +61,11 @@ fn verify_fewer_entries_than_records_fails() {
         .block_on(async {
             fill(&config, folder.path(), 10, 100).await?;
             let store = open(&config, folder.path())?;
-            group::run(&config, &store, 10, None).await?;
-            verify(&store, 11).await
+            let log = log::open(&config, store.log_id(), Arc::clone(&store) as _)?;
+            let subject = Subject { log, log_id: store.log_id(), store: Arc::clone(&store) as _ };
+            group::run(&config, subject, 10, None).await?;
+            let queries: Arc<dyn QueryStore> = Arc::clone(&store) as _;
+            verify(&queries, &store.log_id(), 11).await
         })
         .unwrap_err();
 

@@ -10,7 +10,7 @@ use crate::app::kafka::kafka_config;
 use crate::app::store::postgres_config;
 use crate::app::topics;
 use crate::config::{Config, EventLogKind, StoreEngine};
-use crate::db::postgres::drop_schema;
+use crate::db::postgres::remove_schema;
 use crate::exit::{Exit, Failure};
 use crate::kafka::topics::{TopicAdmin, plan};
 
@@ -54,7 +54,7 @@ impl Stage {
             tracing::warn!(error = %error, prefix = self.config.kafka.topic_prefix, "topics of the demonstration are left");
         }
         if self.config.store.engine == StoreEngine::Postgres
-            && let Err(error) = drop_schema(&postgres_config(&self.config))
+            && let Err(error) = remove_schema(&postgres_config(&self.config))
         {
             tracing::warn!(error = %error, schema = self.config.postgres.schema, "schema of the demonstration is left");
         }

@@ -1,9 +1,10 @@
-//! The bare COPY: what this machine's PostgreSQL takes when nothing is done but copying, as a limit to compare
-//! a real consumer with (`benches/README.md`).
+//! The bare COPY: what this server takes when nothing is done but appending, as a limit to compare a real
+//! consumer with (`benches/README.md`).
 //!
 //! Promises the settings of the store's own writing connection and the rows and bytes of an audited record (an
-//! entry and a body), sent by COPY in its binary form and committed every so many records. Its tables have no
-//! triggers and no checks; nothing is hashed, decoded or fenced.
+//! entry and a body, each with its primary key), in COPY's binary form, which is made before the clock starts,
+//! committed every so many records. Its tables have no triggers, no checks and no references; nothing is
+//! hashed, decoded or fenced. Promises as well that only schemas which it is told to remove are removed.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,14 +13,12 @@ use diesel::connection::SimpleConnection;
 use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use horizons_actors::ids::{LogTopic, TopicPartition};
 use horizons_actors::ports::store::StoreError;
-use horizons_actors::record::LogRecord;
+use horizons_actors::record::{OutgoingRecord, TimestampType};
 
 use super::config::{PostgresConfig, quoted};
-use super::connection::{self, open_error};
+use super::connection;
 use super::engine::{Connection, engine};
-use super::key;
 use crate::db::error::OpenError;
 
 diesel::table! {
@@ -45,12 +44,10 @@ diesel::table! {
 }
 
 const TABLES: &str = "
-    CREATE TABLE bare_entries (
-        entry BIGINT PRIMARY KEY, record_offset BIGINT, leaf_hash BYTEA, chain_hash BYTEA, mark TEXT, appended_at BIGINT
-    );
-    CREATE TABLE bare_bodies (
-        entry BIGINT PRIMARY KEY, recorded_at BIGINT, time_type INTEGER, key BYTEA, headers BYTEA, payload BYTEA
-    );";
+    CREATE TABLE bare_entries (entry BIGINT PRIMARY KEY, record_offset BIGINT NOT NULL, leaf_hash BYTEA NOT NULL,
+        chain_hash BYTEA NOT NULL, mark TEXT COLLATE \"C\" NOT NULL, appended_at BIGINT NOT NULL);
+    CREATE TABLE bare_bodies (entry BIGINT PRIMARY KEY, recorded_at BIGINT NOT NULL, time_type INTEGER NOT NULL,
+        key BYTEA, headers BYTEA NOT NULL, payload BYTEA);";
 
 /// Stands where an entry has hashes: the same bytes, without the work.
 const HASH: [u8; 32] = [0xA5; 32];
@@ -59,19 +56,18 @@ const HASH: [u8; 32] = [0xA5; 32];
 const APPENDED_AT: i64 = 1_700_000_000_000_000;
 
 /// The mark of nearly every entry.
-const MARK: &str = "event";
+const MARK: &[u8] = b"event";
 
-/// What begins a binary COPY: the signature, no flags, no extension.
-const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What binary COPY data begins with: the signature, no flags, no extension.
+///
+/// *Source*: PostgreSQL documentation, COPY, binary format.
+const COPY_BEGIN: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// What ends it, where the count of a row's fields would stand.
-const COPY_TRAILER: i16 = -1;
+/// What binary COPY data ends with.
+const COPY_END: [u8; 2] = (-1_i16).to_be_bytes();
 
-/// The length of a null.
-const NULL_LENGTH: i32 = -1;
-
-/// Fields of a row of either table.
-const FIELDS: i16 = 6;
+/// The columns of each table.
+const COLUMNS: i16 = 6;
 
 /// A row with one number.
 #[derive(QueryableByName)]
@@ -83,6 +79,7 @@ struct Count {
 /// A store that only copies.
 pub struct BareCopy {
     connection: Connection,
+    next_entry: i64,
 }
 
 impl std::fmt::Debug for BareCopy {
@@ -91,84 +88,77 @@ impl std::fmt::Debug for BareCopy {
     }
 }
 
-/// Rows in the binary form of COPY.
-struct Rows(Vec<u8>);
+/// Makes the data of one COPY.
+struct CopyData(Vec<u8>);
 
-impl Rows {
+impl CopyData {
     fn new() -> Self {
-        Self(COPY_HEADER.to_vec())
+        Self(COPY_BEGIN.to_vec())
     }
 
-    fn begin(&mut self) {
-        self.0.extend_from_slice(&FIELDS.to_be_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-        self.0.extend_from_slice(&length.to_be_bytes());
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn bytes_or_null(&mut self, bytes: Option<&[u8]>) {
-        match bytes {
-            Some(bytes) => self.bytes(bytes),
-            None => self.0.extend_from_slice(&NULL_LENGTH.to_be_bytes()),
+    fn row(&mut self, columns: [Option<&[u8]>; COLUMNS as usize]) {
+        self.0.extend_from_slice(&COLUMNS.to_be_bytes());
+        for column in columns {
+            let length = column.map_or(-1, |bytes| i32::try_from(bytes.len()).unwrap_or(i32::MAX));
+            self.0.extend_from_slice(&length.to_be_bytes());
+            self.0.extend_from_slice(column.unwrap_or_default());
         }
     }
 
-    fn finish(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(&COPY_TRAILER.to_be_bytes());
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&COPY_END);
         self.0
     }
 }
 
 impl BareCopy {
-    /// Makes the tables, in a schema of their own that must not be there.
+    /// Makes the tables in the configuration's schema, which is made with them.
     ///
     /// *Errors*: those of opening a store.
     pub fn open(config: &PostgresConfig) -> Result<Self, OpenError> {
-        config.check()?;
         let mut connection = connection::open(config)?;
-        connection::check_durable(&mut connection, config)?;
         connection
-            .batch_execute(&format!("CREATE SCHEMA {};{TABLES}", quoted(&config.schema)))
-            .map_err(|error| open_error(config, &error))?;
-        Ok(Self { connection })
+            .batch_execute(&format!("CREATE SCHEMA {}; {TABLES}", quoted(&config.schema)))
+            .map_err(|error| connection::open_error(config, &error))?;
+        Ok(Self { connection, next_entry: 1 })
     }
 
-    /// Copies batches in one commit; gives the time of writing the rows down, sending and committing them.
-    pub fn insert(&mut self, batches: &[(TopicPartition, Vec<LogRecord>)]) -> Result<Duration, StoreError> {
-        let start = Instant::now();
-        let (mut entries, mut bodies) = (Rows::new(), Rows::new());
-        for (partition, records) in batches {
-            for record in records {
-                let entry =
-                    key::in_log(LogTopic::Record(partition.topic), partition.partition, record.offset)?;
-                entries.begin();
-                entries.bytes(&entry.to_be_bytes());
-                entries.bytes(&record.offset.0.to_be_bytes());
-                entries.bytes(&HASH);
-                entries.bytes(&HASH);
-                entries.bytes(MARK.as_bytes());
-                entries.bytes(&APPENDED_AT.to_be_bytes());
-                bodies.begin();
-                bodies.bytes(&entry.to_be_bytes());
-                bodies.bytes(&record.timestamp.as_micros().to_be_bytes());
-                bodies.bytes(&i32::from(record.timestamp_type.code()).to_be_bytes());
-                bodies.bytes_or_null(record.key.as_deref());
-                bodies.bytes(record.headers.as_block());
-                bodies.bytes_or_null(record.payload.as_deref());
-            }
+    /// Appends records in one commit; gives the time of copying and committing alone.
+    pub fn copy(&mut self, records: &[OutgoingRecord]) -> Result<Duration, StoreError> {
+        let (mut entries, mut bodies) = (CopyData::new(), CopyData::new());
+        for record in records {
+            let number = self.next_entry.to_be_bytes();
+            self.next_entry += 1;
+            entries.row([
+                Some(&number),
+                Some(&number),
+                Some(&HASH),
+                Some(&HASH),
+                Some(MARK),
+                Some(&APPENDED_AT.to_be_bytes()),
+            ]);
+            bodies.row([
+                Some(&number),
+                Some(&record.timestamp.as_micros().to_be_bytes()),
+                Some(&i32::from(TimestampType::CreateTime.code()).to_be_bytes()),
+                record.key.as_deref(),
+                Some(record.headers.as_block()),
+                record.payload.as_deref(),
+            ]);
         }
-        let (entries, bodies) = (entries.finish(), bodies.finish());
+        let (entries, bodies) = (entries.end(), bodies.end());
+        let written = |out: &mut dyn Write, data: &[u8]| {
+            out.write_all(data).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+        };
+        let start = Instant::now();
         self.connection.batch_execute("BEGIN").map_err(engine)?;
         diesel::copy_from(bare_entries::table)
-            .from_raw_data(bare_entries::table, |to| send(to, &entries))
+            .from_raw_data(bare_entries::table, |out| written(out, &entries))
             .with_format(CopyFormat::Binary)
             .execute(&mut self.connection)
             .map_err(engine)?;
         diesel::copy_from(bare_bodies::table)
-            .from_raw_data(bare_bodies::table, |to| send(to, &bodies))
+            .from_raw_data(bare_bodies::table, |out| written(out, &bodies))
             .with_format(CopyFormat::Binary)
             .execute(&mut self.connection)
             .map_err(engine)?;
@@ -188,6 +178,23 @@ impl BareCopy {
     }
 }
 
-fn send(to: &mut dyn Write, bytes: &[u8]) -> QueryResult<()> {
-    to.write_all(bytes).map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+/// Removes the configuration's schema with all that is in it, if it is there.
+pub fn remove_schema(config: &PostgresConfig) -> Result<(), OpenError> {
+    let mut connection = connection::open(config)?;
+    connection
+        .batch_execute(&format!(
+            "SET client_min_messages = warning; SET statement_timeout = 0; DROP SCHEMA IF EXISTS {} CASCADE",
+            quoted(&config.schema)
+        ))
+        .map_err(|error| connection::open_error(config, &error))
+}
+
+/// Has the server write out what it holds, so that nobody pays for what was written before; a role that may
+/// not is told nothing.
+pub fn checkpoint(config: &PostgresConfig) -> Result<(), OpenError> {
+    let mut connection = connection::open(config)?;
+    if let Err(error) = connection.batch_execute("SET statement_timeout = 0; CHECKPOINT") {
+        tracing::debug!(%error, "the role may not make a checkpoint");
+    }
+    Ok(())
 }

@@ -46,17 +46,6 @@ pub fn migrate(config: &PostgresConfig) -> Result<(), OpenError> {
     apply(&mut connection, config)
 }
 
-/// Removes a store with everything in it; for stores that were made to be thrown away.
-///
-/// *Errors*: [`OpenError::Unreachable`], and [`OpenError::Refused`] where the role may not.
-pub fn drop_schema(config: &PostgresConfig) -> Result<(), OpenError> {
-    config.check()?;
-    let mut connection = connection::open(config)?;
-    let dropped =
-        connection.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&config.schema)));
-    dropped.map_err(|error| open_error(config, &error))
-}
-
 /// Applies what is missing over a connection.
 pub(super) fn apply(connection: &mut Connection, config: &PostgresConfig) -> Result<(), OpenError> {
     // The lock is the session's: it goes with the connection, however that ends. Whoever waits for it waits as

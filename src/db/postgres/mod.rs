@@ -12,6 +12,8 @@
 //! loads, queries ─► reader threads ─► pool of reading connections
 //! ```
 
+#![allow(clippy::duplicate_mod, reason = "what does not differ is compiled by each engine, see `db`")]
+
 use super::{fatal, key, profile, queue};
 
 mod bare;
@@ -67,11 +69,11 @@ mod state;
 #[path = "../shared/writer.rs"]
 mod writer;
 
-pub use bare::BareCopy;
+pub use bare::{BareCopy, checkpoint, remove_schema};
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};
-pub use migrate::{drop_schema, migrate};
+pub use migrate::migrate;
 pub use profile::WriterTimes;
 pub use store::{PostgresReader, PostgresStore};
 

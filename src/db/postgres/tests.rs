@@ -51,3 +51,49 @@ fn bare_copy_rows_of_a_batch_stand_in_both_tables() {
 
     assert_eq!(bare.rows().unwrap(), (20, 20));
 }
+
+mod bare {
+    use bytes::Bytes;
+    use horizons_actors::clock::Timestamp;
+    use horizons_actors::ids::{LogTopic, Partition, Topic};
+    use horizons_actors::record::{Headers, OutgoingRecord};
+
+    use crate::db::postgres::{BareCopy, PostgresReader, checkpoint, remove_schema};
+
+    fn record(number: u8) -> OutgoingRecord {
+        OutgoingRecord {
+            topic: LogTopic::Record(Topic::JobLifecycle),
+            partition: Partition(0),
+            timestamp: Timestamp::from_millis(1),
+            key: (number > 0).then(|| Bytes::from(vec![number])),
+            headers: Headers::none(),
+            payload: Some(Bytes::from(vec![number; 300])),
+        }
+    }
+
+    #[test]
+    fn bare_copy_every_record_has_an_entry_and_a_body() {
+        let config = super::config();
+        let mut sink = BareCopy::open(&config).unwrap();
+
+        sink.copy(&[record(0), record(1)]).unwrap();
+        sink.copy(&[record(2)]).unwrap();
+
+        assert_eq!(sink.rows().unwrap(), (3, 3));
+    }
+
+    #[test]
+    fn remove_schema_everything_in_it_is_gone() {
+        let config = super::config();
+        let mut sink = BareCopy::open(&config).unwrap();
+        sink.copy(&[record(1)]).unwrap();
+        drop(sink);
+        checkpoint(&config).unwrap();
+
+        remove_schema(&config).unwrap();
+        remove_schema(&config).unwrap();
+
+        assert!(PostgresReader::open(&config).is_err());
+        assert!(BareCopy::open(&config).is_ok(), "the name is free again");
+    }
+}

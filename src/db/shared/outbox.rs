@@ -433,7 +433,13 @@ impl OutboxStore for Store {
         offset: Offset,
         audit: OutgoingRecord,
     ) -> Reply<SetAsideAnswer, StoreError> {
-        self.outbox(|answer| OutboxWork::SetAside { command, partition, offset, audit, answer })
+        self.outbox(|answer| OutboxWork::SetAside {
+            command: Box::new(command),
+            partition,
+            offset,
+            audit,
+            answer,
+        })
     }
 
     fn set_aside_records(&self, wanted: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {

@@ -3,8 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "clippy knows test functions, but not what they share; figures are shown"
+    reason = "clippy knows test functions, but not what they share"
 )]
 
 mod gaps;

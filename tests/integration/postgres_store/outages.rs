@@ -50,7 +50,7 @@ async fn drive_while(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_terminated_in_a_loop_lose_and_double_nothing() {
-    let config = config(shared().socket_url());
+    let config = config(shared().url());
     let schema = config.schema.clone();
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                      WHERE application_name = 'horizons' AND query LIKE '%' AND pid <> pg_backend_pid()
@@ -70,6 +70,8 @@ async fn server_killed_and_restarted_under_load_loses_and_doubles_nothing() {
     let killer = Arc::clone(&cluster);
 
     let count = drive_while(&config, 400, move || {
+        // Long enough for some commits between two ends.
+        std::thread::park_timeout(Duration::from_millis(400));
         let mut cluster = killer.lock().unwrap();
         cluster.kill();
         cluster.restart();
