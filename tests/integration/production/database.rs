@@ -134,6 +134,8 @@ fn postgres_behind_a_black_hole_loses_and_doubles_nothing() {
             proxy.set(Faults { swallow, ..Faults::default() });
             pass(BLACK_HOLE);
             proxy.heal();
+            // Bytes are missing in the middle: as a router that has forgotten them, it resets what is left.
+            proxy.cut(Cut::Reset);
             on.wait_until_it_works()
         });
         println!("black hole ({swallow:?}) for {BLACK_HOLE:?}: works after {took:?}");

@@ -83,10 +83,14 @@ fn damaged(who: &str, damage: impl FnOnce(&Outside<'_>), kept: &[Vec<u8>]) {
     wait_until_it_works(&load, client);
     assert_eq!(audited(&world), records("before", BEFORE), "applied without a decision");
     let gaps = listed(&world, &server);
-    assert!(gaps.iter().any(|gap| gap["topic"] == TOPIC && gap["partition"] == 0), "{gaps:?}");
+    let gap = gaps.iter().find(|gap| gap["topic"] == TOPIC && gap["partition"] == 0);
+    let gap = gap.unwrap_or_else(|| panic!("no gap of the lane: {gaps:?}"));
+    assert_eq!(gap["state"], "open", "{gap}");
 
+    let (next, low) = (gap["next"].to_string(), gap["low"].to_string());
     let lane = ["--group", "audit-trail", "--topic", TOPIC, "--partition", "0"];
-    let accept = [&["gaps", "accept"][..], &lane, &["--reason", "the test says so"]].concat();
+    let what = ["--kind", gap["kind"].as_str().unwrap(), "--next", &next, "--low", &low];
+    let accept = [&["gaps", "accept"][..], &lane, &what, &["--reason", "the test says so"]].concat();
     let output = world.cli(&server, &accept);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let wanted = [records("before", BEFORE), kept.to_vec()].concat();
