@@ -290,6 +290,9 @@ pub fn wait_until(at: Instant) {
     }
 }
 
+/// How long a partition without a leader is left alone before it is asked again.
+const LEADER_WAIT: Duration = Duration::from_millis(50);
+
 /// Gives the end of a partition.
 pub fn ends(
     config: &KafkaConfig,
@@ -298,11 +301,22 @@ pub fn ends(
     let names = TopicNames::new(&config.topic_prefix)?;
     let consumer: BaseConsumer =
         BaseConsumer::from_config(&config.client("bare")).map_err(KafkaLogError::Client)?;
+    let until = Instant::now() + config.request_limit;
     let end = |partition: &TopicPartition| {
         let number = i32::from(partition.partition.0);
-        let (_, high) = consumer
-            .fetch_watermarks(names.name(partition.topic), number, config.request_limit)
-            .map_err(|source| KafkaLogError::Request { operation: "read the ends", source })?;
+        let high = loop {
+            match consumer.fetch_watermarks(names.name(partition.topic), number, config.request_limit) {
+                Ok((_, high)) => break high,
+                // A partition that was just made has no leader that knows of it, for a moment.
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotLeaderForPartition)
+                        && Instant::now() < until =>
+                {
+                    wait_until(Instant::now() + LEADER_WAIT);
+                }
+                Err(source) => return Err(KafkaLogError::Request { operation: "read the ends", source }),
+            }
+        };
         Ok((*partition, Offset(u64::try_from(high).unwrap_or_default())))
     };
     partitions.iter().map(end).collect()

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use horizons::db::postgres::{ConnectionUrl, PostgresConfig, PostgresReader};
 use horizons::db::sqlite::SqliteReader;
 use horizons_actors::auditor::verify::LogVerifier;
-use horizons_actors::ids::LogId;
 use horizons_actors::ports::query::{AuditFilter, QueryStore};
 use serde_json::Value;
 
