@@ -71,6 +71,7 @@ features=(--features fail-points)
 from_outside=()
 if [ "$mode" = full ]; then
     export HORIZONS_TEST_KILL_ROUNDS=200 HORIZONS_TEST_AIMED_ROUNDS=20 HORIZONS_TEST_PANICS=40
+    export HORIZONS_TEST_EARLY_KILLS=200 HORIZONS_TEST_CORE_KILLS=300
     from_outside=(--show-output)
 fi
 run_tests "packages" cargo test --workspace --locked "${features[@]}" --lib --bins --no-fail-fast

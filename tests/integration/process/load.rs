@@ -38,6 +38,8 @@ pub(super) struct Ledger {
     pub(super) appended: Vec<Appended>,
     /// Jobs whose cancel was accepted.
     pub(super) cancelled: Vec<String>,
+    /// Lifecycle events that were given up: partition and offset.
+    pub(super) given_up: Vec<(u64, u64)>,
     /// Answers that are neither success nor a refusal that this load can meet.
     pub(super) surprises: Vec<String>,
     /// Requests that were sent away with 503.
@@ -111,7 +113,7 @@ impl Load {
     }
 
     /// Appends another producer's event, or something that is none.
-    fn append(&self, client: Client, is_poison: bool) -> bool {
+    pub(super) fn append(&self, client: Client, is_poison: bool) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (key, payload, headers) = if is_poison {
             (format!("poison-{number}"), b"not an event".to_vec(), json!({}))
@@ -216,7 +218,13 @@ impl Load {
 
 /// Makes the first event of another producer's job: key, payload, headers.
 pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
-    let record = EventBuilder::job_submitted().job(job).at(SystemClock.now()).record();
+    let (payload, headers) = parts(EventBuilder::job_submitted().job(job));
+    (job.to_owned(), payload, headers)
+}
+
+/// Gives payload and headers of an event that happens now.
+pub(super) fn parts(event: EventBuilder) -> (Vec<u8>, Value) {
+    let record = event.at(SystemClock.now()).record();
     let headers: Map<String, Value> = record
         .headers
         .iter()
@@ -225,5 +233,5 @@ pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
             (String::from_utf8(name.to_vec()).unwrap(), value)
         })
         .collect();
-    (job.to_owned(), record.payload.unwrap().to_vec(), Value::Object(headers))
+    (record.payload.unwrap().to_vec(), Value::Object(headers))
 }
