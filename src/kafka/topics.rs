@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use horizons_actors::ids::{LogTopic, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -194,6 +194,9 @@ pub enum Created {
     Existed,
 }
 
+/// Between two looks for topics that were just made.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Looks at a cluster's topics and makes missing ones.
 pub struct TopicAdmin {
     client: AdminClient<DefaultClientContext>,
@@ -258,7 +261,7 @@ impl TopicAdmin {
         Ok(differences(planned, &self.describe(&names)?))
     }
 
-    /// Creates the topics that are missing, and tells what became of each.
+    /// Creates the topics that are missing, waits until brokers tell of them all, and tells what became of each.
     ///
     /// *Errors*: [`KafkaLogError::Topic`] for the first topic that the cluster refuses; others may have been
     /// made. [`KafkaLogError::Request`], [`KafkaLogError::Unreachable`].
@@ -279,7 +282,24 @@ impl TopicAdmin {
             Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => Ok((name, Created::Existed)),
             Err((topic, code)) => Err(KafkaLogError::Topic { operation: "create topic", topic, code }),
         };
-        answers.into_iter().map(outcome).collect()
+        let created: Vec<(String, Created)> = answers.into_iter().map(outcome).collect::<Result<_, _>>()?;
+        self.wait_until_told(planned)?;
+        Ok(created)
+    }
+
+    /// Waits until brokers tell of topics: they hear of a new one from the controller, a little later than who
+    /// asked for it, and a start right after it must find them.
+    fn wait_until_told(&self, planned: &[PlannedTopic]) -> Result<(), KafkaLogError> {
+        let names: Vec<&str> = planned.iter().map(|topic| topic.name.as_str()).collect();
+        let within = self.config.request_limit;
+        let until = Instant::now() + within;
+        while self.describe(&names)?.len() < names.len() {
+            if Instant::now() >= until {
+                return Err(KafkaLogError::Unreachable { bootstrap: self.config.bootstrap.clone(), within });
+            }
+            std::thread::park_timeout(LOOK_PAUSE);
+        }
+        Ok(())
     }
 
     /// Counts the brokers.

@@ -16,8 +16,10 @@ use super::client::Client;
 use super::crash::settle_and_check;
 use super::load::{Appended, Load, parts};
 use super::look::Look;
+use super::place::{Place, Rows};
 use super::random::Random;
 use super::server::{Server, World, pass, wait_for, wait_some};
+use crate::services::postgres::{shared, unique};
 
 /// What the payload of a deadly event holds: its user.
 const MARKER: &str = "bomb-layer";
@@ -164,9 +166,21 @@ fn promise(load: &Load, job: &str, letter: &Value) {
 
 #[test]
 fn event_that_aborts_the_process_is_convicted_and_released_and_discarded() {
+    convict_release_and_discard(&World::new());
+}
+
+#[test]
+fn event_that_aborts_the_process_on_postgres_is_convicted_and_released_and_discarded() {
+    let url = shared().url();
+    let rows = Rows::Postgres { direct: url.clone(), url, schema: unique("deadly") };
+    convict_release_and_discard(&World::at(Place { rows, ..Place::embedded() }, "", "slots = 4\n"));
+}
+
+/// Has one event of another producer convicted, released in vain, and released once the cause is mended; and
+/// another one convicted and discarded.
+fn convict_release_and_discard(world: &World) {
     let started_at = Instant::now();
     let mut random = Random::seeded("deadly events");
-    let world = World::new();
     let load = Load::default();
     let mut server = world.spawn(Some(BOMB));
     server.wait_until_ready();
@@ -179,7 +193,7 @@ fn event_that_aborts_the_process_is_convicted_and_released_and_discarded() {
         append_bomb(client, "deadly-1", queued.sequence(2));
         server.wait_for_exit();
     });
-    let (server, first_deaths, first) = convict(&world, &mut server, "deadly-1");
+    let (server, first_deaths, first) = convict(world, &mut server, "deadly-1");
     promise(&load, "deadly-1", &first);
     assert_eq!(first_deaths, DEATHS_AT_FIRST);
 
@@ -189,7 +203,7 @@ fn event_that_aborts_the_process_is_convicted_and_released_and_discarded() {
     expect_bomb(&mut server);
     let is_tried_again =
         |client| letter(client, "deadly-1").is_some_and(|letter| letter["attempts"] == json!(2));
-    let (server, more_deaths) = die_until(&world, is_tried_again);
+    let (server, more_deaths) = die_until(world, is_tried_again);
     assert_eq!(1 + more_deaths, DEATHS_BEFORE_POISON);
     let again = letter(server.client(), "deadly-1").unwrap();
     assert_eq!((&again["reason"], &again["state"]), (&json!("process_died"), &json!("parked")), "{again}");
@@ -206,9 +220,9 @@ fn event_that_aborts_the_process_is_convicted_and_released_and_discarded() {
     server.stop();
 
     // Another one, which is given up while it is deadly still.
-    let (mut server, _) = die_until(&world, |_| true);
+    let (mut server, _) = die_until(world, |_| true);
     append_bomb(server.client(), "deadly-2", EventBuilder::job_submitted().sequence(2));
-    let (mut server, second_deaths, second) = convict(&world, &mut server, "deadly-2");
+    let (mut server, second_deaths, second) = convict(world, &mut server, "deadly-2");
     assert!((DEATHS_AT_LEAST..=DEATHS_AT_FIRST).contains(&second_deaths), "{second_deaths} deaths");
     promise(&load, "deadly-2", &second);
     let place = (second["partition"].as_u64().unwrap(), second["offset"].as_u64().unwrap());
@@ -219,7 +233,7 @@ fn event_that_aborts_the_process_is_convicted_and_released_and_discarded() {
     assert_eq!(letter(client, "deadly-2").unwrap()["state"], json!("discarded"));
     assert!(server.is_running());
 
-    let seen = settle_and_check(&world, &load, server, &mut random);
+    let seen = settle_and_check(world, &load, server, &mut random);
     println!(
         "{first_deaths}, then {}, then {second_deaths} deaths; {seen:?}; {:?}",
         1 + more_deaths,
