@@ -257,3 +257,6 @@ impl LaneCore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
