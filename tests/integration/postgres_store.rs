@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use horizons::db::postgres::{ConnectionUrl, PostgresConfig, PostgresStore};
 use horizons_actors::effect::Effects;
-use horizons_actors::ids::{LaneKey, Topic};
+use horizons_actors::ids::{LaneKey, ProcessId, Topic};
 use horizons_actors::ports::store::{CommitError, LaneStore, Progress};
 use horizons_actors::testkit::contract::sample::{Owner, audit, auditor_lane, outgoing, partition};
 
@@ -27,6 +27,11 @@ fn config(url: String) -> PostgresConfig {
 /// Opens a store.
 fn open(config: &PostgresConfig) -> Arc<PostgresStore> {
     Arc::new(PostgresStore::open(config.clone()).unwrap())
+}
+
+/// Gives a process that opens lanes; who it is does not matter here.
+fn process() -> ProcessId {
+    ProcessId(uuid::Uuid::from_u128(1))
 }
 
 /// Names a lane of the auditor, and gives what its nth transaction writes: an entry and a record of the log.
@@ -44,7 +49,7 @@ fn effects(number: u16, step: u64) -> Effects {
 /// not known.
 async fn drive(store: &PostgresStore, number: u16, steps: u64) -> u64 {
     let opened = loop {
-        match store.open_lane(lane(number)).await {
+        match store.open_lane(lane(number), process()).await {
             Ok(opened) => break opened,
             Err(error) => assert!(error.is_transient(), "{error}"),
         }

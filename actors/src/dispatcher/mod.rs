@@ -312,12 +312,17 @@ impl Dispatcher {
             LaneExit::Fenced => {
                 tracing::warn!(lane = %lane, "lane is fenced");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.confirm_then_restart(partition, incarnation, ctx);
+                self.confirm_then_restart(partition, incarnation, Some(exit), ctx);
+            }
+            LaneExit::NotAssigned => {
+                tracing::warn!(lane = %lane, "partition was taken away while its lane started");
+                status.ended(ActorState::Stopped, Some(exit.to_string()));
+                self.confirm_then_restart(partition, incarnation, None, ctx);
             }
             LaneExit::Stopped | LaneExit::Failed(_) | LaneExit::Panicked(_) => {
                 tracing::warn!(lane = %lane, error = %exit, "lane ended");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.restart_later(partition, &exit, ctx);
+                self.confirm_then_restart(partition, incarnation, Some(exit), ctx);
             }
         }
     }
@@ -339,12 +344,14 @@ impl Dispatcher {
         }
     }
 
-    /// After a fence a lane starts again only if the log itself says that the partition is still ours. Asks
-    /// until the log answers, or until the answer matters no more.
+    /// Outside an assignment a lane starts again only if the log itself says that the partition is still ours
+    /// (design D2). Asks until the log answers, or until the answer matters no more. An exit costs restart budget;
+    /// without one the lane starts at once.
     fn confirm_then_restart(
         &mut self,
         partition: TopicPartition,
         fenced: Incarnation,
+        exit: Option<LaneExit>,
         ctx: &mut Context<Self>,
     ) {
         let Some(reader) = self.reader.clone().filter(|_| self.is_last_life(partition, fenced)) else {
@@ -356,7 +363,10 @@ impl Dispatcher {
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
             // The partition was taken away, or has another lane by now.
             _ if !dispatcher.is_last_life(partition, fenced) => {}
-            Ok(true) => dispatcher.restart_later(partition, &LaneExit::Fenced, ctx),
+            Ok(true) => match exit {
+                Some(exit) => dispatcher.restart_later(partition, &exit, ctx),
+                None => dispatcher.start_lane(partition, ctx),
+            },
             Ok(false) => {
                 tracing::warn!(lane = %lane, "lane stays down: the partition is not ours");
                 dispatcher.spec.environment.board.lane(&lane).ended(ActorState::Stopped, None);
@@ -364,7 +374,7 @@ impl Dispatcher {
             Err(error) => {
                 tracing::warn!(lane = %lane, error = %error, "failed to confirm ownership: asks again");
                 ctx.run_later(DISPATCHER_TICK, move |dispatcher, ctx| {
-                    dispatcher.confirm_then_restart(partition, fenced, ctx);
+                    dispatcher.confirm_then_restart(partition, fenced, exit, ctx);
                 });
             }
         }));
@@ -472,7 +482,9 @@ impl Handler<RestartLane> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, RestartLane { lane }: RestartLane, ctx: &mut Self::Context) {
-        self.guarded(ctx, |dispatcher, ctx| dispatcher.start_lane(lane.topic_partition, ctx));
+        let partition = lane.topic_partition;
+        let Some(ended) = self.slots.get(&partition).map(|slot| slot.incarnation) else { return };
+        self.guarded(ctx, |dispatcher, ctx| dispatcher.confirm_then_restart(partition, ended, None, ctx));
     }
 }
 

@@ -21,6 +21,7 @@ pub mod start;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod trial;
 pub mod window;
 
 use std::cell::{Cell, RefCell};
@@ -210,6 +211,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
                 core.drain_released().await?;
             }
             core.tick().await?;
+            core.rest_aside();
         }
         let is_running = core.desired == DesiredState::Running;
         let batch = match is_running || core.is_rewinding() {
@@ -228,5 +230,6 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             None => {}
         }
     }
+    core.end_in_order().await;
     Ok(())
 }

@@ -109,7 +109,7 @@ impl Facts {
             events,
             dead_letters: queries.dead_letters(None, None, ALL).await.map_err(away)?,
             parked: queries.parked_keys(ALL).await.map_err(away)?,
-            audit: verify_all(&queries, &running.log_id).await.map_err(away)?,
+            audit: verify_all(&queries).await.map_err(away)?,
             records_behind: records_behind(running, &ends).await?,
             in_kafka: count_in_kafka(config)?,
         })

@@ -39,19 +39,6 @@ mod outbox_contract {
     horizons_actors::outbox_contract!(new_store());
 }
 
-#[test]
-fn bare_copy_rows_of_a_batch_stand_in_both_tables() {
-    use horizons_actors::ids::Topic;
-    use horizons_actors::testkit::contract::sample::{log_record, partition};
-
-    let mut bare = super::BareCopy::open(&config()).unwrap();
-    let records = (0..20).map(|offset| log_record(offset, None, "payload")).collect();
-
-    bare.insert(&[(partition(Topic::JobMetrics, 1), records)]).unwrap();
-
-    assert_eq!(bare.rows().unwrap(), (20, 20));
-}
-
 mod bare {
     use bytes::Bytes;
     use horizons_actors::clock::Timestamp;

@@ -176,6 +176,9 @@ fn answer_done(round: Round, done: Done) {
                 let _ = answer.send(result);
             }
             (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
+            (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
+                let _ = answer.send(Ok(accepted));
+            }
             // Dropping the work answers that the store is away; results are made from the same list.
             (_, result) => tracing::error!(?result, "answer does not belong to its command"),
         }
@@ -184,6 +187,9 @@ fn answer_done(round: Round, done: Done) {
         match (work, result) {
             (LaneWork::Open { answer, .. }, LaneResult::Opened(opened)) => {
                 let _ = answer.send(Ok(opened));
+            }
+            (LaneWork::Note { answer, .. }, LaneResult::Noted(is_owner)) => {
+                let _ = answer.send(Ok(is_owner));
             }
             (LaneWork::ReadProgress { answer, .. }, LaneResult::Progress(progress)) => {
                 let _ = answer.send(Ok(progress));
@@ -209,11 +215,13 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
+            CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }
     }
     for work in round.lanes {
         match work {
             LaneWork::Open { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            LaneWork::Note { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             LaneWork::ReadProgress { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             LaneWork::Commit { answer, .. } => drop(answer.send(Err(error.as_commit_error()))),
         }

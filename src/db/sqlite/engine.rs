@@ -206,9 +206,11 @@ fn advance_one(
             .set((revision, progress::next_offset.eq(next), progress::starts_at_next.eq(0)))
             .execute(connection),
         (false, Some(print)) => diesel::update(row)
-            .set((revision, progress::last_fingerprint.eq(print.as_slice())))
+            .set((revision, progress::starts_aside.eq(0), progress::last_fingerprint.eq(print.as_slice())))
             .execute(connection),
-        (false, None) => diesel::update(row).set(revision).execute(connection),
+        (false, None) => {
+            diesel::update(row).set((revision, progress::starts_aside.eq(0))).execute(connection)
+        }
     }
     .map_err(engine)?;
     if changed == 0 {

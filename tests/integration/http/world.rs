@@ -13,14 +13,14 @@ use horizons_actors::command::{Command, CommandKind};
 use horizons_actors::effect::Effects;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{
-    AgentName, Attempt, CorrelationId, DatasetId, JobId, LaneKey, LogId, LogTopic, Offset, Partition,
-    Sequence, Topic, UserId,
+    AgentName, Attempt, CorrelationId, DatasetId, Generation, JobId, LaneKey, LogId, LogTopic, Offset,
+    Partition, Sequence, Topic, UserId,
 };
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
-    Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
+    AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
 };
 use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
 use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
@@ -128,6 +128,11 @@ impl Commands for FakeCommands {
 
     fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
         self.answer(command, |_| ())
+    }
+
+    fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
+        let CommandKind::AcceptGap(gap) = command.kind.clone() else { unreachable!("{command:?}") };
+        self.answer(command, move |_| AcceptedGap { generation: Generation(0), resumes_at: gap.low })
     }
 }
 
@@ -300,7 +305,11 @@ impl World {
 
     /// Commits effects on a lane, as its owner would.
     pub(super) async fn commit(&self, lane: &LaneKey, effects: Effects) {
-        let opened = self.store.open_lane(lane.clone()).await.unwrap();
+        let opened = self
+            .store
+            .open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS)
+            .await
+            .unwrap();
         let transaction = LaneTransaction {
             lane: lane.clone(),
             fence: opened.fence,

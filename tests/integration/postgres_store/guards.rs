@@ -12,7 +12,7 @@ use horizons_actors::ports::query::{AuditFilter, QueryStore};
 use horizons_actors::ports::store::{CommitError, LaneStore};
 use horizons_actors::testkit::contract::sample::Owner;
 
-use super::{config, drive, effects, lane, open};
+use super::{config, drive, effects, lane, open, process};
 use crate::services::postgres::{Cluster, shared, unique};
 use crate::services::wait::wait_for;
 
@@ -161,9 +161,9 @@ async fn two_processes_lane_of_the_first_is_fenced_and_both_see_all() {
     let config = config(shared().socket_url());
     let (first, second) = (open(&config), open(&config));
     drive(&first, 0, 2).await;
-    let opened = first.open_lane(lane(0)).await.unwrap();
+    let opened = first.open_lane(lane(0), process()).await.unwrap();
     let zombie = Owner::new(lane(0), &opened);
-    let taken = second.open_lane(lane(0)).await.unwrap();
+    let taken = second.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &taken);
 
     let late = first.commit(zombie.step(effects(0, 2))).await;

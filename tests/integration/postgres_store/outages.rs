@@ -2,15 +2,18 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use horizons_actors::ports::store::{CommitError, LaneStore};
 use horizons_actors::testkit::contract::sample::Owner;
 
-use super::{assert_exact, config, drive, effects, lane, open, read_again};
+use super::{assert_exact, config, drive, effects, lane, open, process, read_again};
 use crate::services::postgres::{Cluster, shared};
 use crate::services::proxy::{Cut, Direction, FaultProxy, Faults};
+
+/// How often a server is killed under load.
+const KILLS: u32 = 5;
 
 /// Lanes of a test under load.
 const LANES: u16 = 4;
@@ -66,19 +69,25 @@ async fn backends_terminated_in_a_loop_lose_and_double_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_killed_and_restarted_under_load_loses_and_doubles_nothing() {
     let cluster = Arc::new(std::sync::Mutex::new(Cluster::start()));
-    let config = config(cluster.lock().unwrap().socket_url());
+    let mut config = config(cluster.lock().unwrap().socket_url());
+    config.reconnect_max = Duration::from_millis(100);
     let killer = Arc::clone(&cluster);
+    let kills = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&kills);
 
-    let count = drive_while(&config, 400, move || {
-        // Long enough for some commits between two ends.
-        std::thread::park_timeout(Duration::from_millis(400));
+    drive_while(&config, 400, move || {
+        // A recovery takes seconds: without an end of the ends nothing would be committed between two of them.
+        std::thread::park_timeout(Duration::from_millis(200));
+        if counter.fetch_add(1, Ordering::SeqCst) >= KILLS {
+            return;
+        }
         let mut cluster = killer.lock().unwrap();
         cluster.kill();
         cluster.restart();
     })
     .await;
 
-    assert!(count > 0);
+    assert!(kills.load(Ordering::SeqCst) > 0);
     assert_exact(&cluster.lock().unwrap(), &config.schema, LANES, 400);
 }
 
@@ -101,7 +110,7 @@ async fn commit_answer_lost_after_it_was_done_is_found_done() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.cut_behind(Direction::Up, is_commit, Cut::Reset);
 
@@ -118,7 +127,7 @@ async fn commit_lost_on_its_way_is_found_not_done() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.cut_before(Direction::Up, is_commit, Cut::Reset);
 
@@ -137,7 +146,7 @@ async fn commit_held_up_on_its_way_is_done_once_when_the_way_is_free() {
     let proxy = proxy();
     let config = config(through(&proxy));
     let store = open(&config);
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), process()).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     proxy.set(Faults { hold: true, ..Faults::default() });
 

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use horizons::db::postgres::{ConnectionUrl, PostgresConfig, PostgresReader};
 use horizons::db::sqlite::SqliteReader;
 use horizons_actors::auditor::verify::LogVerifier;
-use horizons_actors::ids::LogId;
 use horizons_actors::ports::query::{AuditFilter, QueryStore};
 use serde_json::Value;
 
@@ -504,27 +503,30 @@ fn verify_audit(world: &World, findings: &mut Findings) {
     match &world.place().rows {
         Rows::Sqlite => {
             let reader = SqliteReader::open(&world.data()).unwrap();
-            verify_logs(&reader, &reader.log_id(), findings);
+            verify_logs(&reader, findings);
         }
         Rows::Postgres { direct, schema, .. } => {
             let url = ConnectionUrl::new(direct.clone());
             let config = PostgresConfig { schema: schema.clone(), ..PostgresConfig::new(url) };
             let reader = PostgresReader::open(&config).unwrap();
-            verify_logs(&reader, &reader.log_id(), findings);
+            verify_logs(&reader, findings);
         }
     }
 }
 
-fn verify_logs(reader: &impl QueryStore, log_id: &LogId, findings: &mut Findings) {
+fn verify_logs(reader: &impl QueryStore, findings: &mut Findings) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        for (topic_partition, state) in reader.audit_logs().await.unwrap() {
-            let mut verifier = LogVerifier::new(log_id.clone(), topic_partition);
+        for log in reader.audit_logs().await.unwrap() {
+            let topic_partition = log.topic_partition;
+            let mut verifier = LogVerifier::new(log.log_id, topic_partition);
             let mut after = None;
             loop {
                 let partition = Some(topic_partition.partition.0);
                 let topic = Some(topic_partition.topic);
-                let filter = AuditFilter { topic, partition, after, limit: 500, ..AuditFilter::default() };
+                let generation = Some(log.generation);
+                let filter =
+                    AuditFilter { topic, partition, generation, after, limit: 500, ..AuditFilter::default() };
                 let page = reader.audit_entries(filter).await.unwrap();
                 page.entries.iter().for_each(|entry| verifier.push(entry));
                 match page.next {
@@ -532,7 +534,7 @@ fn verify_logs(reader: &impl QueryStore, log_id: &LogId, findings: &mut Findings
                     None => break,
                 }
             }
-            let report = verifier.finish(&state);
+            let report = verifier.finish(&log.state);
             findings.check(report.is_intact, || format!("audit: {:?}", report.findings));
         }
     });

@@ -6,4 +6,5 @@ mod parking;
 mod properties;
 mod rebalance;
 mod regression;
+mod trials;
 mod world;
