@@ -135,7 +135,10 @@ impl Look {
             return Some(behind);
         }
         let ends = self.topics.as_ref()?.ends(false)?;
-        for lane in self.rows(columns, "lanes JOIN progress USING (lane)") {
+        // Of a partition that was made anew, the lane of its newest generation counts.
+        let newest = "lanes JOIN progress USING (lane)
+            WHERE lane IN (SELECT max(lane) FROM lanes GROUP BY group_name, topic, partition)";
+        for lane in self.rows(columns, newest) {
             let at = (lane["topic"].as_u64()?, lane["partition"].as_u64()?);
             let (_, end) = ends.get(&at)?;
             if lane["next"].as_u64().unwrap_or_default() != *end {

@@ -82,8 +82,9 @@ fn lag_agrees_with_kafkas_own_tool() {
     let outside = Outside::of(Kafka::shared(), &place.events);
     outside.produce("system-health", 1, &[(b"key", b"first")]);
     stage.while_working(|on| on.wait_until_it_works());
-    settle(&stage.world);
     let client = stage.client();
+    assert!(stage.load.cancel_endless(client));
+    settle(&stage.world);
 
     let idle = wait_until_they_agree(client, &place.events);
     assert!(idle.values().all(|lag| *lag == 0), "{idle:?}");

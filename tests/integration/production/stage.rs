@@ -58,8 +58,7 @@ pub(super) fn rows_on(cluster: &Cluster) -> Rows {
     Rows::Postgres { direct: url.clone(), url, schema: unique() }
 }
 
-/// Gives a place on a cluster, with rows in a folder or on the server that tests share. Sessions are short, and
-/// membership is static: a process that comes back after a kill need not wait for its own session to end.
+/// Gives a place on a cluster, with rows in a folder or on the server that tests share. Sessions are short.
 pub(super) fn place_on(engine: Engine, kafka: &Kafka) -> Place {
     let rows = match engine {
         Engine::Sqlite => Rows::Sqlite,
@@ -67,7 +66,6 @@ pub(super) fn place_on(engine: Engine, kafka: &Kafka) -> Place {
     };
     Place { rows, events: events_on(kafka), variables: Vec::new() }
         .with("HORIZONS_KAFKA_SESSION_TIMEOUT_MS", SESSION_MS)
-        .with("HORIZONS_KAFKA_INSTANCE_ID", "one")
 }
 
 /// A server under load.

@@ -100,11 +100,6 @@ impl Cluster {
         self.port
     }
 
-    /// Gives the folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Ends the server's processes at once, as a loss of power would, and waits until they are gone.
     pub(crate) fn kill(&self) {
         let server = self.server_pid();
