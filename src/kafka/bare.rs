@@ -167,10 +167,7 @@ fn consumer(config: &KafkaConfig, partitions: &[TopicPartition]) -> Result<BaseC
     let settings = KafkaConfig { group_instance_id: None, ..config.clone() }.member("bare");
     let consumer = BaseConsumer::from_config(&settings).map_err(KafkaLogError::Client)?;
     for partition in partitions {
-        let number = i32::from(partition.partition.0);
-        consumer
-            .fetch_watermarks(names.name(partition.topic), number, config.request_limit)
-            .map_err(|source| KafkaLogError::Request { operation: "read the ends", source })?;
+        end(config, &consumer, &names, *partition)?;
     }
     Ok(consumer)
 }
@@ -290,10 +287,25 @@ pub fn wait_until(at: Instant) {
     }
 }
 
-/// How long a partition without a leader is left alone before it is asked again.
-const LEADER_WAIT: Duration = Duration::from_millis(50);
+/// Asks for the end of a partition, again while a new topic has no leader yet.
+fn end(
+    config: &KafkaConfig,
+    consumer: &BaseConsumer,
+    names: &TopicNames,
+    partition: TopicPartition,
+) -> Result<Offset, KafkaLogError> {
+    let number = i32::from(partition.partition.0);
+    let deadline = Instant::now() + STALL_LIMIT;
+    loop {
+        match consumer.fetch_watermarks(names.name(partition.topic), number, config.request_limit) {
+            Ok((_, high)) => return Ok(Offset(u64::try_from(high).unwrap_or_default())),
+            Err(_) if Instant::now() < deadline => std::thread::park_timeout(POLL),
+            Err(source) => return Err(KafkaLogError::Request { operation: "read the ends", source }),
+        }
+    }
+}
 
-/// Gives the end of a partition.
+/// Gives the ends of partitions.
 pub fn ends(
     config: &KafkaConfig,
     partitions: &[TopicPartition],
@@ -301,24 +313,7 @@ pub fn ends(
     let names = TopicNames::new(&config.topic_prefix)?;
     let consumer: BaseConsumer =
         BaseConsumer::from_config(&config.client("bare")).map_err(KafkaLogError::Client)?;
-    let until = Instant::now() + config.request_limit;
-    let end = |partition: &TopicPartition| {
-        let number = i32::from(partition.partition.0);
-        let high = loop {
-            match consumer.fetch_watermarks(names.name(partition.topic), number, config.request_limit) {
-                Ok((_, high)) => break high,
-                // A partition that was just made has no leader that knows of it, for a moment.
-                Err(error)
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotLeaderForPartition)
-                        && Instant::now() < until =>
-                {
-                    wait_until(Instant::now() + LEADER_WAIT);
-                }
-                Err(source) => return Err(KafkaLogError::Request { operation: "read the ends", source }),
-            }
-        };
-        Ok((*partition, Offset(u64::try_from(high).unwrap_or_default())))
-    };
+    let end = |partition: &TopicPartition| Ok((*partition, end(config, &consumer, &names, *partition)?));
     partitions.iter().map(end).collect()
 }
 

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock};
-use horizons_actors::ids::{LogTopic, Topic, TopicPartition};
+use horizons_actors::ids::{Topic, TopicPartition};
 use horizons_actors::latency::{LatencyRecorder, LatencySummary};
 use horizons_actors::ports::query::QueryStore;
-use horizons_actors::record::{LogRecord, OutgoingRecord, TimestampType};
+use horizons_actors::record::OutgoingRecord;
 use tokio::sync::Semaphore;
 
-use super::kafka::{DISK_LIMIT_BYTES, Place};
+use super::kafka::{DISK_LIMIT_BYTES, Place, numbered};
 use super::load::Load;
 use super::report::{Figure, per_second};
 use super::timeline::{Latencies, Timeline};
@@ -287,7 +287,7 @@ fn bare_latencies(
             let mut sink = BareInsert::open(folder).map_err(|error| open_failure(&error))?;
             for (number, record) in (0_u32..).zip(&records) {
                 wait_until(start + interval * number);
-                commits.push(sink.insert(&[numbered(record, number)]).map_err(failed)?);
+                commits.push(sink.insert(&[numbered([record], u64::from(number))]).map_err(failed)?);
             }
         }
         StoreEngine::Postgres => {
@@ -307,20 +307,6 @@ fn bare_latencies(
     let kafka = bare::round_trips(&kafka_config(&trips.config), &records, interval).map_err(kafka_failure);
     trips.clear();
     Ok(Bare { commit: summary(commits), kafka: summary(kafka?) })
-}
-
-/// Gives a record a place of its own in a bare store.
-fn numbered(record: &OutgoingRecord, number: u32) -> (TopicPartition, Vec<LogRecord>) {
-    let OutgoingRecord { topic, partition, timestamp, key, headers, payload } = record.clone();
-    let LogTopic::Record(topic) = topic else {
-        return (TopicPartition { topic: topic.source(), partition }, vec![]);
-    };
-    let offset = horizons_actors::ids::Offset(u64::from(number));
-    let timestamp_type = TimestampType::CreateTime;
-    (
-        TopicPartition { topic, partition },
-        vec![LogRecord { offset, timestamp, timestamp_type, key, headers, payload }],
-    )
 }
 
 /// Gives the figures of one store.
