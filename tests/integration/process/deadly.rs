@@ -139,12 +139,10 @@ fn convict(world: &World, server: &mut Server, job: &str) -> (Server, u32, Value
         (&json!("process_died"), &json!("parked"), &json!(1)),
         "{letter}"
     );
-    let key = parked(server.client(), job).unwrap();
-    assert_eq!(
-        (&key["reason"], &key["records"], &key["wish"]),
-        (&json!("process_died"), &json!(2), &json!("wait")),
-        "{key}"
-    );
+    let key = wait_some("both records to be parked", || {
+        parked(server.client(), job).filter(|key| key["records"] == json!(2))
+    });
+    assert_eq!((&key["reason"], &key["wish"]), (&json!("process_died"), &json!("wait")), "{key}");
     assert_eq!(server.client().get(&format!("/jobs/{job}")).status, 404);
     (server, 1 + deaths, letter)
 }

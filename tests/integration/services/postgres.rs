@@ -85,6 +85,11 @@ impl Cluster {
         cluster
     }
 
+    /// Gives the folder that holds its data and its log.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Gives the address over TCP.
     pub(crate) fn url(&self) -> String {
         format!("postgres://horizons@127.0.0.1:{}/postgres", self.port)
