@@ -450,7 +450,7 @@ fn events_publish_bad_line_names_it_and_sends_nothing() {
 
 #[test]
 fn actors_tree_prints_groups_and_lanes() {
-    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2});
+    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2, "lag_seconds": 4.25});
     let group =
         json!({"group": "jobs", "state": "running", "restarts": 1, "last_error": null, "lanes": [lane]});
     let server = ScriptedServer::ok(json!({"job_supervisors": 3, "groups": [group]}));
@@ -459,7 +459,7 @@ fn actors_tree_prints_groups_and_lanes() {
 
     let printed = text(&output.stdout);
     assert!(printed.starts_with("job supervisors: 3\n\njobs: running, 1 restarts\nTOPIC"), "{printed}");
-    assert!(printed.contains("job-lifecycle  0          running  7     9    2"), "{printed}");
+    assert!(printed.contains("job-lifecycle  0          running  7     9    2    4.250"), "{printed}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod faults;
 mod flood;
+mod lag;
 mod parking;
 mod properties;
 mod rebalance;

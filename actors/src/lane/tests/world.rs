@@ -12,7 +12,7 @@ use prometheus::Registry;
 
 use super::flood::{Gathered, GatheringLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::command::{Order, OrderKind};
 use crate::dispatcher::GroupSpec;
 use crate::effect::{TimelineEntry, Timer, TimerId};
@@ -430,7 +430,7 @@ impl World {
 
     pub(super) fn snapshot(&self, job: &str) -> LaneSnapshot {
         let lane = lane_of(job);
-        self.board.lane(&lane).snapshot(&lane)
+        self.board.lane(&lane).snapshot(&lane, self.clock.now())
     }
 
     pub(super) async fn wait_for_state(&self, job: &str, state: ActorState) {
