@@ -3,6 +3,7 @@
 mod faults;
 mod flood;
 mod lag;
+mod ownership;
 mod parking;
 mod properties;
 mod rebalance;
