@@ -247,7 +247,7 @@ pub fn round_trips(
         }
     }
     let mut filler = Filler::new(config, Duration::ZERO)?;
-    let sending = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
             for (number, record) in (0_u32..).zip(records) {
                 wait_until(start + interval * number);
@@ -276,8 +276,7 @@ pub fn round_trips(
         }
         sender.join().map_err(|_| stalled(config))??;
         Ok(taken)
-    });
-    sending
+    })
 }
 
 /// Waits for a time without spinning.

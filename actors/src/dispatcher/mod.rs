@@ -26,7 +26,7 @@ use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLan
 use self::sink::{Assignment, Assignments, DispatcherSink};
 use self::slot::Slot;
 use crate::backoff::{RestartDecision, RestartPolicy};
-use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
@@ -126,7 +126,7 @@ impl Dispatcher {
             records: ctx.address().recipient(),
             changed: ctx.address().recipient(),
             assignments: Arc::clone(&self.assignments),
-            board: Arc::clone(&self.spec.environment.board),
+            environment: Arc::clone(&self.spec.environment),
             group: self.spec.group.clone(),
         };
         let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
@@ -358,7 +358,7 @@ impl Dispatcher {
             return;
         };
         let lane = self.lane_key(partition);
-        let next = Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let next = self.spec.environment.board.lane(&lane).next();
         let confirmed = reader.confirm_ownership(partition, next);
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
             // The partition was taken away, or has another lane by now.

@@ -46,6 +46,9 @@ const APPENDS_AT_ONCE: usize = 256;
 /// Seconds of the load's rate that the search for the maximum sends.
 const MAXIMUM_SECONDS: u32 = 20;
 
+/// Commands that may wait for the writer.
+const COMMAND_QUEUE: usize = 1 << 20;
+
 /// Seconds that the bare commits and round trips are measured for.
 const BARE_SECONDS: u32 = 10;
 
@@ -77,6 +80,8 @@ pub(super) async fn measure(
     output: &mut Output<'_>,
 ) -> Result<Exit, Failure> {
     config.scheduler.kind = SchedulerKind::Elsewhere;
+    // A load that is more than the store takes waits here: sent away, it would not be measured.
+    config.store.command_queue = COMMAND_QUEUE;
     config.store.disk_limit_bytes = config.store.disk_limit_bytes.max(DISK_LIMIT_BYTES);
     let mut engines = vec![(StoreEngine::Sqlite, "sqlite")];
     if services.postgres.is_some() {

@@ -36,6 +36,8 @@ pub(crate) struct Ledger {
     /// By idempotency key.
     pub(crate) submits: BTreeMap<String, Submit>,
     pub(crate) appended: Vec<Appended>,
+    /// Whether an event may be in the log twice: with no effect the second time.
+    pub(crate) may_repeat: bool,
     /// Topics and keys of records that other producers wrote to Kafka.
     pub(crate) foreign: Vec<(&'static str, String)>,
     /// Jobs whose cancel was accepted.

@@ -24,7 +24,6 @@ const PG_HEX: &str = "CREATE FUNCTION pg_temp.hex(bytea) RETURNS text LANGUAGE s
     $$ SELECT coalesce(upper(encode($1, 'hex')), '') $$";
 
 /// A reading connection.
-#[expect(clippy::large_enum_variant, reason = "there are a handful of them")]
 enum Reading {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),

@@ -106,8 +106,7 @@ impl Stage {
     /// Keeps a steady load on the server while something else is done.
     pub(super) fn while_working<T>(&mut self, act: impl FnOnce(&On<'_>) -> T) -> T {
         let seeds = self.seeds();
-        let on =
-            On { world: &self.world, server: &self.server, load: &self.load, client: self.server.client() };
+        let on = On { server: &self.server, load: &self.load, client: self.server.client() };
         work_steadily(&self.load, on.client, &seeds, || act(&on))
     }
 
@@ -129,7 +128,6 @@ impl Stage {
 
 /// What a test may touch while there is load.
 pub(super) struct On<'a> {
-    pub(super) world: &'a World,
     pub(super) server: &'a Server,
     pub(super) load: &'a Load,
     pub(super) client: Client,
