@@ -31,9 +31,9 @@ const BOMB: &str = "behaviour-event/jobs~bomb-layer=abort";
 /// trial.
 const DEATHS_AT_FIRST: u32 = UNCLEAN_ENDS_BEFORE_TRIALS + DEATHS_BEFORE_POISON;
 
-/// The least deaths of an event: one before the lane is careful, because a lane that had nothing to do at earlier
-/// unclean ends has counted them, and those in its trial.
-const DEATHS_AT_LEAST: u32 = 1 + DEATHS_BEFORE_POISON;
+/// The least deaths of an event, those in its trial: a lane that had nothing to do at earlier unclean ends has
+/// counted them, and is careful from the start when the event is there before it opens.
+const DEATHS_AT_LEAST: u32 = DEATHS_BEFORE_POISON;
 
 /// Deaths that no test comes to unless nobody is convicted.
 const DEATHS_MAX: u32 = 20;
