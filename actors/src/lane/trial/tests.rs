@@ -1,6 +1,7 @@
 //! The plan of a lane's care as a table: every state with every input.
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::effect::TimerId;
 use crate::ids::{Epoch, Generation, LogId, Revision};
 use crate::ports::store::{DesiredState, Fence};
@@ -41,7 +42,7 @@ fn opened(starts_at_next: u32, starts_aside: u32, trials: Vec<Trial>) -> LaneOpe
         has_open_gap: false,
         parked: Vec::new(),
         desired: DesiredState::Running,
-        next_timer: None,
+        next_timer: Some(Timestamp::default()),
     }
 }
 
@@ -73,11 +74,15 @@ fn plan_every_count_and_trial_decides_what_is_tried_alone() {
             let opened = opened(at_next, aside, trial.into_iter().collect());
             let waiting = Trials::plan(&opened, POSITION, LOG_END, TRIAL_RECORDS);
             let idle = Trials::plan(&opened, POSITION, POSITION, TRIAL_RECORDS);
+            let bare = LaneOpened { next_timer: None, ..opened.clone() };
+            let bare = Trials::plan(&bare, POSITION, LOG_END, TRIAL_RECORDS);
 
             let case = format!("{at_next} {aside} {:?}", opened.trials);
             assert_eq!((waiting.is_log(), waiting.is_aside()), (is_log, is_aside), "{case}");
             // Nothing to read was in nobody's hands.
             assert_eq!((idle.is_log(), idle.is_aside()), (false, is_aside), "{case}");
+            // Without a timer or a parked key there is nothing aside.
+            assert_eq!((bare.is_log(), bare.is_aside()), (is_log, false), "{case}");
         }
     }
 }
