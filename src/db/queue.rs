@@ -58,7 +58,6 @@ pub(super) enum CommandWork {
 }
 
 /// Work of the relay.
-#[expect(clippy::large_enum_variant, reason = "it is always boxed as a whole")]
 pub(super) enum OutboxWork {
     Take {
         holder: RelayId,

@@ -167,10 +167,7 @@ fn consumer(config: &KafkaConfig, partitions: &[TopicPartition]) -> Result<BaseC
     let settings = KafkaConfig { group_instance_id: None, ..config.clone() }.member("bare");
     let consumer = BaseConsumer::from_config(&settings).map_err(KafkaLogError::Client)?;
     for partition in partitions {
-        let number = i32::from(partition.partition.0);
-        consumer
-            .fetch_watermarks(names.name(partition.topic), number, config.request_limit)
-            .map_err(|source| KafkaLogError::Request { operation: "read the ends", source })?;
+        end(config, &consumer, &names, *partition)?;
     }
     Ok(consumer)
 }
@@ -250,7 +247,7 @@ pub fn round_trips(
         }
     }
     let mut filler = Filler::new(config, Duration::ZERO)?;
-    let sending = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
             for (number, record) in (0_u32..).zip(records) {
                 wait_until(start + interval * number);
@@ -279,8 +276,7 @@ pub fn round_trips(
         }
         sender.join().map_err(|_| stalled(config))??;
         Ok(taken)
-    });
-    sending
+    })
 }
 
 /// Waits for a time without spinning.
@@ -290,7 +286,25 @@ pub fn wait_until(at: Instant) {
     }
 }
 
-/// Gives the end of a partition.
+/// Asks for the end of a partition, again while a new topic has no leader yet.
+fn end(
+    config: &KafkaConfig,
+    consumer: &BaseConsumer,
+    names: &TopicNames,
+    partition: TopicPartition,
+) -> Result<Offset, KafkaLogError> {
+    let number = i32::from(partition.partition.0);
+    let deadline = Instant::now() + STALL_LIMIT;
+    loop {
+        match consumer.fetch_watermarks(names.name(partition.topic), number, config.request_limit) {
+            Ok((_, high)) => return Ok(Offset(u64::try_from(high).unwrap_or_default())),
+            Err(_) if Instant::now() < deadline => std::thread::park_timeout(POLL),
+            Err(source) => return Err(KafkaLogError::Request { operation: "read the ends", source }),
+        }
+    }
+}
+
+/// Gives the ends of partitions.
 pub fn ends(
     config: &KafkaConfig,
     partitions: &[TopicPartition],
@@ -298,13 +312,7 @@ pub fn ends(
     let names = TopicNames::new(&config.topic_prefix)?;
     let consumer: BaseConsumer =
         BaseConsumer::from_config(&config.client("bare")).map_err(KafkaLogError::Client)?;
-    let end = |partition: &TopicPartition| {
-        let number = i32::from(partition.partition.0);
-        let (_, high) = consumer
-            .fetch_watermarks(names.name(partition.topic), number, config.request_limit)
-            .map_err(|source| KafkaLogError::Request { operation: "read the ends", source })?;
-        Ok((*partition, Offset(u64::try_from(high).unwrap_or_default())))
-    };
+    let end = |partition: &TopicPartition| Ok((*partition, end(config, &consumer, &names, *partition)?));
     partitions.iter().map(end).collect()
 }
 

@@ -26,7 +26,7 @@ use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLan
 use self::sink::{Assignment, Assignments, DispatcherSink};
 use self::slot::Slot;
 use crate::backoff::{RestartDecision, RestartPolicy};
-use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
@@ -90,6 +90,8 @@ pub struct Dispatcher {
     assignments: Assignments,
     /// The assigned partitions.
     slots: BTreeMap<TopicPartition, Slot>,
+    /// Whether the log has assigned anything in this life.
+    has_assignment: bool,
     /// Why it gave up.
     failure: Option<String>,
     is_stopping: bool,
@@ -105,6 +107,7 @@ impl Dispatcher {
             reader: None,
             assignments: Assignments::default(),
             slots: BTreeMap::new(),
+            has_assignment: false,
             failure: None,
             is_stopping: false,
         }
@@ -126,7 +129,7 @@ impl Dispatcher {
             records: ctx.address().recipient(),
             changed: ctx.address().recipient(),
             assignments: Arc::clone(&self.assignments),
-            board: Arc::clone(&self.spec.environment.board),
+            environment: Arc::clone(&self.spec.environment),
             group: self.spec.group.clone(),
         };
         let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
@@ -144,6 +147,10 @@ impl Dispatcher {
                 None => return,
                 Some(Assignment::Assigned(partitions)) => {
                     self.count_rebalance(RebalanceKind::Assigned);
+                    if !std::mem::replace(&mut self.has_assignment, true) {
+                        // What an earlier life had and this one was not given is someone else's by now.
+                        self.spec.environment.board.retain_lanes(&self.spec.group, &partitions);
+                    }
                     for partition in partitions {
                         self.assign(partition, ctx);
                     }
@@ -358,7 +365,7 @@ impl Dispatcher {
             return;
         };
         let lane = self.lane_key(partition);
-        let next = Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let next = self.spec.environment.board.lane(&lane).next();
         let confirmed = reader.confirm_ownership(partition, next);
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
             // The partition was taken away, or has another lane by now.

@@ -138,6 +138,7 @@ impl LaneCore {
                 let next = opened.next.unwrap_or_default();
                 let (low, high) = (inspection.low, inspection.high);
                 let gap = FoundGap { kind, next, low, high, found_at: env.clock.now() };
+                status.placed(next, high, gap.found_at);
                 note_gap(&env, &lane, &status, opened.fence, Some(gap)).await?;
                 return Err(LaneExit::Gap(kind));
             }
@@ -182,7 +183,7 @@ impl LaneCore {
                 LaneExit::Failed(format!("failed to start reading: {error}"))
             }
         })?;
-        core.status.progressed(position, inspection.high, 0);
+        core.status.placed(position, inspection.high, core.env.clock.now());
         core.status.parked(core.parked.len(), core.parked_records());
         core.status.set_state(core.rest_state());
         Ok(core)
@@ -252,6 +253,7 @@ impl LaneCore {
             // The window's records, or offsets that hold no record.
             self.read_position = batch.next;
             self.position = self.position.max(batch.next);
+            self.status.progressed(self.position, self.log_end, self.env.clock.now());
             return Ok(None);
         }
         batch.from = batch.from.max(position);
@@ -264,7 +266,8 @@ impl LaneCore {
         let RecordBatch { next, records, credit, .. } = batch;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
-        self.status.progressed(self.position, self.log_end, queued);
+        self.status.queued(queued);
+        self.status.progressed(self.position, self.log_end, self.env.clock.now());
         let mut records = VecDeque::from(records);
         while self.trials.is_log()
             && let Some(record) = records.pop_front()
@@ -293,7 +296,6 @@ impl LaneCore {
             }
         }
         self.panics.clear();
-        self.status.progressed(self.position, self.log_end, queued);
         drop(credit);
         Ok(())
     }
@@ -540,7 +542,7 @@ impl LaneCore {
         self.window.trim();
         self.take_over(summary);
         let committed_at = self.env.clock.now();
-        self.status.committed(committed_at, &outcomes, self.parked.len(), self.parked_records());
+        self.status.committed(committed_at, next, &outcomes, self.parked.len(), self.parked_records());
         self.status.set_state(self.rest_state());
         self.env.metrics.count_outcomes(&self.lane, &outcomes);
         self.reader.commit_advisory(self.lane.topic_partition, next);

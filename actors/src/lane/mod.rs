@@ -15,6 +15,7 @@ mod drain;
 pub mod environment;
 pub mod fault;
 pub mod guard;
+pub mod lag;
 pub mod message;
 pub mod notice;
 pub mod start;
@@ -156,6 +157,7 @@ impl Handler<RecordsRouted> for Lane {
 
     fn handle(&mut self, RecordsRouted { batch }: RecordsRouted, _ctx: &mut Self::Context) {
         if batch.incarnation == self.incarnation {
+            self.status.delivered(&batch.records);
             self.inbox.batches.borrow_mut().push_back(batch);
             self.inbox.changed.notify_one();
         }

@@ -63,11 +63,13 @@ impl Trials {
             open.into_iter().any(|trial| matches!(trial.subject, TrialSubject::Log(_)) == is_log)
         };
         let is_log = opened.starts_at_next >= UNCLEAN_ENDS_BEFORE_TRIALS || is_pending(true);
+        // Whatever is parked or set later is stored before it can kill: the next incarnation finds it here.
+        let has_aside = !opened.parked.is_empty() || opened.next_timer.is_some();
         let care = LogCare { records_left: trial_records.max(1), until: log_end };
         Self {
             stored: opened.trials.iter().map(|trial| (trial.subject.clone(), trial.clone())).collect(),
             log: Some(care).filter(|_| is_log && position < log_end),
-            is_aside: opened.starts_aside >= UNCLEAN_ENDS_BEFORE_TRIALS || is_pending(false),
+            is_aside: has_aside && (opened.starts_aside >= UNCLEAN_ENDS_BEFORE_TRIALS || is_pending(false)),
         }
     }
 
@@ -257,3 +259,6 @@ impl LaneCore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

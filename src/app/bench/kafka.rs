@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use horizons_actors::clock::{Clock, SystemClock, Timestamp};
-use horizons_actors::ids::{LogId, LogTopic, Topic, TopicPartition};
-use horizons_actors::record::OutgoingRecord;
+use horizons_actors::ids::{LogId, LogTopic, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::record::{LogRecord, OutgoingRecord, TimestampType};
 
 use super::group::Subject;
 use super::lens::Lens;
@@ -26,7 +26,7 @@ use crate::cli::{BenchOptions, Form, KafkaBench, Output};
 use crate::config::{Config, EventLogKind, StoreEngine};
 use crate::db::log_choice::{LogChoice, kafka_log_id};
 use crate::db::postgres::{self, BareCopy, PostgresConfig, PostgresStore};
-use crate::db::sqlite::WriterTimes;
+use crate::db::sqlite::{BareInsert, WriterTimes};
 use crate::exit::{Exit, Failure};
 use crate::kafka::bare::{self, Filler};
 use crate::kafka::cluster_id;
@@ -100,6 +100,7 @@ impl Place {
 /// What one round measured.
 struct Round {
     consume: Duration,
+    insert: Duration,
     sqlite: Audited,
     postgres: Option<(Duration, Audited)>,
 }
@@ -143,6 +144,7 @@ async fn measure_at(
     };
     bare::read(&kafka, &partitions, records).map_err(kafka_failure)?;
     let (_, sqlite) = audited(place, StoreEngine::Sqlite, &folder.join("warm"), records, None).await?;
+    let inserted_per_commit = warm(sqlite);
     let mut copied_per_commit = 0;
     if has_postgres {
         let (_, writer) = audited(place, StoreEngine::Postgres, folder, records, None).await?;
@@ -152,6 +154,7 @@ async fn measure_at(
     for number in 0..options.rounds {
         let read = bare::read(&kafka, &partitions, records).map_err(kafka_failure)?;
         let own = folder.join(format!("round-{number}"));
+        let insert = bare_inserted(begin, options, &own, inserted_per_commit)?;
         let (sqlite, _) = audited(place, StoreEngine::Sqlite, &own, records, None).await?;
         let postgres = match has_postgres {
             true => {
@@ -161,7 +164,7 @@ async fn measure_at(
             }
             false => None,
         };
-        rounds.push(Round { consume: read.time, sqlite, postgres });
+        rounds.push(Round { consume: read.time, insert, sqlite, postgres });
     }
 
     let mut figures = figures(records, &rounds);
@@ -175,7 +178,7 @@ async fn measure_at(
     if output.form() == Form::Text {
         output.line(&format!(
             "verified: {records} audit entries in each run; about {} records a commit on SQLite{}",
-            warm(sqlite),
+            inserted_per_commit,
             if has_postgres { format!(", {copied_per_commit} on PostgreSQL") } else { String::new() }
         ))?;
     }
@@ -226,6 +229,57 @@ impl Records {
             self.left = self.left.checked_sub(1)?;
             Some(self.load.next_record().map_err(|error| Failure::new(Exit::Failed, &error)))
         })
+    }
+}
+
+/// Gives records places in a bare store: all in one partition, so that every row goes to the end of its table.
+pub(super) fn numbered<'a>(
+    records: impl IntoIterator<Item = &'a OutgoingRecord>,
+    first: u64,
+) -> (TopicPartition, Vec<LogRecord>) {
+    let partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(0) };
+    let place = |(offset, record): (u64, &OutgoingRecord)| {
+        let OutgoingRecord { timestamp, key, headers, payload, .. } = record.clone();
+        let timestamp_type = TimestampType::CreateTime;
+        LogRecord { offset: Offset(offset), timestamp, timestamp_type, key, headers, payload }
+    };
+    (partition, (first..).zip(records).map(place).collect())
+}
+
+/// Inserts the rows of the same events into SQLite, so many in a commit.
+fn bare_inserted(
+    begin: Timestamp,
+    options: &BenchOptions,
+    folder: &Path,
+    per_commit: u64,
+) -> Result<Duration, Failure> {
+    let mut sink = BareInsert::open(folder).map_err(|error| open_failure(&error))?;
+    let mut time = Duration::ZERO;
+    let (mut batch, mut first) = (Vec::new(), 0);
+    let mut insert = |batch: &mut Vec<OutgoingRecord>| -> Result<(), Failure> {
+        time += sink.insert(&[numbered(batch.iter(), first)]).map_err(failed)?;
+        first += batch.len() as u64;
+        batch.clear();
+        Ok(())
+    };
+    for record in Records::new(begin, options).take_all() {
+        batch.push(record?);
+        if batch.len() as u64 >= per_commit {
+            insert(&mut batch)?;
+        }
+    }
+    insert(&mut batch)?;
+    let (entries, bodies) = sink.rows().map_err(failed)?;
+    drop(sink);
+    remove(folder)?;
+    let records = options.records.get();
+    match entries == records && bodies == records {
+        true => Ok(time),
+        false => {
+            let text =
+                format!("limit does not add up: wanted {records} records, inserted {entries}, {bodies}");
+            Err(Failure::text(Exit::Failed, text))
+        }
     }
 }
 
@@ -324,13 +378,17 @@ fn figures(records: u64, rounds: &[Round]) -> Vec<Figure> {
         |pair: &dyn Fn(&Round) -> Option<(f64, f64)>| rounds.iter().filter_map(pair).collect::<Vec<_>>();
     let seconds = |time: Duration| time.as_secs_f64() * 1e6 / records as f64;
     let sqlite = pairs(&|round| Some((speed(round.sqlite.time), speed(round.consume))));
+    let inserted = pairs(&|round| Some((speed(round.sqlite.time), speed(round.insert))));
+    let processor =
+        pairs(&|round| Some((seconds(round.sqlite.processor), seconds(round.consume + round.insert))));
     let mut figures = vec![
         Figure::of_rounds("one_group_kafka_sqlite", "records/s", "bare_consume", &sqlite),
+        Figure::of_rounds("one_group_kafka_sqlite", "records/s", "bare_insert", &inserted),
         Figure::of_rounds(
             "one_group_kafka_sqlite_processor",
             "s/million",
-            "bare_consume",
-            &pairs(&|round| Some((seconds(round.sqlite.processor), seconds(round.consume)))),
+            "bare_consume_and_insert",
+            &processor,
         ),
     ];
     let copy = pairs(&|round| {

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock};
-use horizons_actors::ids::{LogTopic, Topic, TopicPartition};
+use horizons_actors::ids::{Topic, TopicPartition};
 use horizons_actors::latency::{LatencyRecorder, LatencySummary};
 use horizons_actors::ports::query::QueryStore;
-use horizons_actors::record::{LogRecord, OutgoingRecord, TimestampType};
+use horizons_actors::record::OutgoingRecord;
 use tokio::sync::Semaphore;
 
-use super::kafka::{DISK_LIMIT_BYTES, Place};
+use super::kafka::{DISK_LIMIT_BYTES, Place, numbered};
 use super::load::Load;
 use super::report::{Figure, per_second};
 use super::timeline::{Latencies, Timeline};
@@ -45,6 +45,9 @@ const APPENDS_AT_ONCE: usize = 256;
 
 /// Seconds of the load's rate that the search for the maximum sends.
 const MAXIMUM_SECONDS: u32 = 20;
+
+/// Commands that may wait for the writer.
+const COMMAND_QUEUE: usize = 1 << 20;
 
 /// Seconds that the bare commits and round trips are measured for.
 const BARE_SECONDS: u32 = 10;
@@ -77,6 +80,8 @@ pub(super) async fn measure(
     output: &mut Output<'_>,
 ) -> Result<Exit, Failure> {
     config.scheduler.kind = SchedulerKind::Elsewhere;
+    // A load that is more than the store takes waits here: sent away, it would not be measured.
+    config.store.command_queue = COMMAND_QUEUE;
     config.store.disk_limit_bytes = config.store.disk_limit_bytes.max(DISK_LIMIT_BYTES);
     let mut engines = vec![(StoreEngine::Sqlite, "sqlite")];
     if services.postgres.is_some() {
@@ -287,7 +292,7 @@ fn bare_latencies(
             let mut sink = BareInsert::open(folder).map_err(|error| open_failure(&error))?;
             for (number, record) in (0_u32..).zip(&records) {
                 wait_until(start + interval * number);
-                commits.push(sink.insert(&[numbered(record, number)]).map_err(failed)?);
+                commits.push(sink.insert(&[numbered([record], u64::from(number))]).map_err(failed)?);
             }
         }
         StoreEngine::Postgres => {
@@ -307,20 +312,6 @@ fn bare_latencies(
     let kafka = bare::round_trips(&kafka_config(&trips.config), &records, interval).map_err(kafka_failure);
     trips.clear();
     Ok(Bare { commit: summary(commits), kafka: summary(kafka?) })
-}
-
-/// Gives a record a place of its own in a bare store.
-fn numbered(record: &OutgoingRecord, number: u32) -> (TopicPartition, Vec<LogRecord>) {
-    let OutgoingRecord { topic, partition, timestamp, key, headers, payload } = record.clone();
-    let LogTopic::Record(topic) = topic else {
-        return (TopicPartition { topic: topic.source(), partition }, vec![]);
-    };
-    let offset = horizons_actors::ids::Offset(u64::from(number));
-    let timestamp_type = TimestampType::CreateTime;
-    (
-        TopicPartition { topic, partition },
-        vec![LogRecord { offset, timestamp, timestamp_type, key, headers, payload }],
-    )
 }
 
 /// Gives the figures of one store.

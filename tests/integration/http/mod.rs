@@ -1,6 +1,7 @@
 //! The HTTP interface over real connections.
 
 mod commands;
+mod gaps;
 mod problems;
 mod reads;
 mod relay;

@@ -42,6 +42,8 @@ pub(crate) struct Ledger {
     pub(crate) foreign: Vec<(&'static str, String)>,
     /// Jobs whose cancel was accepted.
     pub(crate) cancelled: Vec<String>,
+    /// Lifecycle events that were given up: partition and offset.
+    pub(crate) given_up: Vec<(u64, u64)>,
     /// Answers that are neither success nor a refusal that this load can meet.
     pub(crate) surprises: Vec<String>,
     /// Requests that were sent away with 503.
@@ -229,7 +231,13 @@ impl Load {
 
 /// Makes the first event of another producer's job: key, payload, headers.
 pub(crate) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
-    let record = EventBuilder::job_submitted().job(job).at(SystemClock.now()).record();
+    let (payload, headers) = parts(EventBuilder::job_submitted().job(job));
+    (job.to_owned(), payload, headers)
+}
+
+/// Gives payload and headers of an event that happens now.
+pub(crate) fn parts(event: EventBuilder) -> (Vec<u8>, Value) {
+    let record = event.at(SystemClock.now()).record();
     let headers: Map<String, Value> = record
         .headers
         .iter()
@@ -238,5 +246,5 @@ pub(crate) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
             (String::from_utf8(name.to_vec()).unwrap(), value)
         })
         .collect();
-    (job.to_owned(), record.payload.unwrap().to_vec(), Value::Object(headers))
+    (record.payload.unwrap().to_vec(), Value::Object(headers))
 }

@@ -16,6 +16,8 @@ pub(crate) mod client;
 pub(crate) mod crash;
 mod damage;
 #[cfg(feature = "fail-points")]
+mod deadly;
+#[cfg(feature = "fail-points")]
 mod fail_points;
 #[cfg(feature = "fail-points")]
 mod lanes;

@@ -85,7 +85,7 @@ impl Cluster {
         cluster
     }
 
-    /// Gives the folder that holds everything of the cluster.
+    /// Gives the folder that holds its data and its log.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

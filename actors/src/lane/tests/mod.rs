@@ -2,6 +2,8 @@
 
 mod faults;
 mod flood;
+mod lag;
+mod ownership;
 mod parking;
 mod properties;
 mod rebalance;

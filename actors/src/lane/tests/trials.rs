@@ -24,8 +24,19 @@ use crate::trial::{DEATHS_BEFORE_POISON, UNCLEAN_ENDS_BEFORE_TRIALS};
 /// Deaths until one deadly thing is convicted: those before the lane is careful, and those in its trial.
 const DEATHS_EACH: u32 = UNCLEAN_ENDS_BEFORE_TRIALS + DEATHS_BEFORE_POISON;
 
-/// Processes that are killed from outside.
-const RANDOM_KILLS: u32 = 300;
+/// Processes that are killed from outside: `HORIZONS_TEST_CORE_KILLS`, else so many.
+const RANDOM_KILLS: u32 = 40;
+
+/// One case of the property stands for so many processes that are killed from outside.
+const KILLS_PER_CASE: u32 = 10;
+
+/// Reads how many processes are killed.
+fn random_kills() -> u32 {
+    match std::env::var("HORIZONS_TEST_CORE_KILLS") {
+        Ok(text) => text.parse().expect("`HORIZONS_TEST_CORE_KILLS` is a number"),
+        Err(_) => RANDOM_KILLS,
+    }
+}
 
 /// Lives that no test needs.
 const LIVES_MAX: u32 = 100;
@@ -342,12 +353,13 @@ fn most_deaths(store: &MemoryStore) -> u32 {
 
 #[test]
 fn processes_killed_at_random_convict_nobody() {
+    let wanted = random_kills();
     let random = SeededRandomness::new(20_261_121);
     let store = MemoryStore::new();
     let (jobs, other) = neighbours(2);
     let openings = u64::from(Topic::JobLifecycle.partitions());
     let (mut sequence, mut process, mut kills, mut charges) = (0, 0, 0, 0);
-    while kills < RANDOM_KILLS {
+    while kills < wanted {
         sequence += 1;
         for job in [&jobs[0], &jobs[1], &other] {
             publish(&store, job, [sequence]);
@@ -384,11 +396,11 @@ fn processes_killed_at_random_convict_nobody() {
     for job in [&jobs[0], &jobs[1], &other] {
         assert_eq!(applied(&store, job), (1..=sequence).collect::<Vec<_>>());
     }
-    assert!(charges > RANDOM_KILLS / 50, "hardly any kill met a trial: {charges} of {kills}");
+    assert!(charges > wanted / 50, "hardly any kill met a trial: {charges} of {kills}");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: random_kills() / KILLS_PER_CASE, ..ProptestConfig::default() })]
 
     #[test]
     fn deadly_event_among_random_kills_is_the_only_one_convicted(

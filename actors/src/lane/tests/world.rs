@@ -11,8 +11,9 @@ use bytes::Bytes;
 use prometheus::Registry;
 
 use super::flood::{Gathered, GatheringLog};
+use super::ownership::{ReaderCalls, WatchedLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::command::{Order, OrderKind};
 use crate::dispatcher::GroupSpec;
 use crate::effect::{TimelineEntry, Timer, TimerId};
@@ -231,6 +232,8 @@ pub(super) struct Options {
     pub(super) timer_delay: Duration,
     /// Whether a reader's first batches are gathered and passed on all at once.
     pub(super) gathered: Option<Gathered>,
+    /// How often the log says that `job-0`'s partition is not assigned when its lane starts.
+    pub(super) refused_starts: u32,
 }
 
 impl Default for Options {
@@ -246,6 +249,7 @@ impl Default for Options {
             },
             timer_delay: Duration::from_secs(10),
             gathered: None,
+            refused_starts: 0,
         }
     }
 }
@@ -260,6 +264,8 @@ pub(super) struct World {
     pub(super) notices: Arc<Notices>,
     pub(super) credit: Arc<GlobalCredit>,
     pub(super) escalations: Arc<Mutex<Vec<String>>>,
+    /// What lanes and dispatchers asked readers, in order.
+    pub(super) reader_calls: Arc<ReaderCalls>,
     process: ProcessId,
     options: Options,
 }
@@ -305,6 +311,7 @@ impl World {
             notices: Arc::default(),
             credit: Arc::default(),
             escalations: Arc::default(),
+            reader_calls: Arc::new(ReaderCalls::refusing(options.refused_starts)),
             options,
         }
     }
@@ -358,7 +365,7 @@ impl World {
             environment,
             log: match self.options.gathered {
                 Some(gathered) => Arc::new(GatheringLog { log: self.log.clone(), gathered }),
-                None => Arc::new(self.log.clone()),
+                None => Arc::new(WatchedLog { log: self.log.clone(), calls: Arc::clone(&self.reader_calls) }),
             },
             credits: self.options.credits,
             global_credit: Arc::clone(&self.credit),
@@ -430,7 +437,7 @@ impl World {
 
     pub(super) fn snapshot(&self, job: &str) -> LaneSnapshot {
         let lane = lane_of(job);
-        self.board.lane(&lane).snapshot(&lane)
+        self.board.lane(&lane).snapshot(&lane, self.clock.now())
     }
 
     pub(super) async fn wait_for_state(&self, job: &str, state: ActorState) {
