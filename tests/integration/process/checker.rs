@@ -88,7 +88,6 @@ pub(crate) struct Seen {
     pub(crate) jobs: usize,
     pub(crate) records: usize,
     /// Records of an event that the log had already.
-    #[expect(dead_code, reason = "shown with the rest")]
     pub(crate) repeats: usize,
     pub(crate) starts: usize,
     pub(crate) by_status: BTreeMap<String, usize>,
