@@ -90,6 +90,8 @@ pub struct Dispatcher {
     assignments: Assignments,
     /// The assigned partitions.
     slots: BTreeMap<TopicPartition, Slot>,
+    /// Whether the log has assigned anything in this life.
+    has_assignment: bool,
     /// Why it gave up.
     failure: Option<String>,
     is_stopping: bool,
@@ -105,6 +107,7 @@ impl Dispatcher {
             reader: None,
             assignments: Assignments::default(),
             slots: BTreeMap::new(),
+            has_assignment: false,
             failure: None,
             is_stopping: false,
         }
@@ -144,6 +147,10 @@ impl Dispatcher {
                 None => return,
                 Some(Assignment::Assigned(partitions)) => {
                     self.count_rebalance(RebalanceKind::Assigned);
+                    if !std::mem::replace(&mut self.has_assignment, true) {
+                        // What an earlier life had and this one was not given is someone else's by now.
+                        self.spec.environment.board.retain_lanes(&self.spec.group, &partitions);
+                    }
                     for partition in partitions {
                         self.assign(partition, ctx);
                     }

@@ -1,7 +1,7 @@
 //! How far a lane is behind the end of its partition, in records and in time. Pure.
 //!
 //! Promises that both are zero when nothing is unread, and that what is kept for it is bounded: a mark for each
-//! record that is delivered and not applied, which credits limit, and [`SAMPLES_MAX`] samples of the partition's
+//! record that is delivered and not applied, which credits limit, and a bounded number of samples of the partition's
 //! end. Knows nothing of parked records: the lane has passed them.
 
 use std::collections::VecDeque;

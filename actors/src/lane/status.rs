@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::effect::Outcome;
-use crate::ids::{Group, Incarnation, LaneKey, Offset};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
 use crate::lane::lag::Lag;
 use crate::record::LogRecord;
 use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
@@ -279,6 +279,13 @@ impl StatusBoard {
     /// Removes a lane that belongs to another process now, with all its series.
     pub fn remove_lane(&self, lane: &LaneKey) {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(lane);
+        self.lanes_revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Removes a group's lanes but those of some partitions.
+    pub fn retain_lanes(&self, group: &Group, partitions: &[TopicPartition]) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|lane, _| lane.group != *group || partitions.contains(&lane.topic_partition));
         self.lanes_revision.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -58,8 +58,7 @@ fn assert_whole(client: &str, records: &[StockRecord], owned: &BTreeSet<String>)
 #[test]
 fn records_of_stock_clients_are_processed_and_ours_are_read_by_them() {
     let kafka = Kafka::shared();
-    // KafkaJS by itself reads neither lz4, the default, nor zstd: both need a further package of its users.
-    let place = place_on(Engine::Postgres, kafka).with("HORIZONS_KAFKA_COMPRESSION", "none");
+    let place = place_on(Engine::Postgres, kafka);
     let stage = Stage::at("stock clients", place);
     let client = stage.client();
     let topics = Look::of(&stage.world);

@@ -15,7 +15,7 @@ const CUT_WITHIN_BYTES: u64 = 20_000;
 
 #[test]
 fn connections_to_kafka_cut_and_slowed_lose_and_double_nothing() {
-    let rounds = crate::process::count("HORIZONS_TEST_WIRE_ROUNDS", 3);
+    let rounds = crate::process::count("HORIZONS_TEST_WIRE_ROUNDS", 1);
     let kafka = Kafka::with(KafkaOptions { proxied: true, ..KafkaOptions::default() });
     let mut stage = Stage::at("wire", place_on(Engine::Postgres, &kafka));
     let proxy = kafka.proxy(1);

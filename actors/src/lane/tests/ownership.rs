@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::world::{LIMIT, Options, World, event, group, lane_of, run};
+use super::world::{LIMIT, Options, World, event, group, lane_of, neighbours, run};
 use crate::backoff::RestartPolicy;
 use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use crate::lane::credit::CreditPool;
@@ -34,6 +34,11 @@ impl ReaderCalls {
     /// Makes readers that refuse so many starts.
     pub(super) fn refusing(refusals: u32) -> Self {
         Self { asked: Mutex::default(), refusals: Mutex::new(refusals) }
+    }
+
+    /// Counts the readers.
+    fn count(&self) -> usize {
+        self.asked.lock().unwrap().len()
     }
 
     /// Gives what a reader was asked.
@@ -216,6 +221,32 @@ fn lane_whose_partition_is_not_assigned_when_it_starts_costs_no_restart_budget()
         wanted.push(Asked::ToStart);
         assert_eq!(world.reader_calls.of(0), wanted);
         assert_eq!(world.snapshot("job-0").restarts, 0);
+        assert!(world.escalations.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn dispatcher_that_starts_anew_shows_only_the_lanes_it_is_given() {
+    run(|| async {
+        let usual = Options::default();
+        let restarts = RestartPolicy { budget: 1, ..usual.restarts };
+        let world = World::unassigned(Options { restarts, ..usual });
+        let (first, other) = (lane_of("job-0"), lane_of(&neighbours(1).1));
+        let _tree = world.start();
+        wait_until("the member", LIMIT, || world.log.members(&group()).len() == 1).await;
+        world.log.assign(world.log.members(&group())[0], vec![first.topic_partition]);
+        let point = (FaultPoint::BeforeApply, first.topic_partition.partition);
+        world.panics.at_point.lock().unwrap().insert(point, 2);
+        world.publish(&event("job-0", 1));
+        let is_anew = || world.reader_calls.count() == 2;
+        wait_until("the dispatcher to start anew", LIMIT, is_anew).await;
+        assert!(world.board.find_lane(&first).is_some(), "it may come back to this process");
+
+        let member = *world.log.members(&group()).last().unwrap();
+        world.log.assign(member, vec![other.topic_partition]);
+        wait_until("the lane that it is given", LIMIT, || world.board.find_lane(&other).is_some()).await;
+
+        assert!(world.board.find_lane(&first).is_none(), "a lane of someone else is shown");
         assert!(world.escalations.lock().unwrap().is_empty());
     });
 }
