@@ -3,8 +3,9 @@
 //! Promises that [`hit`] does nothing at all unless the cargo feature `fail-points` is on *and* the environment
 //! variable [`VARIABLE`] names the point. Does not promise that a point is hit once: `:nth` picks the hit.
 //!
-//! *Shape*: `name[:nth]=action`, several separated by `;`; `nth` counts from 1 (the default) inside one
-//! process. Actions: `kill` (SIGKILL to this process), `panic`, `hang` (this thread waits for ever),
+//! *Shape*: `name[~marker][:nth]=action`, several separated by `;`; `nth` counts from 1 (the default) inside one
+//! process. With a marker only hits on a record count whose key or payload holds these bytes. Actions: `kill`
+//! (SIGKILL to this process), `abort` (as a failed allocation does), `panic`, `hang` (this thread waits for ever),
 //! `exit:CODE`, and `delay:MS`, which waits at the `nth` hit and at every one after it. A text that cannot be
 //! read ends the process with [`BAD_TEXT_EXIT_CODE`]: a test that names a point wrongly must not pass.
 //!
@@ -20,10 +21,11 @@
 //! | `store-after-commit` | a round is committed, nobody has an answer |
 //! | `lane-started`, `lane-before-batch`, `lane-before-apply`, `lane-before-commit`, `lane-after-commit`, `lane-before-tick`, `lane-before-drain` | see [`FaultPoint`](horizons_actors::lane::fault::FaultPoint) |
 //! | `behaviour-apply`, `behaviour-tick` | inside a behaviour, before it looks at an event or a timer |
+//! | `behaviour-event` | inside a behaviour, before it looks at a record that is an event; takes a marker |
 //!
 //! The points of lanes and behaviours may be narrowed to a group, and further to a topic:
 //! `lane-before-apply/jobs`, `lane-before-apply/audit-trail/system-health`. Each of these names counts its
-//! own hits.
+//! own hits. An event that kills whoever looks at it: `behaviour-event/jobs~job-13=abort`.
 
 /// The environment variable that says where to fail.
 pub const VARIABLE: &str = "HORIZONS_FAIL_AT";
@@ -40,6 +42,12 @@ pub fn hit(_point: &str) {}
 #[cfg(feature = "fail-points")]
 pub fn hit(point: &str) {
     armed::hit(point);
+}
+
+/// Fails here if the environment says so; a fault with a marker looks for it in what the hit is about.
+#[cfg(feature = "fail-points")]
+pub(crate) fn hit_on(point: &str, about: &[&[u8]]) {
+    armed::hit_on(point, about);
 }
 
 /// Tells whether any point is to fail, so that whoever must build a name first can spare it.
@@ -60,6 +68,7 @@ mod armed {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Action {
         Kill,
+        Abort,
         Panic,
         Hang,
         Exit(i32),
@@ -69,6 +78,8 @@ mod armed {
     #[derive(Debug)]
     struct Fault {
         point: String,
+        /// What the subject of a hit must hold; empty for any hit.
+        marker: String,
         nth: u64,
         action: Action,
         hits: AtomicU64,
@@ -82,7 +93,7 @@ mod armed {
                 // Nothing is left to do if standard error is closed: the exit code says it as well.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "failed to read `{VARIABLE}`: wanted `name[:nth]=kill|panic|hang|exit:CODE|delay:MS`, got `{part}`"
+                    "failed to read `{VARIABLE}`: wanted `name[~marker][:nth]=kill|abort|panic|hang|exit:CODE|delay:MS`, got `{part}`"
                 );
                 std::process::exit(BAD_TEXT_EXIT_CODE)
             }),
@@ -95,10 +106,20 @@ mod armed {
     }
 
     pub(super) fn hit(point: &str) {
+        hit_on(point, &[]);
+    }
+
+    pub(super) fn hit_on(point: &str, about: &[&[u8]]) {
         // All are counted before one is carried out: a panic must not hide a hit from the others.
-        let due: Vec<&Fault> =
-            faults().iter().filter(|fault| fault.point == point && is_due(fault)).collect();
+        let met = faults().iter().filter(|fault| fault.point == point && is_marked(fault, about));
+        let due: Vec<&Fault> = met.filter(|fault| is_due(fault)).collect();
         due.into_iter().for_each(carry_out);
+    }
+
+    /// Tells whether what a hit is about holds the marker.
+    fn is_marked(fault: &Fault, about: &[&[u8]]) -> bool {
+        let marker = fault.marker.as_bytes();
+        marker.is_empty() || about.iter().any(|bytes| bytes.windows(marker.len()).any(|part| part == marker))
     }
 
     /// Counts a hit and tells whether it is the one.
@@ -115,6 +136,7 @@ mod armed {
                 let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
                 hang();
             }
+            Action::Abort => std::process::abort(),
             #[expect(clippy::panic, reason = "a panic is what the test asked for")]
             Action::Panic => panic!("fail point `{}`", fault.point),
             Action::Hang => hang(),
@@ -150,8 +172,13 @@ mod armed {
             Some((point, nth)) => (point, nth.parse().ok().filter(|nth| *nth > 0)?),
             None => (place, 1),
         };
+        let (point, marker) = match point.split_once('~') {
+            Some((point, marker)) => (point, Some(marker).filter(|marker| !marker.is_empty())?),
+            None => (point, ""),
+        };
         let action = match action {
             "kill" => Action::Kill,
+            "abort" => Action::Abort,
             "panic" => Action::Panic,
             "hang" => Action::Hang,
             other => match other.split_once(':')? {
@@ -160,7 +187,13 @@ mod armed {
                 _ => return None,
             },
         };
-        (!point.is_empty()).then(|| Fault { point: point.to_owned(), nth, action, hits: AtomicU64::new(0) })
+        (!point.is_empty()).then(|| Fault {
+            point: point.to_owned(),
+            marker: marker.to_owned(),
+            nth,
+            action,
+            hits: AtomicU64::new(0),
+        })
     }
 
     #[cfg(test)]
@@ -185,10 +218,31 @@ mod armed {
         }
 
         #[test]
+        fn fault_with_a_marker_meets_only_what_holds_it() {
+            let faults = parse("a/b~job-13:2=abort;c=panic").unwrap();
+            let [marked, plain] = faults.as_slice() else { panic!("{faults:?}") };
+
+            assert_eq!((marked.point.as_str(), marked.nth, marked.action), ("a/b", 2, Action::Abort));
+            assert!(is_marked(marked, &[b"", b"{\"job_id\":\"job-13\"}"]));
+            assert!(!is_marked(marked, &[b"job-1", b"3"]) && !is_marked(marked, &[]));
+            assert!(is_marked(plain, &[]) && is_marked(plain, &[b"anything"]));
+        }
+
+        #[test]
         fn faults_text_that_is_wrong_names_the_part() {
-            for wrong in
-                ["a", "a=", "a:0=kill", "a:x=kill", "=kill", "a=exit:", "a=die", "a=delay", "a=delay:x"]
-            {
+            for wrong in [
+                "a",
+                "a=",
+                "a:0=kill",
+                "a:x=kill",
+                "=kill",
+                "a=exit:",
+                "a=die",
+                "a=delay",
+                "a=delay:x",
+                "a~=kill",
+                "~a=kill",
+            ] {
                 assert_eq!(parse(wrong).unwrap_err(), wrong);
             }
         }

@@ -1,5 +1,7 @@
 # What .ci/run and tests/run.sh share: where builds go, and what must be installed. To be sourced.
 
+source tests/services/common.sh
+
 # Builds live outside the clone where that is possible, so that a fresh clone finds what was built before.
 if [ -z "${CARGO_TARGET_DIR:-}" ]; then
     cache="${XDG_CACHE_HOME:-${HOME:-}/.cache}/horizons-target"
@@ -13,13 +15,24 @@ fi
 # rest of it has made clippy fail.
 export CARGO_INCREMENTAL=0
 
-# Installs what is missing of: a C and a C++ compiler, make, perl, and sqlite3 for a look into a store.
+# What must be there: a program, and Debian's package of it. To build: a C and a C++ compiler, make and perl. To
+# look into a store: sqlite3. For real services and stock clients: Java and Maven (Kafka's jars), PostgreSQL,
+# Node.js with npm (KafkaJS), kcat, and openssl for certificates.
+needed=(
+    gcc:gcc g++:g++ make:make perl:perl sqlite3:sqlite3
+    java:default-jre-headless mvn:maven psql:postgresql-client node:nodejs npm:npm kcat:kcat openssl:openssl
+    setpriv:util-linux
+)
+
+# Installs what is missing.
 install_missing() {
-    local missing=() tool package
-    for pair in gcc:gcc g++:g++ make:make perl:perl sqlite3:sqlite3; do
+    local missing=() pair tool package
+    for pair in "${needed[@]}"; do
         tool="${pair%%:*}" package="${pair##*:}"
         command -v "$tool" >/dev/null 2>&1 || missing+=("$package")
     done
+    # Its server's programs are in no search path.
+    postgres_programs >/dev/null 2>&1 || missing+=(postgresql)
     if [ "${#missing[@]}" -gt 0 ]; then
         if ! command -v apt-get >/dev/null 2>&1; then
             echo "error: missing: ${missing[*]}; install them (there is no apt-get here to do it)" >&2
@@ -35,4 +48,17 @@ install_missing() {
         echo "error: missing: cargo; install Rust (the version in Cargo.toml or later) and try again" >&2
         return 1
     fi
+}
+
+# Gets what services and stock clients are made of, once, into a cache folder: Kafka's jars and KafkaJS. Later
+# runs need no network for them.
+prepare_services() {
+    local version
+    version="$(java -version 2>&1 | sed -n -E 's/.* version "([0-9]+).*/\1/p')"
+    if [ "${version:-0}" -lt 17 ]; then
+        echo "error: Kafka needs Java 17 or later, got \`${version:-none}\`" >&2
+        return 1
+    fi
+    tests/services/kafka prepare >/dev/null
+    tests/services/client prepare >/dev/null
 }

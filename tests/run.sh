@@ -60,6 +60,7 @@ run_suite() {
 suites=()
 
 install_missing
+prepare_services
 started=$SECONDS
 
 # One set of features for all of it, so that everything is built once. Fail-points do nothing until a test
@@ -70,6 +71,11 @@ features=(--features fail-points)
 from_outside=()
 if [ "$mode" = full ]; then
     export HORIZONS_TEST_KILL_ROUNDS=200 HORIZONS_TEST_AIMED_ROUNDS=20 HORIZONS_TEST_PANICS=40
+    export HORIZONS_TEST_EARLY_KILLS=200 HORIZONS_TEST_CORE_KILLS=300 HORIZONS_TEST_CORE_HISTORIES=256
+    # Faults of the production path, `tests/integration/production`.
+    export HORIZONS_TEST_PRODUCTION_KILLS=300 HORIZONS_TEST_BROKER_KILLS=10 HORIZONS_TEST_BROKERS_AWAY_S=60
+    export HORIZONS_TEST_JOINS=30 HORIZONS_TEST_DATABASE_ROUNDS=10 HORIZONS_TEST_COMMIT_CUTS=60
+    export HORIZONS_TEST_WIRE_ROUNDS=20
     from_outside=(--show-output)
 fi
 run_tests "packages" cargo test --workspace --locked "${features[@]}" --lib --bins --no-fail-fast

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::event::TaccSystem;
+use crate::gap::GapAcceptance;
 use crate::ids::{
     AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic, Offset,
     Partition, ResourceId, Topic, UserId,
@@ -56,6 +57,8 @@ pub enum CommandKind {
     ReleaseKey(ParkedKeyId),
     /// Give the first parked event of a key up, then let the rest flow.
     DiscardHead(ParkedKeyId),
+    /// Let a lane go on behind a gap in its log.
+    AcceptGap(GapAcceptance),
     /// Append a record that somebody else made, as it is.
     AppendRecord {
         /// The topic.
@@ -89,6 +92,7 @@ impl CommandKind {
             CommandKind::CancelJob { .. } => "job.cancel",
             CommandKind::ReleaseKey(_) => "parked.release",
             CommandKind::DiscardHead(_) => "parked.discard",
+            CommandKind::AcceptGap(_) => "gap.accept",
             CommandKind::AppendRecord { .. } => "record.append",
             CommandKind::SetAsideRecord { .. } => "record.set_aside",
             CommandKind::SendRecordAgain { .. } => "record.send_again",
@@ -101,6 +105,7 @@ impl CommandKind {
             CommandKind::SubmitJob(_) => job_id.map_or("job", JobId::as_str).to_owned(),
             CommandKind::CancelJob { job_id } => job_id.as_str().to_owned(),
             CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => key.lane.to_string(),
+            CommandKind::AcceptGap(gap) => gap.lane.to_string(),
             CommandKind::AppendRecord { topic, .. } => topic.name().to_owned(),
             CommandKind::SetAsideRecord { topic, partition, offset } => {
                 format!("{topic}-{partition}@{offset}")

@@ -12,6 +12,7 @@ use crate::ids::{Attempt, EventId, JobId, Offset, Sequence};
 use crate::record::{Digest32, LogRecord, OutgoingRecord};
 use crate::rejection::Rejection;
 use crate::state::{AuditSegment, StateKey, StateValue};
+use crate::trial::SettledTrial;
 
 /// The named outcome of a record (house style 12). Each record ends in exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +78,8 @@ pub struct Effects {
     pub records_parked: Vec<ParkedRecord>,
     /// Parked records that have been answered.
     pub records_unparked: Vec<ParkedRecordId>,
+    /// Trials that ended with this transaction. The lane writes these, no behaviour does.
+    pub trials_settled: Vec<SettledTrial>,
     /// Records to append to the log, final to the byte.
     pub outbox: Vec<OutgoingRecord>,
 }
@@ -94,6 +97,7 @@ impl Effects {
             + self.timers_cleared.len()
             + self.dead_letters.len()
             + self.records_parked.len()
+            + self.trials_settled.len()
             + self.outbox.len()
     }
 }

@@ -144,6 +144,19 @@ opaque_id! {
     Group
 }
 
+impl LogId {
+    /// Gives the id under which a generation of a lane of this log is stored and hashed (design D8): the
+    /// log's own for the first one, with the generation's number for those after it.
+    ///
+    /// *Errors*: [`IdError::TooLong`] when the number does not fit behind the id.
+    pub fn of_generation(&self, generation: Generation) -> Result<Self, IdError> {
+        match generation {
+            Generation(0) => Ok(self.clone()),
+            Generation(number) => Self::parse(&format!("{self}+{number}")),
+        }
+    }
+}
+
 impl Group {
     /// Gives the group with a name that is known at compile time.
     pub fn known(name: &'static str) -> Self {
@@ -199,6 +212,10 @@ uuid_id! {
     CorrelationId
 }
 uuid_id! {
+    /// Identifies one life of the program: drawn when it starts, never stored to be used again.
+    ProcessId
+}
+uuid_id! {
     /// Identifies one command of a user, an operator or the program itself.
     CommandId
 }
@@ -250,6 +267,11 @@ number! {
 number! {
     /// Counts the transactions of a lane; part of the compare-and-set that fences it.
     Revision(u64)
+}
+number! {
+    /// Counts the logs that a lane has read under the same name: raised when an operator accepts that the
+    /// partition was made anew. Progress, audit log, parked keys and dead letters belong to one generation.
+    Generation(u32)
 }
 number! {
     /// Counts the lives of a lane inside this process; batches of another life are dropped.

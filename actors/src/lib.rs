@@ -10,6 +10,7 @@ pub mod command;
 pub mod dispatcher;
 pub mod effect;
 pub mod event;
+pub mod gap;
 pub mod ids;
 pub mod jobs;
 pub mod lane;
@@ -24,6 +25,7 @@ pub mod state;
 pub mod supervisor;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod trial;
 
 /// The guides whose examples are compiled and run.
 #[cfg(doctest)]

@@ -2,8 +2,11 @@
 //!
 //! Promises bounded labels: groups and topics come from the configuration and enums, never from records.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
 
+use crate::clock::Timestamp;
 use crate::effect::Outcome;
 use crate::ids::{Group, LaneKey};
 use crate::lane::status::StatusBoard;
@@ -45,7 +48,8 @@ pub struct LaneMetrics {
     panics: IntCounterVec,
     restarts: IntCounterVec,
     rebalances: IntCounterVec,
-    lag: IntGaugeVec,
+    lag_records: IntGaugeVec,
+    lag_seconds: GaugeVec,
     parked_keys: IntGaugeVec,
 }
 
@@ -73,6 +77,14 @@ impl LaneMetrics {
             &["group"],
         )?;
         registry.register(Box::new(commits.clone()))?;
+        let lag_seconds = GaugeVec::new(
+            Opts::new(
+                "horizons_lag_seconds",
+                "Age of the oldest record that a lane has not passed, parked ones left out",
+            ),
+            &["group", "topic", "partition"],
+        )?;
+        registry.register(Box::new(lag_seconds.clone()))?;
         Ok(Self {
             records: counter(
                 "horizons_records_total",
@@ -105,11 +117,12 @@ impl LaneMetrics {
                 "Changes of what the log assigned to this process, by kind: assigned, revoked, lost",
                 &["group", "kind"],
             )?,
-            lag: gauge(
+            lag_records: gauge(
                 "horizons_lag_records",
                 "Records not yet applied, parked ones included",
                 &["group", "topic", "partition"],
             )?,
+            lag_seconds,
             parked_keys: gauge(
                 "horizons_parked_keys",
                 "Keys that are parked",
@@ -167,17 +180,18 @@ impl LaneMetrics {
     }
 
     /// Sets the gauges from the board; called when metrics are read. Series of lanes that are gone go too.
-    pub fn observe_board(&self, board: &StatusBoard) {
-        self.lag.reset();
+    pub fn observe_board(&self, board: &StatusBoard, now: Timestamp) {
+        self.lag_records.reset();
+        self.lag_seconds.reset();
         self.parked_keys.reset();
         for (lane, status) in board.lanes() {
-            let snapshot = status.snapshot(&lane);
+            let snapshot = status.snapshot(&lane, now);
             let partition = lane.topic_partition.partition.to_string();
             let labels = [lane.group.as_str(), lane.topic_partition.topic.name(), partition.as_str()];
-            self.lag.with_label_values(&labels).set(i64::try_from(snapshot.lag_records).unwrap_or(i64::MAX));
-            self.parked_keys
-                .with_label_values(&labels)
-                .set(i64::try_from(snapshot.parked_keys).unwrap_or(i64::MAX));
+            let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            self.lag_records.with_label_values(&labels).set(whole(snapshot.lag_records));
+            self.lag_seconds.with_label_values(&labels).set(snapshot.lag_seconds);
+            self.parked_keys.with_label_values(&labels).set(whole(snapshot.parked_keys));
         }
     }
 }

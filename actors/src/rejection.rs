@@ -65,6 +65,11 @@ pub enum Rejection {
         /// The store's words.
         detail: String,
     },
+    /// So many processes in a row died while they looked at this very event.
+    ProcessDied {
+        /// How many.
+        deaths: u32,
+    },
 }
 
 /// Longest detail that is kept, so that a hostile record cannot fill the store with its own error text.
@@ -77,7 +82,7 @@ pub fn short_detail(text: &str) -> String {
 
 impl Rejection {
     /// Lists the name of every reason, for metric labels.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "payload_missing",
         "unknown_content_type",
         "malformed_bytes",
@@ -89,6 +94,7 @@ impl Rejection {
         "misplaced",
         "behaviour_panicked",
         "store_refused",
+        "process_died",
     ];
 
     /// Gives the stable name of the reason.
@@ -105,6 +111,7 @@ impl Rejection {
             Rejection::Misplaced { .. } => "misplaced",
             Rejection::BehaviourPanicked { .. } => "behaviour_panicked",
             Rejection::StoreRefused { .. } => "store_refused",
+            Rejection::ProcessDied { .. } => "process_died",
         }
     }
 
@@ -135,6 +142,9 @@ impl std::fmt::Display for Rejection {
             Rejection::Misplaced { wanted } => write!(f, "misplaced record: wanted {wanted}"),
             Rejection::BehaviourPanicked { detail } => write!(f, "behaviour panicked: {detail}"),
             Rejection::StoreRefused { detail } => write!(f, "store refused the effects: {detail}"),
+            Rejection::ProcessDied { deaths } => {
+                write!(f, "{deaths} processes in a row died while they looked at this event")
+            }
         }
     }
 }

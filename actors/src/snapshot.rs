@@ -95,10 +95,13 @@ pub struct LaneSnapshot {
     pub last_error: Option<String>,
     /// The next record it will apply.
     pub next_offset: u64,
-    /// The end of its partition, when it last read.
+    /// The end of its partition, as last heard.
     pub log_end_offset: u64,
     /// Records between the two, and those that are parked.
     pub lag_records: u64,
+    /// Age of the oldest record that it has not passed, zero when there is none: parked records, which it has
+    /// passed, do not count here.
+    pub lag_seconds: f64,
     /// Batches that wait in its queue.
     pub queued_batches: u64,
     /// Keys that are parked.

@@ -3,26 +3,24 @@
 use std::sync::Arc;
 
 use horizons_actors::auditor::verify::{LogVerifier, VerificationReport};
-use horizons_actors::ids::LogId;
 use horizons_actors::ports::query::{AuditFilter, AuditPosition, QueryStore};
 use horizons_actors::ports::store::StoreError;
 
 /// Entries that one read takes.
 const PAGE_ENTRIES: usize = 1_000;
 
-/// Verifies every audit log of a store, in order of topic and partition.
-pub(super) async fn verify_all(
-    queries: &Arc<dyn QueryStore>,
-    log_id: &LogId,
-) -> Result<Vec<VerificationReport>, StoreError> {
+/// Verifies every audit log of a store, in order of topic, partition and generation.
+pub(super) async fn verify_all(queries: &Arc<dyn QueryStore>) -> Result<Vec<VerificationReport>, StoreError> {
     let mut reports = Vec::new();
-    for (partition, state) in queries.audit_logs().await? {
-        let mut verifier = LogVerifier::new(log_id.clone(), partition);
+    for log in queries.audit_logs().await? {
+        let partition = log.topic_partition;
+        let mut verifier = LogVerifier::new(log.log_id, partition);
         let mut after: Option<AuditPosition> = None;
         loop {
             let filter = AuditFilter {
                 topic: Some(partition.topic),
                 partition: Some(partition.partition.0),
+                generation: Some(log.generation),
                 after,
                 limit: PAGE_ENTRIES,
                 ..AuditFilter::default()
@@ -36,7 +34,7 @@ pub(super) async fn verify_all(
                 None => break,
             }
         }
-        reports.push(verifier.finish(&state));
+        reports.push(verifier.finish(&log.state));
     }
     Ok(reports)
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::{Clock, SystemClock};
-use horizons_actors::ids::{LogId, Offset, Topic, TopicPartition};
+use horizons_actors::ids::{Offset, Topic, TopicPartition};
 use horizons_actors::ports::log::RecordSource;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::store::{JobStore, StoreError};
@@ -318,7 +318,6 @@ async fn watched(
     writer_times: impl Fn() -> WriterTimes,
 ) -> Result<(Audited, WriterTimes), Failure> {
     let queries: Arc<dyn QueryStore> = Arc::clone(&subject.store) as _;
-    let log_id = subject.log_id.clone();
     let memory_before = meter::resident_bytes().filter(|_| meter::reset_peak());
     let processor_before = meter::processor_time();
     let before = writer_times();
@@ -326,13 +325,13 @@ async fn watched(
     let writer = since(before, writer_times());
     let processor = meter::processor_time().saturating_sub(processor_before);
     let memory = memory_before.zip(meter::peak_bytes()).map(|(before, peak)| Memory { before, peak });
-    verify(&queries, &log_id, records).await?;
+    verify(&queries, records).await?;
     Ok((Audited { time, processor, memory, threads }, writer))
 }
 
 /// Recomputes every audit log and counts its entries.
-async fn verify(queries: &Arc<dyn QueryStore>, log_id: &LogId, records: u64) -> Result<(), Failure> {
-    let reports = audit::verify_all(queries, log_id).await.map_err(failed)?;
+async fn verify(queries: &Arc<dyn QueryStore>, records: u64) -> Result<(), Failure> {
+    let reports = audit::verify_all(queries).await.map_err(failed)?;
     let entries: u64 = reports.iter().map(|report| report.entries_total).sum();
     let unlike_events: u64 =
         reports.iter().map(|report| report.duplicates_total + report.malformed_total).sum();

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use actix::Recipient;
 use futures_util::FutureExt;
 use horizons_actors::command::{Command, CommandKind};
 use horizons_actors::ids::LaneKey;
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::Reply;
-use horizons_actors::ports::commands::{Cancelling, CommandError, Commands, ExternalRecord, Submitted};
+use horizons_actors::ports::commands::{
+    AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted,
+};
 use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::relay::RelayView;
 use horizons_actors::ports::store::AppendedAt;
+use horizons_actors::supervisor::message::RestartLaneOf;
 
 use super::relay::RelayPort;
 use crate::orchestrator::Orchestrator;
@@ -21,6 +25,8 @@ pub(super) struct CommandPort {
     pub(super) board: Arc<StatusBoard>,
     /// The relay, where the event log is on Kafka.
     pub(super) relay: Option<Arc<RelayPort>>,
+    /// Starts a lane again.
+    pub(super) restarts: Recipient<RestartLaneOf>,
 }
 
 /// Answers an order about a relay that is not there.
@@ -79,8 +85,24 @@ impl Commands for CommandPort {
         }
         .boxed()
     }
+
+    fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
+        let (orchestrator, restarts) = (self.orchestrator.clone(), self.restarts.clone());
+        async move {
+            let lane = lane_of(&command.kind);
+            let accepted = orchestrator.accept_gap(command).await?;
+            if let Some(lane) = lane {
+                // A supervisor that cannot take it is overrun or ending; the decision is stored, and the next
+                // start of the lane finds it.
+                let _found_at_start = restarts.try_send(RestartLaneOf { lane });
+            }
+            Ok(accepted)
+        }
+        .boxed()
+    }
 }
 
+/// Gives the lane that a command is about.
 fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
     match kind {
         CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => Some(key.lane.clone()),
@@ -89,5 +111,6 @@ fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
         | CommandKind::AppendRecord { .. }
         | CommandKind::SetAsideRecord { .. }
         | CommandKind::SendRecordAgain { .. } => None,
+        CommandKind::AcceptGap(gap) => Some(gap.lane.clone()),
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn with_points(behaviour: BehaviourFactory) -> BehaviourFactory {
 mod armed {
     use horizons_actors::effect::Timer;
     use horizons_actors::ids::{Group, LaneKey, Topic};
-    use horizons_actors::lane::behaviour::{Applied, Behaviour, Entry, PoisonPolicy, Workspace};
+    use horizons_actors::lane::behaviour::{Applied, Behaviour, Entry, PoisonPolicy, Verdict, Workspace};
     use horizons_actors::lane::fault::{FaultPoint, Faults};
     use horizons_actors::state::StateKey;
 
@@ -64,14 +64,18 @@ mod armed {
         }
     }
 
-    /// Hits a point under each of its three names.
     fn hit(point: &str, lane: &LaneKey) {
+        hit_on(point, lane, &[]);
+    }
+
+    /// Hits a point under each of its three names.
+    fn hit_on(point: &str, lane: &LaneKey, about: &[&[u8]]) {
         if !faults::is_armed() {
             return;
         }
-        faults::hit(point);
-        faults::hit(&format!("{point}/{}", lane.group));
-        faults::hit(&format!("{point}/{}/{}", lane.group, lane.topic_partition.topic));
+        faults::hit_on(point, about);
+        faults::hit_on(&format!("{point}/{}", lane.group), about);
+        faults::hit_on(&format!("{point}/{}/{}", lane.group, lane.topic_partition.topic), about);
     }
 
     /// A behaviour that may fail before it thinks.
@@ -96,6 +100,11 @@ mod armed {
 
         fn apply(&self, entry: &Entry, work: &mut Workspace<'_>) -> Applied {
             hit("behaviour-apply", work.lane);
+            if let Verdict::Event(_) = entry.verdict {
+                let key = entry.record.key.as_deref().unwrap_or_default();
+                let payload = entry.record.payload.as_deref().unwrap_or_default();
+                hit_on("behaviour-event", work.lane, &[key, payload]);
+            }
             self.0.apply(entry, work)
         }
 

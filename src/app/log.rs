@@ -71,8 +71,10 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
         return Ok(log_id);
     }
     let listed: Vec<String> = fatal.iter().map(ToString::to_string).collect();
-    let text =
-        format!("topics are not what Horizons needs: {}; run `horizons topics create`, or change them", listed.join(", "));
+    let text = format!(
+        "topics are not what Horizons needs: {}; run `horizons topics create`, or change them",
+        listed.join(", ")
+    );
     Err(Unusable::ForGood(Failure::text(Exit::Failed, text)))
 }
 

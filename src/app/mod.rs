@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, Recipient};
 use actix_rt::Arbiter;
 use horizons_actors::aggregator::MetricsAggregator;
 use horizons_actors::auditor::Auditor;
@@ -32,7 +32,7 @@ use horizons_actors::backoff::RestartPolicy;
 use horizons_actors::clock::{Clock, Randomness, SystemClock, SystemRandomness};
 use horizons_actors::dispatcher::GroupSpec;
 use horizons_actors::event::{Encoding, decode};
-use horizons_actors::ids::{Group, LogId};
+use horizons_actors::ids::{Group, LogId, ProcessId};
 use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
 use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
@@ -43,7 +43,7 @@ use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::log::EventLog;
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::supervisor::Supervisor;
-use horizons_actors::supervisor::message::StopAll;
+use horizons_actors::supervisor::message::{RestartLaneOf, StopAll};
 use horizons_actors::supervisor::watchdog::{Stuck, Watchdog};
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -180,6 +180,7 @@ impl Running {
         listeners.extend(extras.listeners);
         let environment = Arc::new(LaneEnvironment {
             log_id: log_id.clone(),
+            process: ProcessId(randomness.next_uuid()),
             store: Arc::clone(&store) as _,
             clock: Arc::clone(&clock),
             randomness: Arc::clone(&randomness),
@@ -189,6 +190,7 @@ impl Running {
             metrics: lane_metrics.clone(),
             board: Arc::clone(&board),
             settings: lane_settings(config),
+            trial_token: tokio::sync::Mutex::default(),
             started: Instant::now(),
         });
         let relay = match config.event_log {
@@ -245,6 +247,11 @@ impl Running {
             front,
             drain_timeout: config.lanes.drain_timeout,
         })
+    }
+
+    /// Gives who starts lanes again that wait for an operator.
+    pub fn restarts(&self) -> Recipient<RestartLaneOf> {
+        self.supervisor.clone().recipient()
     }
 
     /// Gives the runtime that serves HTTP.
@@ -318,6 +325,7 @@ fn lane_settings(config: &Config) -> LaneSettings {
     LaneSettings {
         duplicate_window_records: config.lanes.duplicate_window_records,
         retry: config.lanes.retry,
+        trial_records: config.lanes.batch_records,
         ..LaneSettings::default()
     }
 }

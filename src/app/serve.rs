@@ -60,6 +60,7 @@ pub(super) fn start_http(
             orchestrator: running.orchestrator.clone(),
             board: Arc::clone(&running.board),
             relay: running.relay.clone(),
+            restarts: running.restarts(),
         }),
         relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),
         board: Arc::clone(&running.board),

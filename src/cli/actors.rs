@@ -21,13 +21,14 @@ pub(super) enum ActorsCommand {
 }
 
 /// Columns of a group's lanes.
-const LANE_COLUMNS: [(&str, &str); 9] = [
+const LANE_COLUMNS: [(&str, &str); 10] = [
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
     ("STATE", "state"),
     ("NEXT", "next_offset"),
     ("END", "log_end_offset"),
     ("LAG", "lag_records"),
+    ("LAG S", "lag_seconds"),
     ("PARKED", "parked_keys"),
     ("RESTARTS", "restarts"),
     ("LAST ERROR", "last_error"),

@@ -8,15 +8,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use horizons_actors::auditor::verify::{LogVerifier, VerificationReport};
-use horizons_actors::ids::{JobId, LogId, Partition, Topic, TopicPartition};
-use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry};
+use horizons_actors::ids::{Generation, JobId, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry, StoredAuditLog};
 use horizons_actors::ports::store::StoreError;
-use horizons_actors::state::AuditLogState;
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
-use super::audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json, text};
+use super::audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json};
 use super::client::{Call, Client, ClientOptions};
 use super::hooks::OpenedStore;
 use super::output::Form;
@@ -141,6 +140,7 @@ fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Fail
     let filter = AuditFilter {
         topic: arguments.topic,
         partition: arguments.partition,
+        generation: None,
         job_id: arguments.job.clone(),
         after: arguments.page.cursor.as_deref().map(parse_position).transpose()?,
         limit: usize::try_from(arguments.page.limit).unwrap_or(usize::MAX),
@@ -151,7 +151,7 @@ fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Fail
     with_output(Form::from_flag(client.json), context, |output| {
         output.rows(&COLUMNS, &rows)?;
         let Some(next) = page.next else { return Ok(Exit::Done) };
-        let cursor = format!("{}:{}", next.topic_partition, next.index);
+        let cursor = format!("{}:{}:{}", next.topic_partition, next.generation, next.index);
         match output.form() {
             Form::Text => output.line(&format!("more: --cursor {cursor}"))?,
             Form::Json => output.json(&json!({ "next": cursor }))?,
@@ -160,19 +160,22 @@ fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Fail
     })
 }
 
-/// Reads a cursor of a data folder: `TOPIC-PARTITION:INDEX`.
+/// Reads a cursor of a data folder: `TOPIC-PARTITION:GENERATION:INDEX`.
 fn parse_position(cursor: &str) -> Result<AuditPosition, Failure> {
     let parts = || {
-        let (lane, index) = cursor.rsplit_once(':')?;
+        let (place, index) = cursor.rsplit_once(':')?;
+        let (lane, generation) = place.rsplit_once(':')?;
+        let generation = Generation(generation.parse().ok()?);
         let (topic, partition) = lane.rsplit_once('-')?;
         let topic_partition = TopicPartition {
             topic: Topic::parse(topic).ok()?,
             partition: Partition(partition.parse().ok()?),
         };
-        Some(AuditPosition { topic_partition, index: index.parse().ok()? })
+        Some(AuditPosition { topic_partition, generation, index: index.parse().ok()? })
     };
     parts().ok_or_else(|| {
-        let message = format!("failed to read `--cursor`: wanted `TOPIC-PARTITION:INDEX`, got `{cursor}`");
+        let message =
+            format!("failed to read `--cursor`: wanted `TOPIC-PARTITION:GENERATION:INDEX`, got `{cursor}`");
         Failure::text(Exit::Usage, message)
     })
 }
@@ -198,24 +201,24 @@ const VERIFY_PAGE: usize = 500;
 
 /// Recomputes every log up to the size that it had when the verification began.
 async fn verify(source: &Source) -> Result<Vec<VerificationReport>, Failure> {
-    let (log_id, logs) = source.logs().await?;
+    let logs = source.logs().await?;
     let mut reports = Vec::with_capacity(logs.len());
-    for (topic_partition, state) in logs {
-        let verifier = LogVerifier::new(log_id.clone(), topic_partition);
-        reports.push(verify_log(source, topic_partition, &state, verifier).await?);
+    for log in logs {
+        let verifier = LogVerifier::new(log.log_id.clone(), log.topic_partition);
+        reports.push(verify_log(source, &log, verifier).await?);
     }
     Ok(reports)
 }
 
 async fn verify_log(
     source: &Source,
-    topic_partition: TopicPartition,
-    state: &AuditLogState,
+    log: &StoredAuditLog,
     mut verifier: LogVerifier,
 ) -> Result<VerificationReport, Failure> {
+    let state = &log.state;
     let mut cursor = None;
     loop {
-        let (page, next) = source.page(topic_partition, cursor.take()).await?;
+        let (page, next) = source.page(log, cursor.take()).await?;
         // A running server appends meanwhile; where none runs, what lies beyond the state is a finding.
         let is_late = |entry: &StoredAuditEntry| source.is_growing() && entry.position.index >= state.size;
         page.iter().filter(|entry| !is_late(entry)).for_each(|entry| verifier.push(entry));
@@ -232,37 +235,34 @@ impl Source {
         matches!(self, Source::Server(_))
     }
 
-    async fn logs(&self) -> Result<(LogId, Vec<(TopicPartition, AuditLogState)>), Failure> {
+    async fn logs(&self) -> Result<Vec<StoredAuditLog>, Failure> {
         match self {
-            Source::Store(opened) => {
-                let logs = opened.store.audit_logs().await.map_err(|error| store_failure(&error))?;
-                Ok((opened.log_id.clone(), logs))
-            }
+            Source::Store(opened) => opened.store.audit_logs().await.map_err(|error| store_failure(&error)),
             Source::Server(client) => {
                 let path = "/audit/logs";
                 let answer = client.call(Call::get(path)).await?;
                 let foreign = |error: JsonFieldError| client.foreign(path, error.to_string());
-                let log_id = text(&answer.body, "log_id").map_err(foreign)?;
-                let log_id = LogId::parse(log_id).map_err(|error| client.foreign(path, error.to_string()))?;
                 let mut logs = Vec::new();
                 for row in answer.rows() {
                     logs.push(log_from_json(&row).map_err(foreign)?);
                 }
-                Ok((log_id, logs))
+                Ok(logs)
             }
         }
     }
 
     async fn page(
         &self,
-        topic_partition: TopicPartition,
+        log: &StoredAuditLog,
         cursor: Option<Cursor>,
     ) -> Result<(Vec<StoredAuditEntry>, Option<Cursor>), Failure> {
+        let (topic_partition, generation) = (log.topic_partition, log.generation);
         match self {
             Source::Store(opened) => {
                 let filter = AuditFilter {
                     topic: Some(topic_partition.topic),
                     partition: Some(topic_partition.partition.0),
+                    generation: Some(generation),
                     job_id: None,
                     after: if let Some(Cursor::Store(after)) = cursor { Some(after) } else { None },
                     limit: VERIFY_PAGE,
@@ -276,6 +276,7 @@ impl Source {
                 let call = Call::get(path)
                     .query("topic", Some(topic_partition.topic))
                     .query("partition", Some(topic_partition.partition))
+                    .query("generation", Some(generation))
                     .query("limit", Some(VERIFY_PAGE))
                     .query("cursor", cursor);
                 let answer = client.call(call).await?;

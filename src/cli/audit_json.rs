@@ -5,8 +5,8 @@
 
 use horizons_actors::auditor::to_hex;
 use horizons_actors::clock::Timestamp;
-use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
-use horizons_actors::ports::query::{AuditPosition, StoredAuditEntry};
+use horizons_actors::ids::{Generation, LogId, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::{AuditPosition, StoredAuditEntry, StoredAuditLog};
 use horizons_actors::record::{Digest32, Headers, LogRecord, TimestampType};
 use horizons_actors::state::{AuditLogState, AuditSegment};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub struct JsonFieldError {
 
 /// Writes an entry.
 ///
-/// *Shape*: `topic`, `partition`, `index`, `leaf_hash` and `chain_hash` (hexadecimal), `mark`, `appended_at`,
+/// *Shape*: `topic`, `partition`, `generation`, `index`, `leaf_hash` and `chain_hash` (hexadecimal), `mark`, `appended_at`,
 /// and `record` (null when the body was removed) with `offset`, `timestamp`, `timestamp_type` (0 producer, 1
 /// log), `key_base64`, `headers_base64` (the header block) and `value_base64`.
 pub fn entry_to_json(entry: &StoredAuditEntry) -> Value {
@@ -44,6 +44,7 @@ pub fn entry_to_json(entry: &StoredAuditEntry) -> Value {
     json!({
         "topic": entry.position.topic_partition.topic,
         "partition": entry.position.topic_partition.partition,
+        "generation": entry.position.generation,
         "index": entry.position.index,
         "leaf_hash": to_hex(&entry.leaf_hash),
         "chain_hash": to_hex(&entry.chain_hash),
@@ -64,6 +65,7 @@ pub fn entry_from_json(entry: &Value) -> Result<StoredAuditEntry, JsonFieldError
     Ok(StoredAuditEntry {
         position: AuditPosition {
             topic_partition: topic_partition_from_json(entry)?,
+            generation: generation_from_json(entry)?,
             index: number(entry, "index")?,
         },
         leaf_hash: digest(entry, "leaf_hash")?,
@@ -93,9 +95,10 @@ fn record_from_json(record: &Value) -> Result<LogRecord, JsonFieldError> {
 
 /// Writes a log's state.
 ///
-/// *Shape*: `topic`, `partition`, `size`, `chain_head` and `frontier` (hexadecimal), `last_offset`, and
+/// *Shape*: `topic`, `partition`, `generation`, `log_id`, `size`, `chain_head` and `frontier` (hexadecimal), `last_offset`, and
 /// `segment` with `number`, `first_index`, `opened_at` and `closed` (null or `end_index` and `closed_at`).
-pub fn log_to_json(topic_partition: TopicPartition, state: &AuditLogState) -> Value {
+pub fn log_to_json(log: &StoredAuditLog) -> Value {
+    let StoredAuditLog { topic_partition, generation, log_id, state } = log;
     let closed = state
         .segment
         .closed
@@ -103,6 +106,8 @@ pub fn log_to_json(topic_partition: TopicPartition, state: &AuditLogState) -> Va
     json!({
         "topic": topic_partition.topic,
         "partition": topic_partition.partition,
+        "generation": generation,
+        "log_id": log_id,
         "size": state.size,
         "chain_head": to_hex(&state.chain_head),
         "frontier": state.frontier.iter().map(to_hex).collect::<Vec<_>>(),
@@ -119,7 +124,7 @@ pub fn log_to_json(topic_partition: TopicPartition, state: &AuditLogState) -> Va
 /// Reads a log's state.
 ///
 /// *Errors*: [`JsonFieldError`] with the first field that is not as wanted.
-pub fn log_from_json(row: &Value) -> Result<(TopicPartition, AuditLogState), JsonFieldError> {
+pub fn log_from_json(row: &Value) -> Result<StoredAuditLog, JsonFieldError> {
     let frontier = row.get("frontier").and_then(Value::as_array).and_then(|digests| {
         digests.iter().map(|digest| digest.as_str().and_then(digest_from_hex)).collect::<Option<Vec<_>>>()
     });
@@ -144,7 +149,19 @@ pub fn log_from_json(row: &Value) -> Result<(TopicPartition, AuditLogState), Jso
             closed,
         },
     };
-    Ok((topic_partition_from_json(row)?, state))
+    let log_id = LogId::parse(text(row, "log_id")?).map_err(|_| wrong(row, "log_id", "the id of a log"))?;
+    Ok(StoredAuditLog {
+        topic_partition: topic_partition_from_json(row)?,
+        generation: generation_from_json(row)?,
+        log_id,
+        state,
+    })
+}
+
+/// Reads the generation of a partition.
+fn generation_from_json(value: &Value) -> Result<Generation, JsonFieldError> {
+    let generation = u32::try_from(number(value, "generation")?);
+    generation.map(Generation).map_err(|_| wrong(value, "generation", "a generation"))
 }
 
 /// Reads the partition that an object names.
@@ -225,6 +242,7 @@ mod tests {
             };
             StoredAuditEntry {
                 position: AuditPosition {
+                    generation: Generation(3),
                     topic_partition: TopicPartition { topic, partition: Partition(partition) },
                     index,
                 },

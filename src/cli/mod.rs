@@ -13,6 +13,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod events;
+mod gaps;
 mod hooks;
 mod jobs;
 mod output;
@@ -67,6 +68,8 @@ enum Command {
     Actors(actors::ActorsCommand),
     #[command(subcommand)]
     Parked(parked::ParkedCommand),
+    #[command(subcommand)]
+    Gaps(gaps::GapsCommand),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     #[command(subcommand)]
@@ -169,6 +172,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Audit(command) => audit::run(command, context),
         Command::Actors(command) => actors::run(&command, context),
         Command::Parked(command) => parked::run(command, context),
+        Command::Gaps(command) => gaps::run(command, context),
         Command::DeadLetters(command) => dead_letters::run(&command, context),
         Command::Relay(command) => relay::run(&command, context),
         Command::Topics(command) => topics::run(&command, context),

@@ -267,8 +267,8 @@ pub const KEYS: [Key; 59] = [
         "kafka",
         "compression",
         Kind::OneOf(&["none", "lz4", "zstd"]),
-        "lz4",
-        "How batches of published records are compressed.",
+        "none",
+        "How batches of published records are compressed. KafkaJS, for one, reads `lz4` and `zstd` only with a plug-in.",
     ),
     text(
         "kafka",
@@ -370,7 +370,7 @@ pub const KEYS: [Key; 59] = [
         "lanes",
         "retry_limit_ms",
         (1, HOUR_MS),
-        10_000,
+        2_000,
         "Longest delay of a lane that waits for the store; it tries for ever.",
     ),
     number(

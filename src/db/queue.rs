@@ -8,13 +8,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use horizons_actors::command::{Command, Order, ParkedKeyId};
-use horizons_actors::ids::{Epoch, LaneKey, Offset};
+use horizons_actors::gap::{FoundGap, GapAcceptance};
+use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
 use horizons_actors::ports::store::{
-    AppendedAt, CommitError, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction, OrderAnswer,
-    ParkedWish, Progress, StoreError,
+    AppendedAt, CommitError, GapAccepted, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction,
+    OrderAnswer, ParkedWish, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
+use horizons_actors::trial::{TrialPhase, TrialSubject};
 use tokio::sync::oneshot;
 
 /// Rows of lanes in one commit: above this a commit takes longer than a waiting submit should.
@@ -47,6 +49,12 @@ pub(super) enum CommandWork {
         answer: Answer<bool, StoreError>,
     },
     Outbox(Box<OutboxWork>),
+    AcceptGap {
+        command: Box<Command>,
+        acceptance: GapAcceptance,
+        audit: OutgoingRecord,
+        answer: Answer<GapAccepted, StoreError>,
+    },
 }
 
 /// Work of the relay.
@@ -73,7 +81,7 @@ pub(super) enum OutboxWork {
         answer: Answer<Vec<OutboxPartition>, StoreError>,
     },
     SetAside {
-        command: Command,
+        command: Box<Command>,
         partition: OutboxPartition,
         offset: Offset,
         audit: OutgoingRecord,
@@ -86,9 +94,17 @@ pub(super) enum OutboxWork {
     },
 }
 
+/// What an incarnation of a lane notes beside its transactions.
+pub(super) enum LaneNote {
+    Trial(TrialSubject, TrialPhase),
+    EndedInOrder,
+    Gap(Option<FoundGap>),
+}
+
 /// Work of lanes.
 pub(super) enum LaneWork {
-    Open { lane: LaneKey, answer: Answer<LaneOpened, StoreError> },
+    Open { lane: LaneKey, process: ProcessId, answer: Answer<LaneOpened, StoreError> },
+    Note { lane: LaneKey, epoch: Epoch, note: LaneNote, answer: Answer<bool, StoreError> },
     ReadProgress { lane: LaneKey, answer: Answer<Option<Progress>, StoreError> },
     Commit { transaction: Box<LaneTransaction>, answer: Answer<LaneCommitted, CommitError> },
 }
@@ -227,7 +243,9 @@ impl State {
         let mut rows = 0;
         while let Some(queued) = self.lanes.front() {
             match &queued.work {
-                LaneWork::Open { lane, .. } | LaneWork::ReadProgress { lane, .. } => {
+                LaneWork::Open { lane, .. }
+                | LaneWork::Note { lane, .. }
+                | LaneWork::ReadProgress { lane, .. } => {
                     // What was queued before must be written before, also what this lane writes itself.
                     if first_left < queued.ticket || writing.contains(lane) {
                         break;

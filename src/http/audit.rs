@@ -8,9 +8,8 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use horizons_actors::auditor::{root, to_hex};
 use horizons_actors::event::{Event, Payload, decode, event_json};
-use horizons_actors::ids::{JobId, Partition, Topic, TopicPartition};
-use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry};
-use horizons_actors::state::AuditLogState;
+use horizons_actors::ids::{Generation, JobId, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry, StoredAuditLog};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -31,24 +30,26 @@ pub(super) const ROUTES: &[Route] = &[
 const CURSOR_KIND: &str = "audit entries";
 
 async fn entries(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let query = request.query(&["topic", "partition", "job", "limit", "cursor"])?;
+    let query = request.query(&["topic", "partition", "generation", "job", "limit", "cursor"])?;
     let topic = query.parsed("topic", Topic::parse)?;
-    let after: Option<(Topic, Partition, u64)> = query.cursor(CURSOR_KIND)?;
+    let after: Option<(Topic, Partition, Generation, u64)> = query.cursor(CURSOR_KIND)?;
     let filter = AuditFilter {
         topic,
         partition: query.parsed("partition", |text| parse_partition(text, topic))?,
+        generation: query.parsed("generation", parse_generation)?,
         job_id: query.parsed("job", JobId::parse)?,
-        after: after.map(|(topic, partition, index)| AuditPosition {
+        after: after.map(|(topic, partition, generation, index)| AuditPosition {
             topic_partition: TopicPartition { topic, partition },
+            generation,
             index,
         }),
         limit: query.limit()?,
     };
     let page = shared.state.queries.audit_entries(filter).await?;
-    let next =
-        page.next.map(|AuditPosition { topic_partition: TopicPartition { topic, partition }, index }| {
-            cursor_text(CURSOR_KIND, &(topic, partition, index))
-        });
+    let next = page.next.map(|AuditPosition { topic_partition, generation, index }| {
+        let TopicPartition { topic, partition } = topic_partition;
+        cursor_text(CURSOR_KIND, &(topic, partition, generation, index))
+    });
     let entries: Vec<Value> = page.entries.iter().map(entry_json).collect();
     Ok(json_answer(StatusCode::OK, &json!({ "entries": entries, "next": next })))
 }
@@ -61,12 +62,19 @@ fn parse_partition(text: &str, topic: Option<Topic>) -> Result<u16, String> {
     partition.ok_or_else(|| format!("wanted 0..={last} of `{topic}`, got `{}`", shortened(text)))
 }
 
+/// Reads a generation of a partition.
+fn parse_generation(text: &str) -> Result<Generation, String> {
+    let number = text.parse::<u32>();
+    number.map(Generation).map_err(|_| format!("wanted a number from 0, got `{}`", shortened(text)))
+}
+
 fn entry_json(entry: &StoredAuditEntry) -> Value {
     let TopicPartition { topic, partition } = entry.position.topic_partition;
     let event = entry.record.as_ref().and_then(|record| decode(topic, record).ok());
     json!({
         "topic": topic,
         "partition": partition,
+        "generation": entry.position.generation,
         "index": entry.position.index,
         "leaf_hash": to_hex(&entry.leaf_hash),
         "chain_hash": to_hex(&entry.chain_hash),
@@ -106,15 +114,18 @@ fn said_by(event: &Event) -> Value {
 async fn logs(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     request.query(&[])?;
     let logs = shared.state.queries.audit_logs().await?;
-    let logs: Vec<Value> = logs.iter().map(|(partition, log)| log_json(*partition, log)).collect();
+    let logs: Vec<Value> = logs.iter().map(log_json).collect();
     Ok(json_answer(StatusCode::OK, &json!({ "log_id": shared.state.log_id, "logs": logs })))
 }
 
-fn log_json(topic_partition: TopicPartition, log: &AuditLogState) -> Value {
+fn log_json(stored: &StoredAuditLog) -> Value {
+    let log = &stored.state;
     let segment = &log.segment;
     json!({
-        "topic": topic_partition.topic,
-        "partition": topic_partition.partition,
+        "topic": stored.topic_partition.topic,
+        "partition": stored.topic_partition.partition,
+        "generation": stored.generation,
+        "log_id": stored.log_id,
         "size": log.size,
         "root": to_hex(&root(log)),
         "chain_head": to_hex(&log.chain_head),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::ids::{Generation, Group, LaneKey, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::{DeadLetterId, StoredDeadLetter};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -25,11 +25,11 @@ async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
     let query = request.query(&["group", "limit", "cursor"])?;
     let limit = query.limit()?;
     let group = query.parsed("group", Group::parse)?;
-    let after: Option<(Group, Topic, Partition, Offset)> = query.cursor(CURSOR_KIND)?;
-    let after = after.map(|(group, topic, partition, offset)| {
+    let after: Option<(Group, Topic, Partition, Generation, Offset)> = query.cursor(CURSOR_KIND)?;
+    let after = after.map(|(group, topic, partition, generation, offset)| {
         let topic_partition = TopicPartition { topic, partition };
         let lane = LaneKey { group, topic_partition };
-        DeadLetterId { lane, offset }
+        DeadLetterId { lane, generation, offset }
     });
     let letters = shared.state.queries.dead_letters(group, after, limit + 1).await?;
     let (letters, has_more) = cut_page(letters, limit);
@@ -40,11 +40,12 @@ async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
 
 fn position_text(letter: &StoredDeadLetter) -> String {
     let TopicPartition { topic, partition } = letter.lane.topic_partition;
-    cursor_text(CURSOR_KIND, &(&letter.lane.group, topic, partition, letter.record.offset))
+    cursor_text(CURSOR_KIND, &(&letter.lane.group, topic, partition, letter.generation, letter.record.offset))
 }
 
 fn letter_json(letter: &StoredDeadLetter) -> Value {
     let row = json!({
+        "generation": letter.generation,
         "offset": letter.record.offset,
         "state": letter.state,
         "reason": letter.reason,

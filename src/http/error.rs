@@ -88,6 +88,14 @@ pub(super) enum ApiError {
         /// What was wanted.
         reason: String,
     },
+    /// What the request is about has changed since it was looked at.
+    #[error("{what} has changed: {reason}")]
+    Moved {
+        /// What has changed.
+        what: String,
+        /// What it is now.
+        reason: String,
+    },
     /// The idempotency key belongs to another request.
     #[error("the key was used for another request, which became job `{job_id}`")]
     KeyReused {
@@ -172,6 +180,7 @@ impl ApiError {
             }
             E::BodyTooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, "body-too-slow", "body too slow"),
             E::Conflict { .. } => (StatusCode::CONFLICT, "conflict", "state does not allow it"),
+            E::Moved { .. } => (StatusCode::CONFLICT, "moved", "it has changed since"),
             E::KeyReused { .. } => {
                 (StatusCode::CONFLICT, "idempotency-key-reused", "idempotency key was used before")
             }
@@ -290,6 +299,7 @@ impl From<CommandError> for ApiError {
             CommandError::Invalid { field, reason } => ApiError::Invalid { field, reason },
             CommandError::NotFound { what } => ApiError::NotFound { what },
             CommandError::Conflict { state, reason } => ApiError::Conflict { state, reason },
+            CommandError::Moved { what, reason } => ApiError::Moved { what, reason },
             CommandError::KeyReused { job_id } => ApiError::KeyReused { job_id },
             CommandError::Broken(reason) => ApiError::Broken { reason },
         }

@@ -14,6 +14,7 @@ mod audit;
 mod dead_letters;
 mod document;
 mod error;
+mod gaps;
 mod gate;
 mod health;
 mod jobs;
@@ -90,11 +91,12 @@ impl Shared {
 
 /// Lists every route; those of one template stand together.
 fn routes() -> Vec<Route> {
-    let resources: [&[Route]; 9] = [
+    let resources: [&[Route]; 10] = [
         jobs::ROUTES,
         records::ROUTES,
         audit::ROUTES,
         dead_letters::ROUTES,
+        gaps::ROUTES,
         parked::ROUTES,
         relay::ROUTES,
         actors::ROUTES,

@@ -42,6 +42,7 @@ async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
 
 fn key_json(key: &StoredParkedKey) -> Value {
     let row = json!({
+        "generation": key.generation,
         "key_base64": base64_text(&key.key),
         "head": key.head,
         "reason": key.reason,

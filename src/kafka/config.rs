@@ -149,6 +149,9 @@ const FETCH_BACKOFF: Duration = Duration::from_millis(10);
 /// How long a client waits before it tries a broker that was away, at first and at most.
 const RECONNECT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// After so long without an answer a broker counts as away, though its connection stands: one that hangs.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How often a client asks for topics and leaders while all is well; errors make it ask at once.
 const METADATA_REFRESH: Duration = Duration::from_secs(30);
 
@@ -170,7 +173,7 @@ impl KafkaConfig {
             request_limit: Duration::from_secs(5),
             security: SecurityConfig::default(),
             batch: BatchLimits { records: 1_000, bytes: 1 << 20 },
-            fetch_wait: Duration::from_millis(100),
+            fetch_wait: Duration::from_millis(50),
             prefetch_bytes: 16 << 20,
             partition_fetch_bytes: 1 << 20,
             recheck_every: Duration::from_secs(10),
@@ -225,6 +228,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", millis(RECONNECT_BACKOFF.0))
             .set("reconnect.backoff.max.ms", millis(RECONNECT_BACKOFF.1))
             .set("topic.metadata.refresh.interval.ms", millis(METADATA_REFRESH))
+            .set("socket.timeout.ms", millis(SOCKET_TIMEOUT))
             .set("socket.keepalive.enable", "true");
         let SecurityConfig { tls, sasl } = &self.security;
         let protocol = match (tls, sasl) {

@@ -1,4 +1,4 @@
-//! What the client library calls back: rebalances, answers to commits, errors and log lines.
+//! What the client library calls back: rebalances, errors and log lines.
 //!
 //! Promises that a rebalance is carried out here and nowhere else: what is assigned is not fetched until a
 //! lane asks, what is revoked is given back when its lanes have stopped or the time is over, and what is lost
@@ -23,7 +23,6 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
 use super::block::wait_for;
-use super::commits::CommitAnswer;
 use super::names::TopicNames;
 use super::shared::Shared;
 
@@ -137,17 +136,6 @@ impl ConsumerContext for GroupContext {
             _ => self.revoked(consumer, &partitions),
         }
         self.shared.bell.ring();
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        self.count_call();
-        let whole = result.err().and_then(|error| error.rdkafka_error_code());
-        let each = offsets.elements().into_iter().filter_map(|element| {
-            let partition = self.names.find(element.topic(), element.partition())?;
-            let own = element.error().err().and_then(|error| error.rdkafka_error_code());
-            Some((partition, own))
-        });
-        self.shared.committed(CommitAnswer { whole, each: each.collect() });
     }
 }
 

@@ -9,11 +9,12 @@
 //! librdkafka 2.12.1 takes a topic of the same name for the same topic: when its id changes, it notes the new
 //! one and goes on at the old offset (`rdkafka_topic.c` carries a FIXME about just that). Against Kafka 4.3:
 //!
-//! - Deleted and not made again: the group's leader sees the topic vanish with its next metadata, and the
-//!   partitions are revoked by an ordinary rebalance. Until then fetches fail and nothing is delivered.
-//! - Made anew with fewer records: the next fetch is out of range, and `auto.offset.reset=error` reports it,
-//!   without saying for which partition; all lanes of the group look again. Where the consumer already waits
-//!   at the end, an end below its position says the same, and is believed after [`SETTLE_AFTER`].
+//! - Deleted and not made again: fetches fail in silence. With its next refresh of metadata (after up to 30 s)
+//!   the client reports `UnknownTopicOrPartition`, and the partitions are lost. Meanwhile questions for the
+//!   topic's ends time out, and the reader tells that its log is not well.
+//! - Made anew with fewer records, none included: the next fetch is out of range, within a second, and
+//!   `auto.offset.reset=error` reports it, without saying for which partition; all lanes of the group look
+//!   again. An end below a lane's position says the same, and is believed after [`SETTLE_AFTER`].
 //! - Made anew with more records: nothing is reported, and the consumer reads on from the middle of the new
 //!   topic. Only the record before its position tells; it is read again every
 //!   [`recheck_every`](super::config::KafkaConfig::recheck_every), and at once after an error about a topic.
@@ -32,6 +33,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
@@ -42,6 +44,9 @@ use super::shared::Shared;
 
 /// How often the ends of assigned partitions are asked for.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long a round may wait for those ends: a log that answers later than that is not well.
+const TICK_LIMIT: Duration = Duration::from_secs(2);
 
 /// For how long a log may end below a position before that is believed: a partition's new leader may at
 /// first know of fewer committed records than its predecessor did.
@@ -301,7 +306,8 @@ impl Rounds {
                 }
             }
         }
-        let looked = self.looker().map(|looker| (looker.lows(&of_low), looker.highs(&of_high)));
+        let limit = self.inner.config.request_limit;
+        let looked = self.looker().map(|looker| (looker.lows(&of_low), looker.highs(&of_high, limit)));
         let (lows, highs) = match looked {
             Ok(looked) => looked,
             Err(error) => return refuse(asks, &error.to_string()),
@@ -363,7 +369,7 @@ impl Rounds {
             return;
         }
         let ends = match self.looker() {
-            Ok(looker) => looker.highs(&partitions),
+            Ok(looker) => looker.highs(&partitions, TICK_LIMIT),
             Err(error) => partitions.iter().map(|one| (*one, Err(error.to_string()))).collect(),
         };
         let known: BTreeMap<TopicPartition, Offset> =
@@ -469,6 +475,9 @@ impl ClientContext for InspectorContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return; // Asked for, and no error.
+        }
         tracing::debug!(error = %error, reason, "the client reports an error");
     }
 }

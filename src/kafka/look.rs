@@ -68,26 +68,29 @@ impl Looker {
 
     /// Gives the offsets of the oldest retained records.
     pub(super) fn lows(&self, partitions: &BTreeSet<TopicPartition>) -> Bounds {
-        self.bounds(partitions, KafkaOffset::Beginning)
+        self.bounds(partitions, KafkaOffset::Beginning, self.limit)
     }
 
     /// Gives the ends of partitions, as far as transactions have ended.
-    pub(super) fn highs(&self, partitions: &BTreeSet<TopicPartition>) -> Bounds {
-        self.bounds(partitions, KafkaOffset::End)
+    pub(super) fn highs(&self, partitions: &BTreeSet<TopicPartition>, within: Duration) -> Bounds {
+        self.bounds(partitions, KafkaOffset::End, within.min(self.limit))
     }
 
-    fn bounds(&self, partitions: &BTreeSet<TopicPartition>, which: KafkaOffset) -> Bounds {
-        match self.bounds_at_once(partitions, which) {
+    fn bounds(&self, partitions: &BTreeSet<TopicPartition>, which: KafkaOffset, limit: Duration) -> Bounds {
+        let topics: BTreeSet<_> = partitions.iter().map(|one| one.topic).collect();
+        match self.bounds_at_once(partitions, which, limit) {
             Ok(bounds) => bounds,
+            Err(error) if topics.len() == 1 => {
+                partitions.iter().map(|one| (*one, Err(error.to_string()))).collect()
+            }
             // Perhaps only one topic is at fault.
             Err(_) => {
-                let topics: BTreeSet<_> = partitions.iter().map(|one| one.topic).collect();
                 let of_topic = |topic| -> BTreeSet<TopicPartition> {
                     partitions.iter().copied().filter(|one| one.topic == topic).collect()
                 };
                 let mut all = Bounds::new();
                 for partitions in topics.into_iter().map(of_topic) {
-                    match self.bounds_at_once(&partitions, which) {
+                    match self.bounds_at_once(&partitions, which, limit) {
                         Ok(bounds) => all.extend(bounds),
                         Err(error) => {
                             all.extend(partitions.into_iter().map(|one| (one, Err(error.to_string()))));
@@ -103,13 +106,14 @@ impl Looker {
         &self,
         partitions: &BTreeSet<TopicPartition>,
         which: KafkaOffset,
+        limit: Duration,
     ) -> Result<Bounds, LookError> {
         if partitions.is_empty() {
             return Ok(Bounds::new());
         }
         // The library passes the special offsets on as the protocol's special times: oldest and newest.
         let list = self.names.list(partitions.iter().map(|one| (*one, which)));
-        let answer = self.consumer.offsets_for_times(list, self.limit)?;
+        let answer = self.consumer.offsets_for_times(list, limit)?;
         let bounds = answer.elements().into_iter().filter_map(|element| {
             let partition = self.names.find(element.topic(), element.partition())?;
             let offset = match (element.error(), element.offset()) {

@@ -19,6 +19,7 @@ mod inspector;
 mod look;
 pub mod names;
 pub mod producer;
+mod prove;
 mod reader;
 pub mod record;
 pub mod relay;
@@ -37,13 +38,14 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::oneshot;
 
-use self::commits::{Commits, Proof};
+use self::commits::{Positions, Proof};
 use self::config::KafkaConfig;
 use self::context::GroupContext;
 use self::error::{KafkaLogError, unavailable};
 use self::holdings::Holdings;
 use self::inspector::{Inspector, InspectorContext};
 use self::names::TopicNames;
+use self::prove::Prover;
 use self::reader::Reader;
 use self::shared::{Command, Shared};
 
@@ -116,6 +118,12 @@ impl EventLog for KafkaLog {
         let names: Vec<&str> = topics.iter().map(|topic| self.names.name(*topic)).collect();
         consumer.subscribe(&names).map_err(unavailable)?;
         self.inspector.watch(&shared)?;
+        let consumer = Arc::new(consumer);
+        let prover = Prover {
+            shared: Arc::clone(&shared),
+            consumer: Arc::downgrade(&consumer),
+            names: self.names.clone(),
+        };
         let reader = Reader {
             shared: Arc::clone(&shared),
             consumer,
@@ -124,7 +132,7 @@ impl EventLog for KafkaLog {
             inspector: Arc::clone(&self.inspector),
             limits: self.config.batch,
             holdings: Holdings::default(),
-            commits: Commits::default(),
+            positions: Positions::default(),
             logged: Vec::new(),
             quiet_since: Instant::now(),
         };
@@ -133,13 +141,14 @@ impl EventLog for KafkaLog {
             .spawn(move || reader.run())
             .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
         let (inspector, limit) = (Arc::clone(&self.inspector), self.config.request_limit);
-        Ok(Arc::new(KafkaReader { shared, inspector, limit }))
+        Ok(Arc::new(KafkaReader { shared, prover, inspector, limit }))
     }
 }
 
 /// A group's handle on its reader thread.
 struct KafkaReader {
     shared: Arc<Shared>,
+    prover: Prover,
     inspector: Arc<Inspector>,
     /// How long a question may take.
     limit: Duration,
@@ -155,7 +164,7 @@ impl LogReader for KafkaReader {
 
     fn confirm_ownership(&self, partition: TopicPartition, next: Offset) -> Reply<bool, LogError> {
         let (answer, heard) = oneshot::channel();
-        let asked = self.shared.ask(Command::Prove(Proof { partition, next, answer }));
+        let asked = self.prover.ask(Proof { partition, next, answer });
         let limit = self.limit;
         async move {
             asked?;

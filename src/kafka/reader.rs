@@ -24,7 +24,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::batch::Cut;
-use super::commits::Commits;
+use super::commits::Positions;
 use super::config::BatchLimits;
 use super::context::GroupContext;
 use super::holdings::{Delivery, Holdings, Plan, Taken};
@@ -56,22 +56,19 @@ const SLEEP_LIMIT: Duration = Duration::from_millis(250);
 /// How often positions are told to lag tools.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a reader that ends waits for its last positions to arrive.
-const LAST_COMMIT_LIMIT: Duration = Duration::from_millis(300);
-
 /// How often one and the same error of the client is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(10);
 
 /// The reader thread's own state.
 pub(super) struct Reader {
     pub(super) shared: Arc<Shared>,
-    pub(super) consumer: BaseConsumer<GroupContext>,
+    pub(super) consumer: Arc<BaseConsumer<GroupContext>>,
     pub(super) names: TopicNames,
     pub(super) credits: Arc<CreditPool>,
     pub(super) inspector: Arc<Inspector>,
     pub(super) limits: BatchLimits,
     pub(super) holdings: Holdings,
-    pub(super) commits: Commits,
+    pub(super) positions: Positions,
     /// The errors that were logged, and when.
     pub(super) logged: Vec<(RDKafkaErrorCode, Instant)>,
     /// Since when no rebalance has happened.
@@ -145,7 +142,7 @@ impl Reader {
             && at > now
         {
             // Unpolled for a moment: the prefetch stays, and credit that comes back rings.
-            self.send_commits();
+            self.send_positions();
             return Round::Idle((at - now).min(OFFER_AGAIN * 5));
         }
         if hold_ends_at.is_some() {
@@ -159,7 +156,7 @@ impl Reader {
             return Round::Closed;
         }
         let flow = self.deliver_waiting();
-        self.send_commits();
+        self.send_positions();
         match polled {
             Polled::ShutOut(reason) => Round::ShutOut(reason),
             Polled::More => Round::Busy,
@@ -171,14 +168,14 @@ impl Reader {
 
     /// Takes what was asked and what the hook changed; tells whether the reader is to end.
     fn take_inputs(&mut self) -> bool {
-        let Inputs { changes, commands, answers, positions, is_closing } = self.shared.take_inputs();
+        let Inputs { changes, commands, positions, is_closing } = self.shared.take_inputs();
         for change in changes {
             self.quiet_since = Instant::now();
             match change {
                 Change::Assigned(partitions) => self.holdings.assigned(&partitions),
                 Change::Gone(partitions) => {
                     self.holdings.gone(&partitions);
-                    self.commits.forget(&partitions);
+                    self.positions.forget(&partitions);
                 }
             }
         }
@@ -188,17 +185,12 @@ impl Reader {
                     self.holdings.start(partition, incarnation, from);
                 }
                 Command::Stop(partition, incarnation) => self.holdings.stop(partition, incarnation),
-                Command::Prove(proof) => self.commits.ask(proof),
             }
         }
         for (partition, next) in positions {
             if self.shared.owns(partition) {
-                self.commits.note(partition, next);
+                self.positions.note(partition, next);
             }
-        }
-        let is_lost = self.consumer.assignment_lost();
-        for answer in answers {
-            self.commits.answered(&answer, |partition| !is_lost && self.shared.owns(partition));
         }
         is_closing
     }
@@ -387,25 +379,34 @@ impl Reader {
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopicId => self.inspector.recheck_soon(),
+            | RDKafkaErrorCode::UnknownTopicId => {
+                self.shared.tell_health(Err(error.to_string()));
+                self.inspector.recheck_soon();
+            }
             _ => {}
         }
         None
     }
 
-    /// Sends positions and proofs when they are due and the group is quiet.
-    fn send_commits(&mut self) {
-        let now = Instant::now();
-        let interval = if self.quiet_since.elapsed() < COMMIT_INTERVAL {
-            // Positions do not disturb a rebalance; a proof does not wait for one.
-            Duration::MAX
-        } else {
-            COMMIT_INTERVAL
-        };
-        let Some(offsets) = self.commits.due(now, interval) else { return };
-        if let Err(error) = self.consumer.commit(&self.at_offsets(&offsets), CommitMode::Async) {
-            tracing::debug!(group = %self.shared.group, error = %error, "failed to send a commit");
-            self.commits.failed(&error.to_string());
+    /// Sends positions when they are due and no rebalance has happened lately.
+    ///
+    /// *Source*: research, rule E4 and librdkafka #4059: commits stay out of rebalances.
+    fn send_positions(&mut self) {
+        if self.quiet_since.elapsed() >= COMMIT_INTERVAL
+            && let Some(offsets) = self.positions.due(Instant::now(), COMMIT_INTERVAL)
+        {
+            self.commit(&offsets);
+        }
+    }
+
+    fn commit(&self, offsets: &[(TopicPartition, Offset)]) {
+        match self.consumer.commit(&self.at_offsets(offsets), CommitMode::Async) {
+            Ok(()) => {
+                tracing::debug!(group = %self.shared.group, partitions = offsets.len(), "positions sent");
+            }
+            Err(error) => {
+                tracing::debug!(group = %self.shared.group, error = %error, "failed to send positions");
+            }
         }
     }
 
@@ -422,25 +423,11 @@ impl Reader {
     /// Sends the last positions, leaves the group, and tells who waits for it.
     fn end(mut self) {
         self.consumer.context().set_closing();
-        self.quiet_since = Instant::now();
-        let ended = guard(|| {
-            let deadline = Instant::now() + LAST_COMMIT_LIMIT;
-            let mut is_sent = !self.commits.has_positions() || self.consumer.assignment_lost();
-            while Instant::now() < deadline && (!is_sent || self.commits.is_under_way()) {
-                let Some(offsets) = self.commits.due(Instant::now(), Duration::ZERO) else {
-                    // What comes is thrown away: the log keeps it.
-                    drop(self.consumer.poll(OFFER_AGAIN));
-                    self.take_inputs();
-                    continue;
-                };
-                is_sent = true;
-                if self.consumer.commit(&self.at_offsets(&offsets), CommitMode::Async).is_err() {
-                    self.commits.failed("the reader ends");
-                }
-            }
-        });
-        if let Err(panic) = ended {
-            tracing::error!(group = %self.shared.group, error = %panic, "reader panicked at its end");
+        // They leave before the client does.
+        if !self.consumer.assignment_lost()
+            && let Some(offsets) = self.positions.due(Instant::now(), Duration::ZERO)
+        {
+            self.commit(&offsets);
         }
         let Self { shared, consumer, .. } = self;
         // Leaves the group, and has been seen to hang: nobody waits for it longer than they want to.

@@ -13,7 +13,7 @@ use horizons_actors::ports::log::{LogError, LogSink};
 use horizons_actors::record::Digest32;
 use tokio::sync::oneshot;
 
-use super::commits::{CommitAnswer, Proof};
+use super::commits::Proof;
 
 /// Counts rings, so that one between a look and a sleep is not lost.
 #[derive(Debug, Default)]
@@ -47,7 +47,6 @@ impl Bell {
 pub(super) enum Command {
     Start(TopicPartition, Incarnation, Offset),
     Stop(TopicPartition, Incarnation),
-    Prove(Proof),
 }
 
 /// What the rebalance hook changed.
@@ -72,7 +71,6 @@ pub(super) struct Mark {
 pub(super) struct Inputs {
     pub(super) changes: Vec<Change>,
     pub(super) commands: VecDeque<Command>,
-    pub(super) answers: Vec<CommitAnswer>,
     pub(super) positions: BTreeMap<TopicPartition, Offset>,
     pub(super) is_closing: bool,
 }
@@ -84,6 +82,8 @@ struct State {
     marks: BTreeMap<TopicPartition, Mark>,
     ends: BTreeMap<TopicPartition, Offset>,
     health: Option<Result<(), String>>,
+    proofs: Vec<Proof>,
+    is_proving: bool,
     /// Who waits for the reader's end; set once it was asked to end.
     closed: Option<Vec<oneshot::Sender<()>>>,
     is_ended: bool,
@@ -186,10 +186,21 @@ impl Shared {
         self.state().owned.contains(&partition)
     }
 
-    /// Notes what the coordinator answered.
-    pub(super) fn committed(&self, answer: CommitAnswer) {
-        self.state().inputs.answers.push(answer);
-        self.bell.ring();
+    /// Adds a question to those that wait; tells whether somebody must be found who asks it.
+    pub(super) fn add_proof(&self, proof: Proof) -> Result<bool, LogError> {
+        let mut state = self.state();
+        Self::check_open(&state)?;
+        state.proofs.push(proof);
+        Ok(!std::mem::replace(&mut state.is_proving, true))
+    }
+
+    /// Takes the questions that wait and still have an asker; none when the one who asks may rest.
+    pub(super) fn take_proofs_or_rest(&self) -> Option<Vec<Proof>> {
+        let mut state = self.state();
+        let mut proofs = std::mem::take(&mut state.proofs);
+        proofs.retain(|proof| !proof.answer.is_closed());
+        state.is_proving = !proofs.is_empty();
+        (!proofs.is_empty()).then_some(proofs)
     }
 
     /// Notes what a lane was handed.
@@ -252,6 +263,10 @@ impl Shared {
             return;
         }
         drop(state);
+        match &health {
+            Ok(()) => tracing::info!(group = %self.group, "the log answers again"),
+            Err(error) => tracing::warn!(group = %self.group, error = error, "the log does not answer"),
+        }
         self.sink.health(health.map_err(LogError::Unavailable));
     }
 
@@ -279,11 +294,11 @@ impl Shared {
         state.is_ended = true;
         state.owned.clear();
         state.marks.clear();
-        let Inputs { commands, .. } = std::mem::take(&mut state.inputs);
+        let proofs = std::mem::take(&mut state.proofs);
         let waiting = state.closed.as_mut().map(std::mem::take).unwrap_or_default();
         drop(state);
         // A question that was not answered is dropped, which its asker hears.
-        drop(commands);
+        drop(proofs);
         for closed in waiting {
             // Whoever closed the reader may not wait for the answer.
             let _heard = closed.send(());

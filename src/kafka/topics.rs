@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use horizons_actors::ids::{LogTopic, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -194,6 +194,9 @@ pub enum Created {
     Existed,
 }
 
+/// Between two looks for topics that were just made.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Looks at a cluster's topics and makes missing ones.
 pub struct TopicAdmin {
     client: AdminClient<DefaultClientContext>,
@@ -258,7 +261,7 @@ impl TopicAdmin {
         Ok(differences(planned, &self.describe(&names)?))
     }
 
-    /// Creates the topics that are missing, and tells what became of each.
+    /// Creates the topics that are missing, waits until brokers tell of them all, and tells what became of each.
     ///
     /// *Errors*: [`KafkaLogError::Topic`] for the first topic that the cluster refuses; others may have been
     /// made. [`KafkaLogError::Request`], [`KafkaLogError::Unreachable`].
@@ -279,7 +282,61 @@ impl TopicAdmin {
             Err((name, RDKafkaErrorCode::TopicAlreadyExists)) => Ok((name, Created::Existed)),
             Err((topic, code)) => Err(KafkaLogError::Topic { operation: "create topic", topic, code }),
         };
-        answers.into_iter().map(outcome).collect()
+        let created: Vec<(String, Created)> = answers.into_iter().map(outcome).collect::<Result<_, _>>()?;
+        self.wait_until_told(planned)?;
+        Ok(created)
+    }
+
+    /// Waits until brokers tell of topics: they hear of a new one from the controller, a little later than who
+    /// asked for it, and a start right after it must find them.
+    fn wait_until_told(&self, planned: &[PlannedTopic]) -> Result<(), KafkaLogError> {
+        let names: Vec<&str> = planned.iter().map(|topic| topic.name.as_str()).collect();
+        let within = self.config.request_limit;
+        let until = Instant::now() + within;
+        while self.describe(&names)?.len() < names.len() {
+            if Instant::now() >= until {
+                return Err(KafkaLogError::Unreachable { bootstrap: self.config.bootstrap.clone(), within });
+            }
+            std::thread::park_timeout(LOOK_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Counts the brokers.
+    ///
+    /// *Errors*: [`KafkaLogError::Request`].
+    pub fn brokers(&self) -> Result<usize, KafkaLogError> {
+        let request = |source| KafkaLogError::Request { operation: "list brokers", source };
+        let metadata =
+            self.client.inner().fetch_metadata(None, self.config.request_limit).map_err(request)?;
+        Ok(metadata.brokers().len())
+    }
+
+    /// Gives the ends of a topic's partitions, by number: the offset that the next record of each would get.
+    ///
+    /// *Errors*: [`KafkaLogError::Request`].
+    pub fn ends(&self, topic: &str, partitions: u16) -> Result<Vec<u64>, KafkaLogError> {
+        let limit = self.config.request_limit;
+        let request = |source| KafkaLogError::Request { operation: "read ends", source };
+        let end = |partition: u16| {
+            let (_, end) = self.client.inner().fetch_watermarks(topic, i32::from(partition), limit)?;
+            Ok(end.max(0).cast_unsigned())
+        };
+        (0..partitions).map(end).collect::<Result<_, _>>().map_err(request)
+    }
+
+    /// Removes topics and groups with all that is in them; those that do not exist are fine.
+    ///
+    /// *Errors*: [`KafkaLogError::Topic`] for the first topic that the cluster will not remove,
+    /// [`KafkaLogError::Request`], [`KafkaLogError::Unreachable`].
+    pub fn remove(&self, topics: &[&str], groups: &[&str]) -> Result<(), KafkaLogError> {
+        // A group that has members yet, or never had any, is left: it goes by itself when its offsets expire.
+        let _left = self.finish("remove groups", self.client.delete_groups(groups, &self.options()))?;
+        let answers = self.finish("remove topics", self.client.delete_topics(topics, &self.options()))?;
+        answers.into_iter().try_for_each(|answer| match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(()),
+            Err((topic, code)) => Err(KafkaLogError::Topic { operation: "remove topic", topic, code }),
+        })
     }
 
     fn options(&self) -> AdminOptions {

@@ -139,7 +139,12 @@ impl Orchestrator {
 fn encoder(encoding: Encoding) -> Encoder {
     Box::new(move |event| {
         horizons_actors::event::encode(event, encoding).map_err(|error| Unencodable {
-            field: error.field().unwrap_or(payload_field(event)).to_owned(),
+            // Of an event, its payload; of the payload, the field that made it so large.
+            field: error
+                .field()
+                .filter(|field| *field != "payload")
+                .unwrap_or(payload_field(event))
+                .to_owned(),
             reason: error.to_string(),
         })
     })

@@ -13,8 +13,11 @@ use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
 use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
+use horizons_actors::ports::commands::AcceptedGap;
 use horizons_actors::ports::scheduler::AttemptSpec;
-use horizons_actors::ports::store::{AppendedAt, JobRow, JobWrite, JobWritten, ParkedWish, StoreError};
+use horizons_actors::ports::store::{
+    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, ParkedWish, StoreError,
+};
 use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
 use tracing::Instrument;
@@ -157,6 +160,7 @@ impl Orchestrator {
             CommandKind::SubmitJob(_)
             | CommandKind::CancelJob { .. }
             | CommandKind::AppendRecord { .. }
+            | CommandKind::AcceptGap(_)
             | CommandKind::SetAsideRecord { .. }
             | CommandKind::SendRecordAgain { .. } => return Err(wrong_kind(&command)),
         };
@@ -171,6 +175,42 @@ impl Orchestrator {
             Ok(false) => {
                 Err(OrchestratorError::NotFound { what: format!("parked key `{shown}` of `{lane}`") })
             }
+            Err(error) => Err(self.shared.store_error(error)),
+        }
+    }
+
+    /// Lets a lane go on behind the gap that the command names, as it was shown.
+    ///
+    /// *Errors*: `NotFound` without an open gap, `Moved` when it is another one by now, `Invalid`, `Busy`;
+    /// nothing is stored then.
+    pub async fn accept_gap(&self, command: Command) -> Result<AcceptedGap, OrchestratorError> {
+        let CommandKind::AcceptGap(acceptance) = &command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let acceptance = acceptance.clone();
+        let mut changes = Map::new();
+        changes.insert("kind".to_owned(), json!(acceptance.kind));
+        changes.insert("next".to_owned(), json!(acceptance.next));
+        changes.insert("low".to_owned(), json!(acceptance.low));
+        changes.insert("remedy".to_owned(), json!(acceptance.kind.remedy()));
+        let audit = self.shared.audit(&command, changes)?;
+        let lane = acceptance.lane.to_string();
+        match self.shared.store.accept_gap(command, acceptance, audit).await {
+            Ok(GapAccepted::Accepted { generation, resumes_at }) => {
+                Ok(AcceptedGap { generation, resumes_at })
+            }
+            Ok(GapAccepted::NoGap) => {
+                Err(OrchestratorError::NotFound { what: format!("open gap of `{lane}`") })
+            }
+            Ok(GapAccepted::Changed(gap)) => Err(OrchestratorError::Moved {
+                what: format!("gap of `{lane}`"),
+                reason: format!(
+                    "it is `{}` now, from {} with the low watermark {}",
+                    gap.kind.name(),
+                    gap.next,
+                    gap.low
+                ),
+            }),
             Err(error) => Err(self.shared.store_error(error)),
         }
     }

@@ -42,7 +42,8 @@ const ONLY_ONCE: [&str; 8] =
     ["actix", "actix-rt", "tokio", "hyper", "diesel", "libsqlite3-sys", "serde", "tracing"];
 
 /// Dependencies that are listed to set their features or version, and that no line of ours names.
-const UNNAMED_DEPENDENCIES: [(&str, &str); 2] = [
+const UNNAMED_DEPENDENCIES: [(&str, &str); 3] = [
+    ("pq-sys", "chooses between libpq from source and the system's"),
     ("libsqlite3-sys", "chooses between SQLite from source and the system's"),
     ("horizons-actors", "lists itself for its tests, to switch the test kit on"),
 ];

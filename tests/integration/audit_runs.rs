@@ -84,7 +84,8 @@ fn log_of(effects: &Effects) -> AuditLogState {
 async fn fill(store: &SqliteStore, rounds: usize) {
     let mut owners = Vec::new();
     for number in 0..2 {
-        let opened = store.open_lane(lane(number)).await.unwrap();
+        let opened =
+            store.open_lane(lane(number), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
         owners.push(Owner::new(lane(number), &opened));
     }
     for _ in 0..rounds {
@@ -177,7 +178,7 @@ async fn append_that_does_not_follow_is_refused() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path());
     fill(&store, 1).await;
-    let opened = store.open_lane(lane(0)).await.unwrap();
+    let opened = store.open_lane(lane(0), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
     let owner = Owner::new(lane(0), &opened);
     let first = || append(&store.log_id(), &lane(0), None);
     let second = || append(&store.log_id(), &lane(0), Some(log_of(&first())));

@@ -437,6 +437,68 @@ fn commands_that_read_ask_for_what_they_are_told() {
 }
 
 #[test]
+fn gaps_list_prints_what_accepting_each_does() {
+    let gap = |state: &str, kind: &str, remedy: &str, skipped: u64| {
+        json!({
+            "group": "jobs", "topic": "job-lifecycle", "partition": 3, "generation": 0, "state": state,
+            "kind": kind, "next": 41, "low": 90, "high": 120, "found_at": "2026-01-02T03:04:05.000000Z",
+            "remedy": remedy, "records_skipped": skipped, "records_to_read": 30, "decision": null,
+        })
+    };
+    let gaps = [gap("open", "trimmed", "skip", 49), gap("accepted", "replaced", "read_anew", 0)];
+    let page = json!({"gaps": gaps, "has_more": false});
+
+    let [people, machines] = [&["gaps", "list"][..], &["gaps", "list", "--json"]].map(|arguments| {
+        let server = ScriptedServer::ok(page.clone());
+        let output = server.run(arguments);
+        assert_exit(&output, Exit::Done);
+        assert_eq!(server.request().line, "GET /gaps HTTP/1.1");
+        text(&output.stdout).to_owned()
+    });
+
+    let rows: Vec<Vec<&str>> = people.lines().map(|line| line.split_whitespace().collect()).collect();
+    let found = "2026-01-02T03:04:05.000000Z";
+    let wanted = [
+        ["GROUP", "TOPIC", "PARTITION", "STATE", "KIND", "NEXT", "LOW", "REMEDY", "SKIPPED", "FOUND"],
+        ["jobs", "job-lifecycle", "3", "open", "trimmed", "41", "90", "skip", "49", found],
+        ["jobs", "job-lifecycle", "3", "accepted", "replaced", "41", "90", "read_anew", "0", found],
+    ];
+    assert_eq!(rows, wanted);
+    let objects: Vec<Value> = machines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects, gaps);
+}
+
+#[test]
+fn gaps_accept_sends_the_gap_as_it_was_shown() {
+    let accept = ["gaps", "accept", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"];
+    let shown = ["--kind", "trimmed", "--next", "41", "--low", "90", "--reason", "retention was too short"];
+    let answer =
+        json!({"command_id": "2f0e7f3e-6f0f-4b39-8a55-000000000001", "generation": 0, "resumes_at": 90});
+    let server = ScriptedServer::new(&[(202, "", answer)]);
+
+    let output = server.run(&[&accept[..], &shown].concat());
+
+    assert_exit(&output, Exit::Done);
+    let request = server.request();
+    let body = json!({
+        "group": "jobs", "topic": "job-lifecycle", "partition": 3, "kind": "trimmed", "next": 41, "low": 90,
+        "reason": "retention was too short",
+    });
+    assert_eq!((request.line.as_str(), request.body), ("POST /gaps/accept HTTP/1.1", body));
+    assert_eq!(text(&output.stdout), "gap accepted: jobs/job-lifecycle-3 goes on at 90\n");
+}
+
+#[test]
+fn gaps_accept_without_what_was_shown_asks_nobody() {
+    let output = run(&["gaps", "accept", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"]);
+
+    assert_exit(&output, Exit::Usage);
+    for missing in ["--kind", "--next", "--low", "--reason"] {
+        assert!(text(&output.stderr).contains(missing), "{missing}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn events_publish_bad_line_names_it_and_sends_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records.jsonl");
@@ -450,7 +512,7 @@ fn events_publish_bad_line_names_it_and_sends_nothing() {
 
 #[test]
 fn actors_tree_prints_groups_and_lanes() {
-    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2});
+    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2, "lag_seconds": 4.25});
     let group =
         json!({"group": "jobs", "state": "running", "restarts": 1, "last_error": null, "lanes": [lane]});
     let server = ScriptedServer::ok(json!({"job_supervisors": 3, "groups": [group]}));
@@ -459,7 +521,7 @@ fn actors_tree_prints_groups_and_lanes() {
 
     let printed = text(&output.stdout);
     assert!(printed.starts_with("job supervisors: 3\n\njobs: running, 1 restarts\nTOPIC"), "{printed}");
-    assert!(printed.contains("job-lifecycle  0          running  7     9    2"), "{printed}");
+    assert!(printed.contains("job-lifecycle  0          running  7     9    2    4.250"), "{printed}");
 }
 
 #[test]

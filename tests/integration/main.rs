@@ -24,8 +24,12 @@ mod http;
 mod kafka;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
+/// The PostgreSQL store's schema, roles, leases, and what it does in outages.
+mod postgres_store;
 /// The program as a process under load, kills, damage and bad input.
 mod process;
+/// The program on a real Kafka and a real PostgreSQL, while these and it itself fail.
+mod production;
 /// The outbox relay against a real Kafka: order, completeness, crashes, faults, refusals, leases.
 mod relay;
 /// Real services, and faults in front of them; with the tests of both.

@@ -40,7 +40,7 @@ async fn commit(
     lane: horizons_actors::ids::LaneKey,
     effects: Effects,
 ) -> Result<(), CommitError> {
-    let opened = store.open_lane(lane.clone()).await?;
+    let opened = store.open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS).await?;
     store.commit(Owner::new(lane, &opened).step(effects)).await.map(drop)
 }
 
@@ -84,7 +84,8 @@ async fn open_again_keeps_log_id_lanes_and_heads() {
     drop(store);
 
     let store = open(folder.path());
-    let opened = store.open_lane(jobs_lane(0)).await.unwrap();
+    let opened =
+        store.open_lane(jobs_lane(0), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
 
     assert_eq!(store.log_id(), log_id);
     assert_eq!((opened.fence.epoch.0, opened.next), (2, Some(Offset(1))));
@@ -98,7 +99,8 @@ async fn open_of_image_taken_while_writing_has_every_answered_commit() {
     let mut config = SqliteConfig::new(folder.path());
     config.checkpoint_interval = Duration::from_secs(3600);
     let store = SqliteStore::open(config).unwrap();
-    let opened = store.open_lane(jobs_lane(0)).await.unwrap();
+    let opened =
+        store.open_lane(jobs_lane(0), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
     let mut owner = Owner::new(jobs_lane(0), &opened);
     for number in 0..20 {
         let committed = store.commit(owner.step(bulk(number, 800))).await.unwrap();
@@ -275,7 +277,8 @@ async fn log_file_over_its_limit_is_emptied_by_the_writer() {
     config.wal_limit_bytes = LIMIT_BYTES;
     config.checkpoint_interval = Duration::from_secs(3600);
     let store = SqliteStore::open(config).unwrap();
-    let opened = store.open_lane(jobs_lane(0)).await.unwrap();
+    let opened =
+        store.open_lane(jobs_lane(0), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
     let mut owner = Owner::new(jobs_lane(0), &opened);
     let mut largest = 0;
 
@@ -344,7 +347,8 @@ async fn disk_limit_refuses_new_work_and_leaves_lanes_their_reserve() {
     let store = SqliteStore::open(config).unwrap();
     let first = submit(job("job-1", at(0)));
     store.write_job(first).await.unwrap();
-    let opened = store.open_lane(jobs_lane(0)).await.unwrap();
+    let opened =
+        store.open_lane(jobs_lane(0), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
     let mut owner = Owner::new(jobs_lane(0), &opened);
     let here = partition(Topic::JobMetrics, 1);
     let record = outgoing(here, &"x".repeat(RECORD_BYTES));
@@ -397,7 +401,9 @@ async fn full_queue_answers_at_once_and_accepted_work_is_done() {
 
     let submits: Vec<_> =
         (0..30).map(|number| store.write_job(submit(job(&format!("job-{number}"), at(0))))).collect();
-    let opens: Vec<_> = (0..30).map(|_| store.open_lane(jobs_lane(0))).collect();
+    let opens: Vec<_> = (0..30)
+        .map(|_| store.open_lane(jobs_lane(0), horizons_actors::testkit::contract::sample::PROCESS))
+        .collect();
     let submits = join_all(submits).await;
     let opens = join_all(opens).await;
     let jobs = store.live_jobs(None, 100).await.unwrap();
@@ -422,7 +428,8 @@ async fn commit_data_that_cannot_be_stored_is_data_error_of_its_member_alone() {
     let mut owners = Vec::new();
     for number in 0..3 {
         let lane = auditor_lane(Topic::JobLifecycle, number);
-        let opened = store.open_lane(lane.clone()).await.unwrap();
+        let opened =
+            store.open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS).await.unwrap();
         owners.push(Owner::new(lane, &opened));
     }
     let sound = Aggregate { count: 1, sum: 1.0, min: 1.0, max: 1.0 };

@@ -61,3 +61,17 @@ pause() {
     local nothing
     read -r -t 0.05 nothing <> <(:) || true
 }
+
+# Prints the folder of PostgreSQL's programs: the one that was named, or the newest there is.
+postgres_programs() {
+    local folder
+    for folder in "${HORIZONS_POSTGRES_BIN:-}" $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) \
+        /opt/homebrew/bin /usr/local/bin /usr/bin; do
+        if [ -x "$folder/initdb" ]; then
+            printf '%s\n' "$folder"
+            return 0
+        fi
+    done
+    echo "error: PostgreSQL's \`initdb\` was not found: install it, or set HORIZONS_POSTGRES_BIN" >&2
+    return 1
+}

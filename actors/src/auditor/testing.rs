@@ -197,7 +197,11 @@ impl Kept {
 
 fn stored(entry: &AuditEntry) -> StoredAuditEntry {
     StoredAuditEntry {
-        position: AuditPosition { topic_partition: topic_partition(), index: entry.index },
+        position: AuditPosition {
+            topic_partition: topic_partition(),
+            generation: Default::default(),
+            index: entry.index,
+        },
         leaf_hash: entry.leaf_hash,
         chain_hash: entry.chain_hash,
         mark: entry.mark.to_stored(),

@@ -26,7 +26,7 @@ use self::message::{AssignmentChanged, DispatcherExited, RecordsRead, RestartLan
 use self::sink::{Assignment, Assignments, DispatcherSink};
 use self::slot::Slot;
 use crate::backoff::{RestartDecision, RestartPolicy};
-use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Topic, TopicPartition};
 use crate::lane::behaviour::BehaviourFactory;
 use crate::lane::credit::{CreditLimits, CreditPool, GlobalCredit};
 use crate::lane::environment::LaneEnvironment;
@@ -90,6 +90,8 @@ pub struct Dispatcher {
     assignments: Assignments,
     /// The assigned partitions.
     slots: BTreeMap<TopicPartition, Slot>,
+    /// Whether the log has assigned anything in this life.
+    has_assignment: bool,
     /// Why it gave up.
     failure: Option<String>,
     is_stopping: bool,
@@ -105,6 +107,7 @@ impl Dispatcher {
             reader: None,
             assignments: Assignments::default(),
             slots: BTreeMap::new(),
+            has_assignment: false,
             failure: None,
             is_stopping: false,
         }
@@ -126,7 +129,7 @@ impl Dispatcher {
             records: ctx.address().recipient(),
             changed: ctx.address().recipient(),
             assignments: Arc::clone(&self.assignments),
-            board: Arc::clone(&self.spec.environment.board),
+            environment: Arc::clone(&self.spec.environment),
             group: self.spec.group.clone(),
         };
         let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
@@ -144,6 +147,10 @@ impl Dispatcher {
                 None => return,
                 Some(Assignment::Assigned(partitions)) => {
                     self.count_rebalance(RebalanceKind::Assigned);
+                    if !std::mem::replace(&mut self.has_assignment, true) {
+                        // What an earlier life had and this one was not given is someone else's by now.
+                        self.spec.environment.board.retain_lanes(&self.spec.group, &partitions);
+                    }
                     for partition in partitions {
                         self.assign(partition, ctx);
                     }
@@ -312,12 +319,17 @@ impl Dispatcher {
             LaneExit::Fenced => {
                 tracing::warn!(lane = %lane, "lane is fenced");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.confirm_then_restart(partition, incarnation, ctx);
+                self.confirm_then_restart(partition, incarnation, Some(exit), ctx);
+            }
+            LaneExit::NotAssigned => {
+                tracing::warn!(lane = %lane, "partition was taken away while its lane started");
+                status.ended(ActorState::Stopped, Some(exit.to_string()));
+                self.confirm_then_restart(partition, incarnation, None, ctx);
             }
             LaneExit::Stopped | LaneExit::Failed(_) | LaneExit::Panicked(_) => {
                 tracing::warn!(lane = %lane, error = %exit, "lane ended");
                 status.ended(ActorState::Restarting, Some(exit.to_string()));
-                self.restart_later(partition, &exit, ctx);
+                self.confirm_then_restart(partition, incarnation, Some(exit), ctx);
             }
         }
     }
@@ -339,24 +351,29 @@ impl Dispatcher {
         }
     }
 
-    /// After a fence a lane starts again only if the log itself says that the partition is still ours. Asks
-    /// until the log answers, or until the answer matters no more.
+    /// Outside an assignment a lane starts again only if the log itself says that the partition is still ours
+    /// (design D2). Asks until the log answers, or until the answer matters no more. An exit costs restart budget;
+    /// without one the lane starts at once.
     fn confirm_then_restart(
         &mut self,
         partition: TopicPartition,
         fenced: Incarnation,
+        exit: Option<LaneExit>,
         ctx: &mut Context<Self>,
     ) {
         let Some(reader) = self.reader.clone().filter(|_| self.is_last_life(partition, fenced)) else {
             return;
         };
         let lane = self.lane_key(partition);
-        let next = Offset(self.spec.environment.board.lane(&lane).snapshot(&lane).next_offset);
+        let next = self.spec.environment.board.lane(&lane).next();
         let confirmed = reader.confirm_ownership(partition, next);
         ctx.spawn(confirmed.into_actor(self).map(move |answer, dispatcher, ctx| match answer {
             // The partition was taken away, or has another lane by now.
             _ if !dispatcher.is_last_life(partition, fenced) => {}
-            Ok(true) => dispatcher.restart_later(partition, &LaneExit::Fenced, ctx),
+            Ok(true) => match exit {
+                Some(exit) => dispatcher.restart_later(partition, &exit, ctx),
+                None => dispatcher.start_lane(partition, ctx),
+            },
             Ok(false) => {
                 tracing::warn!(lane = %lane, "lane stays down: the partition is not ours");
                 dispatcher.spec.environment.board.lane(&lane).ended(ActorState::Stopped, None);
@@ -364,7 +381,7 @@ impl Dispatcher {
             Err(error) => {
                 tracing::warn!(lane = %lane, error = %error, "failed to confirm ownership: asks again");
                 ctx.run_later(DISPATCHER_TICK, move |dispatcher, ctx| {
-                    dispatcher.confirm_then_restart(partition, fenced, ctx);
+                    dispatcher.confirm_then_restart(partition, fenced, exit, ctx);
                 });
             }
         }));
@@ -472,7 +489,9 @@ impl Handler<RestartLane> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, RestartLane { lane }: RestartLane, ctx: &mut Self::Context) {
-        self.guarded(ctx, |dispatcher, ctx| dispatcher.start_lane(lane.topic_partition, ctx));
+        let partition = lane.topic_partition;
+        let Some(ended) = self.slots.get(&partition).map(|slot| slot.incarnation) else { return };
+        self.guarded(ctx, |dispatcher, ctx| dispatcher.confirm_then_restart(partition, ended, None, ctx));
     }
 }
 

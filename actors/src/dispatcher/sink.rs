@@ -11,7 +11,7 @@ use actix::dev::SendError;
 
 use crate::dispatcher::message::{AssignmentChanged, RecordsRead};
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
-use crate::lane::status::StatusBoard;
+use crate::lane::environment::LaneEnvironment;
 use crate::ports::log::{LogError, LogSink, Revocation};
 use crate::record::RecordBatch;
 
@@ -33,8 +33,8 @@ pub(super) struct DispatcherSink {
     pub(super) records: Recipient<RecordsRead>,
     pub(super) changed: Recipient<AssignmentChanged>,
     pub(super) assignments: Assignments,
-    /// The group's lanes as others see them.
-    pub(super) board: Arc<StatusBoard>,
+    /// Where the group's lanes are seen by others, and the clock.
+    pub(super) environment: Arc<LaneEnvironment>,
     pub(super) group: Group,
 }
 
@@ -73,11 +73,12 @@ impl LogSink for DispatcherSink {
     }
 
     fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+        let now = self.environment.clock.now();
         for (topic_partition, end) in ends {
             let lane = LaneKey { group: self.group.clone(), topic_partition };
             // A lane that is not on the board is someone else's by now.
-            if let Some(status) = self.board.find_lane(&lane) {
-                status.log_ends_at(end);
+            if let Some(status) = self.environment.board.find_lane(&lane) {
+                status.log_ends_at(end, now);
             }
         }
     }

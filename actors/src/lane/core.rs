@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::effect::{Effects, Outcome};
-use crate::ids::{Incarnation, LaneKey, Offset};
+use crate::gap::FoundGap;
+use crate::ids::{Incarnation, LaneKey, LogId, Offset};
 use crate::lane::answer::{Summary, answer, convict, park, record_raw};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
 use crate::lane::environment::LaneEnvironment;
@@ -24,9 +25,10 @@ use crate::lane::message::LaneExit;
 use crate::lane::notice::CommitNotice;
 use crate::lane::start::{rewind, start_answer};
 use crate::lane::status::LaneStatus;
+use crate::lane::trial::{Trials, is_convicted, settled};
 use crate::lane::window::DuplicateWindow;
 use crate::ports::PortError;
-use crate::ports::log::{LogReader, StartAnswer};
+use crate::ports::log::{LogError, LogReader, StartAnswer};
 use crate::ports::store::{
     CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, ParkedWish, StoreError,
 };
@@ -34,6 +36,7 @@ use crate::record::{Digest32, LogRecord, RecordBatch};
 use crate::rejection::{Rejection, short_detail};
 use crate::snapshot::ActorState;
 use crate::state::{StateKey, StateValue};
+use crate::trial::{TrialPhase, TrialSubject};
 
 /// Panics on one and the same event before it is held to be poison (design D6).
 pub const PANICS_BEFORE_POISON: u32 = 3;
@@ -46,8 +49,10 @@ pub(super) struct LaneCore {
     pub(super) behaviour: Box<dyn Behaviour>,
     pub(super) reader: Arc<dyn LogReader>,
     pub(super) status: Arc<LaneStatus>,
+    /// The id under which this generation of the lane is stored and hashed.
+    pub(super) log_id: LogId,
     /// The fence of the next transaction.
-    fence: Fence,
+    pub(super) fence: Fence,
     /// The stored position; none before the first transaction.
     stored_next: Option<Offset>,
     /// The next record to apply.
@@ -67,6 +72,8 @@ pub(super) struct LaneCore {
     pub(super) timer_target: Option<(Timestamp, Offset)>,
     /// Panics so far, by record.
     pub(super) panics: HashMap<Offset, u32>,
+    /// What is tried alone.
+    pub(super) trials: Trials,
     /// Transactions in a row that the store turned away.
     commit_failures: u32,
     /// Whether the lane was asked to stop or its dispatcher is gone.
@@ -98,7 +105,7 @@ pub(super) enum CommitStep {
 }
 
 /// How far a chunk of a batch got.
-enum ChunkStep {
+pub(super) enum ChunkStep {
     /// It is committed.
     Done,
     /// It is to be tried in halves.
@@ -119,7 +126,7 @@ impl LaneCore {
         is_ending: Box<dyn Fn() -> bool>,
     ) -> Result<Self, LaneExit> {
         let partition = lane.topic_partition;
-        let opened = retry(&env, &lane, &status, || env.store.open_lane(lane.clone())).await?;
+        let opened = retry(&env, &lane, &status, || env.store.open_lane(lane.clone(), env.process)).await?;
         let inspection = retry(&env, &lane, &status, || reader.inspect(partition, opened.next)).await?;
         let position = match start_answer(opened.next, opened.last_fingerprint, &inspection) {
             StartAnswer::AtNext(next) => next,
@@ -127,11 +134,27 @@ impl LaneCore {
                 tracing::debug!(lane = %lane, offset = %low, "first start of a lane: it begins at the low watermark");
                 low
             }
-            StartAnswer::Gap(kind) => return Err(LaneExit::Gap(kind)),
+            StartAnswer::Gap(kind) => {
+                let next = opened.next.unwrap_or_default();
+                let (low, high) = (inspection.low, inspection.high);
+                let gap = FoundGap { kind, next, low, high, found_at: env.clock.now() };
+                status.placed(next, high, gap.found_at);
+                note_gap(&env, &lane, &status, opened.fence, Some(gap)).await?;
+                return Err(LaneExit::Gap(kind));
+            }
         };
+        if opened.has_open_gap {
+            tracing::info!(lane = %lane, "gap of a lane is gone by itself");
+            note_gap(&env, &lane, &status, opened.fence, None).await?;
+        }
         let settings = env.settings;
+        let trials = Trials::plan(&opened, position, inspection.high, settings.trial_records);
+        if trials.is_log() || trials.is_aside() {
+            tracing::warn!(lane = %lane, offset = %position, "processes ended at this place again and again: the lane tries one thing at a time");
+        }
         let read_position = rewind(position, inspection.low, settings.duplicate_window_records);
         let core = Self {
+            log_id: opened.log_id,
             fence: opened.fence,
             stored_next: opened.next,
             position,
@@ -144,6 +167,7 @@ impl LaneCore {
             next_timer: opened.next_timer,
             timer_target: None,
             panics: HashMap::new(),
+            trials,
             commit_failures: 0,
             is_ending,
             env,
@@ -153,10 +177,13 @@ impl LaneCore {
             reader,
             status,
         };
-        core.reader
-            .start(partition, incarnation, read_position)
-            .map_err(|error| LaneExit::Failed(format!("failed to start reading: {error}")))?;
-        core.status.progressed(position, inspection.high, 0);
+        core.reader.start(partition, incarnation, read_position).map_err(|error| match error {
+            LogError::NotAssigned(_) => LaneExit::NotAssigned,
+            LogError::Unavailable(_) | LogError::Closed | LogError::ShutOut(_) => {
+                LaneExit::Failed(format!("failed to start reading: {error}"))
+            }
+        })?;
+        core.status.placed(position, inspection.high, core.env.clock.now());
         core.status.parked(core.parked.len(), core.parked_records());
         core.status.set_state(core.rest_state());
         Ok(core)
@@ -226,6 +253,7 @@ impl LaneCore {
             // The window's records, or offsets that hold no record.
             self.read_position = batch.next;
             self.position = self.position.max(batch.next);
+            self.status.progressed(self.position, self.log_end, self.env.clock.now());
             return Ok(None);
         }
         batch.from = batch.from.max(position);
@@ -238,15 +266,26 @@ impl LaneCore {
         let RecordBatch { next, records, credit, .. } = batch;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
-        self.status.progressed(self.position, self.log_end, queued);
+        self.status.queued(queued);
+        self.status.progressed(self.position, self.log_end, self.env.clock.now());
+        let mut records = VecDeque::from(records);
+        while self.trials.is_log()
+            && let Some(record) = records.pop_front()
+        {
+            let end = if records.is_empty() { next } else { record.offset.following() };
+            if let ChunkStep::Ended = self.try_record(record, end).await? {
+                return Ok(());
+            }
+        }
         let fresh: Vec<Entry> = records.into_iter().map(|record| self.understand(record)).collect();
-        let mut chunks = VecDeque::from([fresh]);
+        let mut chunks: VecDeque<Vec<Entry>> =
+            Some(fresh).filter(|fresh| !fresh.is_empty()).into_iter().collect();
         while let Some(mut chunk) = chunks.pop_front() {
             let end = match (chunks.is_empty(), chunk.last()) {
                 (false, Some(last)) => last.record.offset.following(),
                 _ => next,
             };
-            match self.apply_chunk(&mut chunk, end).await? {
+            match self.apply_chunk(&mut chunk, end, None).await? {
                 ChunkStep::Done => {}
                 ChunkStep::Split => {
                     let second = chunk.split_off(chunk.len() / 2);
@@ -257,13 +296,15 @@ impl LaneCore {
             }
         }
         self.panics.clear();
-        self.status.progressed(self.position, self.log_end, queued);
         drop(credit);
         Ok(())
     }
 
     /// Puts a record below the position into the duplicate window.
     fn remember(&mut self, record: &LogRecord) {
+        if self.trials.is_deadly(record.offset) {
+            return;
+        }
         let topic = self.lane.topic_partition.topic;
         if let Ok(Ok(event)) = guard(|| (self.env.decoder)(topic, record)) {
             let _known_already = self.window.check(event.event_id, record.offset);
@@ -281,18 +322,27 @@ impl LaneCore {
         Entry { record, verdict }
     }
 
-    /// Applies part of a batch in one transaction, as often as it takes.
-    async fn apply_chunk(&mut self, chunk: &mut [Entry], end: Offset) -> Result<ChunkStep, LaneExit> {
+    /// Applies part of a batch in one transaction, as often as it takes; a record that is tried alone says so.
+    pub(super) async fn apply_chunk(
+        &mut self,
+        chunk: &mut [Entry],
+        end: Offset,
+        subject: Option<&TrialSubject>,
+    ) -> Result<ChunkStep, LaneExit> {
         loop {
+            // What was convicted is not thought about any more.
+            let is_convicted = chunk.iter().any(is_convicted);
+            let tried = subject.filter(|_| !is_convicted);
             self.wait_below_parked_limit(chunk).await?;
             if self.is_ending() {
                 return Ok(ChunkStep::Ended);
             }
-            let built = match self.keys_of(chunk) {
+            let keys = self.think(tried, TrialPhase::Waiting, |core| core.keys_of(chunk)).await?;
+            let built = match keys {
                 Ok(keys) => {
                     self.load_keys(keys).await?;
                     self.env.faults.hit(FaultPoint::BeforeApply, &self.lane);
-                    self.build(chunk)
+                    self.think(tried, TrialPhase::Survived, |core| core.build(chunk)).await?
                 }
                 Err(panic) => Err(panic),
             };
@@ -301,7 +351,9 @@ impl LaneCore {
                     Some(index) => self.charge(chunk, index, &panic.text)?,
                     None => return Ok(ChunkStep::Split),
                 },
-                Ok(built) => {
+                Ok(mut built) => {
+                    let trial = subject.map(|subject| settled(subject, is_convicted));
+                    built.effects.trials_settled.extend(trial);
                     let fingerprint = chunk.last().map(|entry| entry.record.fingerprint());
                     match self.commit(built, end, fingerprint).await? {
                         CommitStep::Committed => return Ok(ChunkStep::Done),
@@ -404,10 +456,10 @@ impl LaneCore {
         let status = Arc::clone(&self.status);
         let _busy = status.enter(env.monotonic_micros());
         let now = env.clock.now();
-        let Self { behaviour, cache, window, parked, lane, .. } = self;
+        let Self { behaviour, cache, window, parked, lane, log_id, .. } = self;
         let at = Cell::new(None);
         let thought = guard(|| {
-            let mut work = Workspace::new(&env.log_id, lane, now, cache);
+            let mut work = Workspace::new(log_id, lane, now, cache);
             let mut outcomes = Vec::with_capacity(chunk.len());
             let mut parked_here = HashSet::new();
             for (index, entry) in chunk.iter().enumerate() {
@@ -445,6 +497,7 @@ impl LaneCore {
         let Built { effects, notices, outcomes, now } = built;
         let summary = Summary::of(&effects);
         let states = effects.states.clone();
+        let trials = effects.trials_settled.clone();
         self.env.faults.hit(FaultPoint::BeforeCommit, &self.lane);
         let timer = self.env.metrics.commits(&self.lane.group).start_timer();
         let answer = self
@@ -485,10 +538,11 @@ impl LaneCore {
         self.position = next;
         self.next_timer = next_timer;
         self.cache.extend(states);
+        self.trials.settle(trials);
         self.window.trim();
         self.take_over(summary);
         let committed_at = self.env.clock.now();
-        self.status.committed(committed_at, &outcomes, self.parked.len(), self.parked_records());
+        self.status.committed(committed_at, next, &outcomes, self.parked.len(), self.parked_records());
         self.status.set_state(self.rest_state());
         self.env.metrics.count_outcomes(&self.lane, &outcomes);
         self.reader.commit_advisory(self.lane.topic_partition, next);
@@ -554,6 +608,20 @@ impl LaneCore {
         for key in summary.keys_unparked {
             self.parked.remove(&key);
         }
+    }
+}
+
+/// Notes the gap that a new incarnation found, or that one is gone.
+async fn note_gap(
+    env: &LaneEnvironment,
+    lane: &LaneKey,
+    status: &LaneStatus,
+    fence: Fence,
+    gap: Option<FoundGap>,
+) -> Result<(), LaneExit> {
+    match retry(env, lane, status, || env.store.note_gap(lane.clone(), fence.epoch, gap)).await? {
+        true => Ok(()),
+        false => Err(LaneExit::Fenced),
     }
 }
 

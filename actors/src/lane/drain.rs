@@ -12,7 +12,8 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::command::ParkedKeyId;
 use crate::effect::{
-    DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Outcome, ParkedKey, ParkedRecordId, Timer,
+    DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, Outcome, ParkedKey, ParkedRecord,
+    ParkedRecordId, Timer,
 };
 use crate::ids::Offset;
 use crate::lane::answer::{apply_event, convict};
@@ -22,9 +23,12 @@ use crate::lane::dead_letter::dead_letter_record;
 use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
 use crate::lane::message::LaneExit;
+use crate::lane::trial::{died, is_convicted, settled};
 use crate::ports::store::{DesiredState, ParkedKeyState, ParkedWish};
+use crate::record::LogRecord;
 use crate::rejection::{Rejection, short_detail};
 use crate::state::StateKey;
+use crate::trial::{TrialPhase, TrialSubject};
 
 /// Timers that one transaction answers.
 const TIMERS_PER_TICK: usize = 100;
@@ -37,7 +41,7 @@ const BROKEN_TIMER_DELAY: Duration = Duration::from_secs(60);
 const END_OF_TIME: Timestamp = Timestamp::from_micros(i64::MAX);
 
 /// How far timers got.
-enum TimerStep {
+pub(super) enum TimerStep {
     /// Each is answered or postponed.
     Answered,
     /// None is: one of them fails all, and only one at a time shows which.
@@ -68,12 +72,51 @@ impl LaneCore {
             let id = ParkedKeyId { lane: self.lane.clone(), key: key.clone() };
             let parked = self.retry(|| self.env.store.load_parked(id.clone(), limit)).await?;
             let is_all = parked.len() < limit;
-            let mut entries: Vec<Entry> =
-                parked.into_iter().map(|parked| self.understand(parked.record)).collect();
-            limit = self.drain_chunk(&state, &mut entries, is_all, limit).await?;
+            limit = match self.alone(&parked) {
+                None => {
+                    let mut entries: Vec<Entry> =
+                        parked.into_iter().map(|parked| self.understand(parked.record)).collect();
+                    self.drain_chunk(&state, &mut entries, is_all, limit, None).await?
+                }
+                Some(record) => {
+                    let is_all = is_all && parked.len() == 1;
+                    self.drain_alone(&state, record, is_all, limit).await?
+                }
+            };
         }
         self.panics.clear();
         Ok(())
+    }
+
+    /// Gives the first record if it is to be tried alone: because the lane is careful, or because some record
+    /// of these is known to kill processes.
+    fn alone(&self, parked: &[ParkedRecord]) -> Option<LogRecord> {
+        let is_careful =
+            self.trials.is_aside() || parked.iter().any(|parked| self.trials.is_deadly(parked.record.offset));
+        parked.first().filter(|_| is_careful).map(|parked| parked.record.clone())
+    }
+
+    /// Drains one record in a trial.
+    async fn drain_alone(
+        &mut self,
+        state: &ParkedKeyState,
+        record: LogRecord,
+        is_all: bool,
+        limit: usize,
+    ) -> Result<usize, LaneExit> {
+        let subject = TrialSubject::Parked(record.offset);
+        if record.offset == state.head && state.wish == ParkedWish::DiscardHead {
+            // It is given up unread.
+            let mut entry = Entry { record, verdict: died(0) };
+            return self.drain_chunk(state, std::slice::from_mut(&mut entry), is_all, limit, None).await;
+        }
+        let mut entry = self.understand_in_trial(&subject, record).await?;
+        self.drain_chunk(state, std::slice::from_mut(&mut entry), is_all, limit, Some(&subject)).await
+    }
+
+    /// Tells whether an operator's wish about a key waits to be carried out.
+    pub(super) fn has_released(&self) -> bool {
+        self.parked.values().any(|key| key.wish != ParkedWish::Wait)
     }
 
     /// Applies loaded records of a key in one transaction. Answers how many to load next time: one at a time
@@ -84,12 +127,17 @@ impl LaneCore {
         entries: &mut [Entry],
         is_all: bool,
         limit: usize,
+        subject: Option<&TrialSubject>,
     ) -> Result<usize, LaneExit> {
         loop {
-            let built = match self.keys_of(entries) {
+            let is_convicted = entries.iter().any(is_convicted);
+            let tried = subject.filter(|_| !is_convicted);
+            let keys = self.think(tried, TrialPhase::Waiting, |core| core.keys_of(entries)).await?;
+            let built = match keys {
                 Ok(keys) => {
                     self.load_keys(keys).await?;
-                    self.build_drain(state, entries, is_all)
+                    let build = |core: &mut Self| core.build_drain(state, entries, is_all);
+                    self.think(tried, TrialPhase::Survived, build).await?
                 }
                 Err(panic) => Err(panic),
             };
@@ -98,14 +146,20 @@ impl LaneCore {
                     Some(index) => self.charge(entries, index, &panic.text)?,
                     None => return Ok(1),
                 },
-                Ok(built) => match self.commit(built, self.position, None).await? {
-                    CommitStep::Committed => return Ok(limit),
-                    CommitStep::Again => {}
-                    CommitStep::DataRefused(detail) => match entries {
-                        [entry] => convict(entry, Rejection::StoreRefused { detail: short_detail(&detail) })?,
-                        _ => return Ok(1),
-                    },
-                },
+                Ok(mut built) => {
+                    let trial = subject.map(|subject| settled(subject, is_convicted));
+                    built.effects.trials_settled.extend(trial);
+                    match self.commit(built, self.position, None).await? {
+                        CommitStep::Committed => return Ok(limit),
+                        CommitStep::Again => {}
+                        CommitStep::DataRefused(detail) => match entries {
+                            [entry] => {
+                                convict(entry, Rejection::StoreRefused { detail: short_detail(&detail) })?
+                            }
+                            _ => return Ok(1),
+                        },
+                    }
+                }
             }
         }
     }
@@ -120,10 +174,10 @@ impl LaneCore {
         let status = Arc::clone(&self.status);
         let _busy = status.enter(env.monotonic_micros());
         let now = env.clock.now();
-        let Self { behaviour, cache, window, lane, .. } = self;
+        let Self { behaviour, cache, window, lane, log_id, .. } = self;
         let at = Cell::new(None);
         let thought = guard(|| {
-            let mut work = Workspace::new(&env.log_id, lane, now, cache);
+            let mut work = Workspace::new(log_id, lane, now, cache);
             let mut outcomes = Vec::with_capacity(entries.len());
             let mut is_parked_again = false;
             for (index, entry) in entries.iter().enumerate() {
@@ -185,11 +239,14 @@ impl LaneCore {
             self.next_timer = first.first().map(|timer| timer.due_at);
             return Ok(());
         }
-        if let TimerStep::OneByOne = self.answer_timers(&due).await? {
+        if self.trials.is_aside() {
+            return self.try_timers(&due).await;
+        }
+        if let TimerStep::OneByOne = self.answer_timers(&due, None).await? {
             for _ in &due {
                 let first =
                     self.retry(|| self.env.store.load_due_timers(self.lane.clone(), sampled_at, 1)).await?;
-                self.answer_timers(&first).await?;
+                self.answer_timers(&first, None).await?;
             }
         }
         Ok(())
@@ -197,13 +254,20 @@ impl LaneCore {
 
     /// Answers timers in one transaction, and postpones the one that cannot be answered. When several are due
     /// and it cannot be told which one is at fault, nothing is done.
-    async fn answer_timers(&mut self, due: &[Timer]) -> Result<TimerStep, LaneExit> {
+    pub(super) async fn answer_timers(
+        &mut self,
+        due: &[Timer],
+        subject: Option<&TrialSubject>,
+    ) -> Result<TimerStep, LaneExit> {
         let mut failures = vec![0_u32; due.len()];
         loop {
-            let built = match self.timer_keys_of(due, &failures) {
+            let keys =
+                self.think(subject, TrialPhase::Waiting, |core| core.timer_keys_of(due, &failures)).await?;
+            let built = match keys {
                 Ok(keys) => {
                     self.load_keys(keys).await?;
-                    self.build_ticks(due, &failures)
+                    let build = |core: &mut Self| core.build_ticks(due, &failures);
+                    self.think(subject, TrialPhase::Survived, build).await?
                 }
                 Err(panic) => Err(panic),
             };
@@ -212,20 +276,49 @@ impl LaneCore {
                     Some(index) => self.charge_timer(due, &mut failures, index, &panic.text)?,
                     None => return Ok(TimerStep::OneByOne),
                 },
-                Ok(built) => match self.commit(built, self.position, None).await? {
-                    CommitStep::Committed => return Ok(TimerStep::Answered),
-                    CommitStep::Again => {}
-                    CommitStep::DataRefused(detail) => match (due, failures.as_mut_slice()) {
-                        ([timer], [failures]) if *failures < PANICS_BEFORE_POISON => {
-                            tracing::error!(lane = %self.lane, timer = ?timer.id, error = detail, "store refuses what a timer does");
-                            *failures = PANICS_BEFORE_POISON;
-                        }
-                        ([_], _) => {
-                            return Err(LaneExit::Failed(format!("failed to postpone a timer: {detail}")));
-                        }
-                        _ => return Ok(TimerStep::OneByOne),
-                    },
-                },
+                Ok(mut built) => {
+                    built.effects.trials_settled.extend(subject.map(|subject| settled(subject, false)));
+                    match self.commit(built, self.position, None).await? {
+                        CommitStep::Committed => return Ok(TimerStep::Answered),
+                        CommitStep::Again => {}
+                        CommitStep::DataRefused(detail) => match (due, failures.as_mut_slice()) {
+                            ([timer], [failures]) if *failures < PANICS_BEFORE_POISON => {
+                                tracing::error!(lane = %self.lane, timer = ?timer.id, error = detail, "store refuses what a timer does");
+                                *failures = PANICS_BEFORE_POISON;
+                            }
+                            ([_], _) => {
+                                return Err(LaneExit::Failed(format!(
+                                    "failed to postpone a timer: {detail}"
+                                )));
+                            }
+                            _ => return Ok(TimerStep::OneByOne),
+                        },
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes a timer that kills processes: there is no record to set aside, and nothing is thought about.
+    pub(super) async fn remove_timer(
+        &mut self,
+        timer: &Timer,
+        subject: &TrialSubject,
+    ) -> Result<(), LaneExit> {
+        loop {
+            let now = self.env.clock.now();
+            let effects = Effects {
+                timers_cleared: vec![timer.id.clone()],
+                trials_settled: vec![settled(subject, true)],
+                ..Effects::default()
+            };
+            let built = Built { effects, notices: Vec::new(), outcomes: Vec::new(), now };
+            match self.commit(built, self.position, None).await? {
+                CommitStep::Committed => return Ok(()),
+                CommitStep::Again => {}
+                CommitStep::DataRefused(detail) => {
+                    return Err(LaneExit::Failed(format!("failed to remove a timer: {detail}")));
+                }
             }
         }
     }
@@ -266,7 +359,7 @@ impl LaneCore {
         let now = env.clock.now();
         let at = Cell::new(None);
         let thought = guard(|| {
-            let mut work = Workspace::new(&env.log_id, &self.lane, now, &self.cache);
+            let mut work = Workspace::new(&self.log_id, &self.lane, now, &self.cache);
             for (index, (timer, failures)) in due.iter().zip(failures).enumerate() {
                 at.set(Some(index));
                 if *failures >= PANICS_BEFORE_POISON {

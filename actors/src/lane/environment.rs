@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Randomness};
 use crate::event::Event;
-use crate::ids::{LogId, Topic};
+use crate::ids::{LogId, ProcessId, Topic};
 use crate::lane::fault::Faults;
 use crate::lane::notice::CommitListener;
 use crate::lane::status::StatusBoard;
@@ -34,6 +34,12 @@ pub struct LaneSettings {
     pub tick_interval: Duration,
     /// Rows of state that a lane keeps in memory before it forgets them all and loads anew.
     pub cached_rows: usize,
+    /// Records that a lane tries alone before it takes whole batches again: the most that a batch may hold. The
+    /// record that processes died over was in the first batch after the position that did not move.
+    pub trial_records: usize,
+    /// The longest that a lane waits, by chance, before it tries again what a process died over: so that
+    /// processes that are killed at a fixed moment after their start do not meet the same trial each time.
+    pub trial_delay: Duration,
 }
 
 impl Default for LaneSettings {
@@ -45,14 +51,18 @@ impl Default for LaneSettings {
             parked_key_limit: 10_000,
             tick_interval: Duration::from_millis(100),
             cached_rows: 20_000,
+            trial_records: 1_000,
+            trial_delay: Duration::from_millis(500),
         }
     }
 }
 
 /// What every lane of the process shares.
 pub struct LaneEnvironment {
-    /// The log's id, part of what is stored and hashed.
+    /// The log's id. What a lane stores and hashes carries the id of its generation, which opening it answers.
     pub log_id: LogId,
+    /// This life of the program.
+    pub process: ProcessId,
     /// The store.
     pub store: Arc<dyn LaneStore>,
     /// The wall clock.
@@ -71,6 +81,9 @@ pub struct LaneEnvironment {
     pub board: Arc<StatusBoard>,
     /// How lanes work.
     pub settings: LaneSettings,
+    /// Held by the one lane of the process that is inside a trial, so that a death is one trial's; whoever waits
+    /// longest is next.
+    pub trial_token: tokio::sync::Mutex<()>,
     /// The zero of the monotonic clock that [`LaneEnvironment::monotonic_micros`] reads.
     pub started: Instant,
 }

@@ -58,6 +58,9 @@ pub enum LaneExit {
     /// The log has a gap that an operator must decide on.
     #[error("gap in the log: {}", .0.name())]
     Gap(GapKind),
+    /// The log gave the partition to somebody else before the lane could begin to read.
+    #[error("partition is not assigned")]
+    NotAssigned,
     /// Something permanent that is not an event's fault.
     #[error("failed: {0}")]
     Failed(String),

@@ -15,12 +15,14 @@ mod drain;
 pub mod environment;
 pub mod fault;
 pub mod guard;
+pub mod lag;
 pub mod message;
 pub mod notice;
 pub mod start;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod trial;
 pub mod window;
 
 use std::cell::{Cell, RefCell};
@@ -155,6 +157,7 @@ impl Handler<RecordsRouted> for Lane {
 
     fn handle(&mut self, RecordsRouted { batch }: RecordsRouted, _ctx: &mut Self::Context) {
         if batch.incarnation == self.incarnation {
+            self.status.delivered(&batch.records);
             self.inbox.batches.borrow_mut().push_back(batch);
             self.inbox.changed.notify_one();
         }
@@ -210,6 +213,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
                 core.drain_released().await?;
             }
             core.tick().await?;
+            core.rest_aside();
         }
         let is_running = core.desired == DesiredState::Running;
         let batch = match is_running || core.is_rewinding() {
@@ -228,5 +232,6 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             None => {}
         }
     }
+    core.end_in_order().await;
     Ok(())
 }

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::effect::Outcome;
-use crate::ids::{Group, Incarnation, LaneKey, Offset};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
+use crate::lane::lag::Lag;
+use crate::record::LogRecord;
 use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
 
 /// What a lane tells about itself.
@@ -19,8 +22,7 @@ struct LaneFacts {
     incarnation: Incarnation,
     restarts: u64,
     last_error: Option<String>,
-    next: Offset,
-    log_end: Offset,
+    lag: Lag,
     queued_batches: u64,
     parked_keys: u64,
     parked_records: u64,
@@ -48,8 +50,7 @@ impl Default for LaneStatus {
                 incarnation: Incarnation::default(),
                 restarts: 0,
                 last_error: None,
-                next: Offset::default(),
-                log_end: Offset::default(),
+                lag: Lag::default(),
                 queued_batches: 0,
                 parked_keys: 0,
                 parked_records: 0,
@@ -107,24 +108,50 @@ impl LaneStatus {
         self.busy_since.store(0, Ordering::Relaxed);
     }
 
-    /// Notes how far the lane is.
-    pub fn progressed(&self, next: Offset, log_end: Offset, queued_batches: usize) {
+    /// Notes where a new incarnation found its position and the end of its partition.
+    pub fn placed(&self, next: Offset, log_end: Offset, now: Timestamp) {
+        self.facts().lag.placed(next, log_end, now);
+    }
+
+    /// Notes records that came to the lane and wait to be applied.
+    pub fn delivered(&self, records: &[LogRecord]) {
+        self.facts().lag.delivered(records.iter().map(|record| (record.offset, record.timestamp)));
+    }
+
+    /// Notes how far the lane is, and where the partition ended when a batch was read.
+    pub fn progressed(&self, next: Offset, log_end: Offset, now: Timestamp) {
         let mut facts = self.facts();
-        facts.next = next;
-        facts.log_end = log_end.max(next);
-        facts.queued_batches = queued_batches as u64;
+        facts.lag.applied(next);
+        facts.lag.ends_at(log_end, now);
+    }
+
+    /// Notes how many batches wait for the lane.
+    pub fn queued(&self, batches: usize) {
+        self.facts().queued_batches = batches as u64;
     }
 
     /// Notes where the partition ends, heard while the lane itself need not be reading.
-    pub fn log_ends_at(&self, end: Offset) {
-        let mut facts = self.facts();
-        facts.log_end = end.max(facts.log_end);
+    pub fn log_ends_at(&self, end: Offset, now: Timestamp) {
+        self.facts().lag.ends_at(end, now);
     }
 
-    /// Notes a commit.
-    pub fn committed(&self, at: Timestamp, outcomes: &[Outcome], parked_keys: usize, parked_records: u64) {
+    /// Gives the next record that the lane will apply.
+    pub fn next(&self) -> Offset {
+        self.facts().lag.next()
+    }
+
+    /// Notes a commit that moved the lane to a position.
+    pub fn committed(
+        &self,
+        at: Timestamp,
+        next: Offset,
+        outcomes: &[Outcome],
+        parked_keys: usize,
+        parked_records: u64,
+    ) {
         let mut facts = self.facts();
         facts.state = ActorState::Running;
+        facts.lag.applied(next);
         facts.last_commit_at = Some(at);
         facts.parked_keys = parked_keys as u64;
         facts.parked_records = parked_records;
@@ -153,7 +180,7 @@ impl LaneStatus {
     }
 
     /// Gives a snapshot.
-    pub fn snapshot(&self, lane: &LaneKey) -> LaneSnapshot {
+    pub fn snapshot(&self, lane: &LaneKey, now: Timestamp) -> LaneSnapshot {
         let facts = self.facts().clone();
         let count = |outcome: Outcome| facts.outcomes.get(outcome as usize).copied().unwrap_or(0);
         LaneSnapshot {
@@ -162,9 +189,10 @@ impl LaneStatus {
             incarnation: facts.incarnation.0,
             restarts: facts.restarts,
             last_error: facts.last_error,
-            next_offset: facts.next.0,
-            log_end_offset: facts.log_end.0,
-            lag_records: facts.log_end.0.saturating_sub(facts.next.0) + facts.parked_records,
+            next_offset: facts.lag.next().0,
+            log_end_offset: facts.lag.log_end().0,
+            lag_records: facts.lag.records() + facts.parked_records,
+            lag_seconds: whole_millis(facts.lag.time(now)),
             queued_batches: facts.queued_batches,
             parked_keys: facts.parked_keys,
             applied_total: count(Outcome::Applied),
@@ -175,6 +203,11 @@ impl LaneStatus {
             last_commit_at: facts.last_commit_at,
         }
     }
+}
+
+/// Gives a duration in seconds, cut to milliseconds: finer figures would only be noise.
+fn whole_millis(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1_000.0
 }
 
 /// Marks the time that a lane's thread spends inside code that cannot be interrupted.
@@ -249,6 +282,13 @@ impl StatusBoard {
         self.lanes_revision.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Removes a group's lanes but those of some partitions.
+    pub fn retain_lanes(&self, group: &Group, partitions: &[TopicPartition]) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|lane, _| lane.group != *group || partitions.contains(&lane.topic_partition));
+        self.lanes_revision.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Gives a number that changes whenever a lane comes or goes.
     pub fn lanes_revision(&self) -> u64 {
         self.lanes_revision.load(Ordering::Acquire)
@@ -290,7 +330,7 @@ impl StatusBoard {
                 lanes: lanes
                     .iter()
                     .filter(|(lane, _)| lane.group == group)
-                    .map(|(lane, status)| status.snapshot(lane))
+                    .map(|(lane, status)| status.snapshot(lane, now))
                     .collect(),
                 group: group.as_str().to_owned(),
                 state: facts.state,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::event::JobStatus;
-use crate::ids::JobId;
+use crate::ids::{Generation, JobId, Offset};
 use crate::ports::Reply;
 use crate::ports::store::{AppendedAt, JobRow};
 use crate::record::Headers;
@@ -36,6 +36,18 @@ pub trait Commands: Send + Sync {
 
     /// Has the relay send again the record at which a partition stands.
     fn send_record_again(&self, command: Command) -> Reply<(), CommandError>;
+
+    /// Lets a lane go on behind a gap in its log: the command says which gap, as it was shown.
+    fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError>;
+}
+
+/// A gap that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptedGap {
+    /// The generation of the lane that goes on.
+    pub generation: Generation,
+    /// Where it goes on.
+    pub resumes_at: Offset,
 }
 
 /// A job that was submitted.
@@ -126,6 +138,14 @@ pub enum CommandError {
         /// The state.
         state: JobStatus,
         /// What was wanted.
+        reason: String,
+    },
+    /// What the request is about has changed since it was looked at; nothing was stored.
+    #[error("{what} has changed: {reason}")]
+    Moved {
+        /// What has changed.
+        what: String,
+        /// What it is now.
         reason: String,
     },
     /// The idempotency key was used before for another request.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+pub use crate::gap::GapKind;
 use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use crate::lane::credit::CreditPool;
 use crate::ports::Reply;
@@ -49,28 +50,6 @@ pub struct Inspection {
     pub high: Offset,
     /// The fingerprint of the last retained record below the position that was asked about.
     pub previous: Option<(Offset, Digest32)>,
-}
-
-/// Why reading cannot simply go on where the store says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GapKind {
-    /// Records between the stored position and the oldest retained one are gone.
-    Trimmed,
-    /// The log ends before the stored position: it was truncated or made anew.
-    BeyondEnd,
-    /// The last applied record is not the one the log holds there: the topic was made anew.
-    Replaced,
-}
-
-impl GapKind {
-    /// Gives the stable name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            GapKind::Trimmed => "trimmed",
-            GapKind::BeyondEnd => "beyond_end",
-            GapKind::Replaced => "replaced",
-        }
-    }
 }
 
 /// Where a lane starts to read (design D2).

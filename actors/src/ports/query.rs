@@ -4,11 +4,15 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
 use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
-use crate::ids::{Group, JobId, LaneKey, Offset, Topic, TopicPartition, UserId};
+use crate::gap::FoundGap;
+use crate::ids::{
+    CommandId, Generation, Group, JobId, LaneKey, LogId, Offset, Topic, TopicPartition, UserId,
+};
 use crate::ports::Reply;
 use crate::ports::store::{JobRow, ParkedWish, StoreError};
 use crate::record::{Digest32, LogRecord};
@@ -34,6 +38,8 @@ pub struct AuditFilter {
     pub topic: Option<Topic>,
     /// Of this partition (with a topic).
     pub partition: Option<u16>,
+    /// Of this generation.
+    pub generation: Option<Generation>,
     /// About this job: entries of lifecycle and metrics with this key.
     pub job_id: Option<JobId>,
     /// After this position, exclusive: the last one of the page before.
@@ -42,11 +48,13 @@ pub struct AuditFilter {
     pub limit: usize,
 }
 
-/// Names an audit entry: topic, partition and index in that log. Ordered in that order.
+/// Names an audit entry: topic, partition, generation and index in that log. Ordered in that order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuditPosition {
     /// The partition.
     pub topic_partition: TopicPartition,
+    /// The generation of its log.
+    pub generation: Generation,
     /// The index in its log.
     pub index: u64,
 }
@@ -68,6 +76,19 @@ pub struct StoredAuditEntry {
     pub record: Option<LogRecord>,
 }
 
+/// An audit log with its state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredAuditLog {
+    /// The partition.
+    pub topic_partition: TopicPartition,
+    /// The generation of the partition.
+    pub generation: Generation,
+    /// The id that its leaves carry.
+    pub log_id: LogId,
+    /// How it stands.
+    pub state: AuditLogState,
+}
+
 /// A page of audit entries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditPage {
@@ -83,6 +104,8 @@ pub struct AuditPage {
 pub struct StoredDeadLetter {
     /// The lane that rejected it.
     pub lane: LaneKey,
+    /// The lane's generation then.
+    pub generation: Generation,
     /// The record, byte for byte.
     pub record: LogRecord,
     /// The stable name of the rejection.
@@ -104,6 +127,8 @@ pub struct StoredDeadLetter {
 pub struct DeadLetterId {
     /// The lane that rejected it.
     pub lane: LaneKey,
+    /// The lane's generation then.
+    pub generation: Generation,
     /// The record's offset.
     pub offset: Offset,
 }
@@ -113,6 +138,9 @@ pub struct DeadLetterId {
 pub struct StoredParkedKey {
     /// The lane.
     pub lane: LaneKey,
+    /// The lane's generation. What a generation that is over left parked stays so: its log is gone, nothing
+    /// drains it, and wishes are about the newest generation alone.
+    pub generation: Generation,
     /// The record key.
     pub key: Bytes,
     /// The poison event at the head.
@@ -129,11 +157,71 @@ pub struct StoredParkedKey {
     pub parked_at: Timestamp,
 }
 
+/// A gap as it is stored, with what was decided about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredGap {
+    /// The lane that cannot go on, or could not.
+    pub lane: LaneKey,
+    /// Its generation then.
+    pub generation: Generation,
+    /// What it found, last.
+    pub gap: FoundGap,
+    /// None while it is open.
+    pub decision: Option<GapDecision>,
+}
+
+impl StoredGap {
+    /// Gives it as people and programs are shown it, with what accepting it does: `skip` gives `records_skipped`
+    /// up, `read_anew` begins another generation at the low watermark.
+    pub fn shown(&self) -> Value {
+        let gap = &self.gap;
+        let decision = self.decision.as_ref().map(|decision| {
+            json!({
+                "command_id": decision.command_id,
+                "decided_by": decision.decided_by,
+                "reason": decision.reason,
+                "decided_at": decision.decided_at,
+            })
+        });
+        json!({
+            "group": self.lane.group,
+            "topic": self.lane.topic_partition.topic,
+            "partition": self.lane.topic_partition.partition,
+            "generation": self.generation,
+            "state": if self.decision.is_some() { "accepted" } else { "open" },
+            "kind": gap.kind,
+            "next": gap.next,
+            "low": gap.low,
+            "high": gap.high,
+            "found_at": gap.found_at,
+            "remedy": gap.kind.remedy(),
+            "records_skipped": gap.records_skipped(),
+            "records_to_read": gap.records_to_read(),
+            "decision": decision,
+        })
+    }
+}
+
+/// What an operator decided about a gap: to accept it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapDecision {
+    /// The command.
+    pub command_id: CommandId,
+    /// Who.
+    pub decided_by: UserId,
+    /// Why.
+    pub reason: Option<String>,
+    /// When.
+    pub decided_at: Timestamp,
+}
+
 /// How far a lane is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneProgress {
     /// The lane.
     pub lane: LaneKey,
+    /// The lane's generation.
+    pub generation: Generation,
     /// The position; none before the first transaction.
     pub next: Option<Offset>,
     /// Its owner's epoch.
@@ -174,7 +262,8 @@ pub trait QueryStore: Send + Sync {
     /// Reads one job of the orchestrator.
     fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError>;
 
-    /// Reads the jobs group's view of a job, its own or another producer's.
+    /// Reads the jobs group's view of a job, its own or another producer's. Where generations of a partition know
+    /// the job, the newest of them speaks; so it is with aggregates.
     fn job_view(&self, job_id: JobId) -> Reply<Option<JobView>, StoreError>;
 
     /// Lists live jobs in the jobs group's view, in order of job id, after `after`.
@@ -189,16 +278,16 @@ pub trait QueryStore: Send + Sync {
     /// Lists the aggregates of a job, by attempt.
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError>;
 
-    /// Sums how many jobs entered each status, over all lanes.
+    /// Sums how many jobs entered each status, over all lanes and generations.
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError>;
 
     /// Lists audit entries.
     fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError>;
 
-    /// Lists the audit logs with their state.
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError>;
+    /// Lists the audit logs with their state, in order of partition and generation.
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError>;
 
-    /// Lists dead letters, of one group or all, in order of lane and offset.
+    /// Lists dead letters, of one group or all, in order of lane, generation and offset.
     fn dead_letters(
         &self,
         group: Option<Group>,
@@ -206,10 +295,13 @@ pub trait QueryStore: Send + Sync {
         limit: usize,
     ) -> Reply<Vec<StoredDeadLetter>, StoreError>;
 
-    /// Lists parked keys, in order of lane and key.
+    /// Lists parked keys, in order of lane, generation and key.
     fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError>;
 
-    /// Lists the progress of every lane.
+    /// Lists gaps: the open ones in order of lane, then those that are decided, the newest first.
+    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError>;
+
+    /// Lists the progress of every lane, in order of lane and generation.
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError>;
 
     /// Lists the end of every partition that has records: the offset that the next record would get.

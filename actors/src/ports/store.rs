@@ -10,13 +10,15 @@ use crate::clock::Timestamp;
 use crate::command::{Command, Order, ParkedKeyId};
 use crate::effect::{Effects, ParkedRecord, Timer};
 use crate::event::{Event, JobStatus, TaccSystem};
+use crate::gap::{FoundGap, GapAcceptance};
 use crate::ids::{
-    AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, JobId, LaneKey, LogTopic, Offset,
-    Partition, Revision, SchedulerJobId, Sequence, UserId,
+    AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, Generation, JobId, LaneKey, LogId,
+    LogTopic, Offset, Partition, ProcessId, Revision, SchedulerJobId, Sequence, UserId,
 };
 use crate::ports::Reply;
 use crate::record::{Digest32, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
+use crate::trial::{Trial, TrialPhase, TrialSubject};
 
 /// Tells why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,8 +97,20 @@ pub struct LaneOpened {
     pub next: Option<Offset>,
     /// The fingerprint of the last record below `next`, where one was applied.
     pub last_fingerprint: Option<Digest32>,
-    /// How many incarnations have started at this same `next`, this one included.
+    /// The id under which this generation of the lane is stored and hashed.
+    pub log_id: LogId,
+    /// The lane's generation.
+    pub generation: Generation,
+    /// How many processes have found, when they opened the lane at this same `next`, that the one before them
+    /// did not end it in order; this one included.
     pub starts_at_next: u32,
+    /// The same, counted since the lane's last transaction that left `next` where it was: since it last
+    /// answered a timer or drained a key.
+    pub starts_aside: u32,
+    /// What was tried alone and not survived, this process's predecessor charged, and what was convicted.
+    pub trials: Vec<Trial>,
+    /// Whether a gap is noted that nobody has decided on.
+    pub has_open_gap: bool,
     /// The keys that are parked, with the state of each.
     pub parked: Vec<ParkedKeyState>,
     /// What operators want of the lane.
@@ -189,8 +203,9 @@ pub struct Progress {
 /// What lanes need of the store.
 pub trait LaneStore: Send + Sync {
     /// Takes a new epoch for the lane and reads where it stands, in one transaction behind every write that
-    /// was queued before.
-    fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError>;
+    /// was queued before. Another process than the one before is told of it, so that ends which were not in order
+    /// are counted, and what that process died of is charged.
+    fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError>;
 
     /// Reads the lane's progress behind every write that was queued before.
     fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError>;
@@ -207,6 +222,24 @@ pub trait LaneStore: Send + Sync {
 
     /// Loads records parked behind a key, in offset order.
     fn load_parked(&self, key: ParkedKeyId, limit: usize) -> Reply<Vec<ParkedRecord>, StoreError>;
+
+    /// Notes how far a trial is. Neither position nor revision move. Answers false, and writes nothing, when
+    /// the epoch owns the lane no more.
+    fn write_trial(
+        &self,
+        lane: LaneKey,
+        epoch: Epoch,
+        subject: TrialSubject,
+        phase: TrialPhase,
+    ) -> Reply<bool, StoreError>;
+
+    /// Notes that an incarnation ended in order, if its epoch still owns the lane: whoever opens the lane next
+    /// counts no unclean end.
+    fn end_lane(&self, lane: LaneKey, epoch: Epoch) -> Reply<(), StoreError>;
+
+    /// Notes the gap that an incarnation found at its start; none removes one that is gone by itself. Answers
+    /// false, and writes nothing, when the epoch owns the lane no more.
+    fn note_gap(&self, lane: LaneKey, epoch: Epoch, gap: Option<FoundGap>) -> Reply<bool, StoreError>;
 
     /// Writes one transaction: progress first, by compare-and-set, then the effects, then the outbox.
     fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError>;
@@ -396,6 +429,32 @@ pub trait JobStore: Send + Sync {
         wish: ParkedWish,
         audit: OutgoingRecord,
     ) -> Reply<bool, StoreError>;
+
+    /// Carries out an operator's decision about a lane's open gap, with the command's audit record, in one
+    /// transaction. No incarnation of before can write to the lane after it. Nothing is written unless the
+    /// answer is [`GapAccepted::Accepted`].
+    fn accept_gap(
+        &self,
+        command: Command,
+        acceptance: GapAcceptance,
+        audit: OutgoingRecord,
+    ) -> Reply<GapAccepted, StoreError>;
+}
+
+/// What became of a decision about a gap.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GapAccepted {
+    /// The lane may be started again.
+    Accepted {
+        /// The generation that goes on.
+        generation: Generation,
+        /// Where it goes on.
+        resumes_at: Offset,
+    },
+    /// The lane has no open gap.
+    NoGap,
+    /// The gap is another one by now: this is it.
+    Changed(FoundGap),
 }
 
 /// Remembers which event carries a lifecycle sequence; what [`JobWrite::events`] implies.

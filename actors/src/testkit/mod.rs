@@ -34,7 +34,7 @@ pub use capture::{Capture, Captured, CapturedRecord};
 pub use clock::{ManualClock, SeededRandomness};
 pub use event::EventBuilder;
 pub use latency::{LatencyRecorder, LatencySummary};
-pub use memory_store::{CommittedTransaction, Fault, MemoryStore, StoreCall, StoreFaults};
+pub use memory_store::{CommittedTransaction, DeathSide, Fault, MemoryStore, StoreCall, StoreFaults};
 pub use publisher::{DrivenJob, PublishError, Publisher};
 pub use scheduler::{FakeScheduler, FakeSchedulerError, SchedulerVerdict};
 pub use simulated_log::{BatchLimits, MemberId, RevocationEnd, SimulatedLog};

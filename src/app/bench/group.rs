@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use actix::Actor;
 use actix_rt::Arbiter;
-use horizons_actors::clock::{SystemClock, SystemRandomness};
+use horizons_actors::clock::{Randomness, SystemClock, SystemRandomness};
 use horizons_actors::event::decode;
-use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
+use horizons_actors::ids::{Group, Incarnation, LogId, Offset, ProcessId, Topic, TopicPartition};
 use horizons_actors::lane::behaviour::BehaviourFactory;
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::environment::{Decoder, LaneEnvironment};
@@ -102,6 +102,7 @@ pub(super) async fn run(
     };
     let environment = Arc::new(LaneEnvironment {
         log_id,
+        process: ProcessId(SystemRandomness.next_uuid()),
         store: store as _,
         clock: Arc::new(SystemClock),
         randomness: Arc::new(SystemRandomness),
@@ -112,6 +113,7 @@ pub(super) async fn run(
             .map_err(|error| Failure::new(Exit::Failed, &error))?,
         board: Arc::new(StatusBoard::default()),
         settings: lane_settings(config),
+        trial_token: tokio::sync::Mutex::default(),
         started: Instant::now(),
     });
     let begun = Arc::new(OnceLock::new());

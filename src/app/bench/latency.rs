@@ -264,7 +264,7 @@ async fn check(running: &Running, timeline: &Timeline, place: &Place) -> Result<
     }
     let records: u64 = published.iter().map(|(_, end)| end.0).sum();
     let queries: Arc<dyn QueryStore> = Arc::clone(&running.store) as _;
-    verify(&queries, &running.log_id, records).await
+    verify(&queries, records).await
 }
 
 /// Measures commits and round trips through Kafka alone, under the same load.

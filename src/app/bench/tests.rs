@@ -65,7 +65,7 @@ fn verify_fewer_entries_than_records_fails() {
             let subject = Subject { log, log_id: store.log_id(), store: Arc::clone(&store) as _ };
             group::run(&config, subject, 10, None).await?;
             let queries: Arc<dyn QueryStore> = Arc::clone(&store) as _;
-            verify(&queries, &store.log_id(), 11).await
+            verify(&queries, 11).await
         })
         .unwrap_err();
 

@@ -13,7 +13,11 @@ use horizons_actors::state::JobView;
 use super::Role;
 use crate::app::Running;
 use crate::app::audit::verify_all;
+use crate::app::kafka::kafka_config;
+use crate::app::topics;
+use crate::config::{Config, EventLogKind};
 use crate::exit::{Exit, Failure};
+use crate::kafka::topics::TopicAdmin;
 
 /// More of anything than a demonstration makes.
 const ALL: usize = 10_000;
@@ -69,11 +73,17 @@ pub(super) struct Facts {
     pub(super) parked: Vec<StoredParkedKey>,
     pub(super) audit: Vec<VerificationReport>,
     pub(super) records_behind: u64,
+    /// Records that Kafka holds in the topics of record, by topic, where the log is there.
+    pub(super) in_kafka: Option<BTreeMap<Topic, u64>>,
 }
 
 impl Facts {
     /// Reads everything back.
-    pub(super) async fn read(running: &Running, jobs: &BTreeMap<JobId, Role>) -> Result<Self, Failure> {
+    pub(super) async fn read(
+        config: &Config,
+        running: &Running,
+        jobs: &BTreeMap<JobId, Role>,
+    ) -> Result<Self, Failure> {
         let queries: Arc<dyn QueryStore> = Arc::clone(&running.store) as _;
         let mut read = BTreeMap::new();
         for (job_id, role) in jobs {
@@ -99,8 +109,9 @@ impl Facts {
             events,
             dead_letters: queries.dead_letters(None, None, ALL).await.map_err(away)?,
             parked: queries.parked_keys(ALL).await.map_err(away)?,
-            audit: verify_all(&queries, &running.log_id).await.map_err(away)?,
+            audit: verify_all(&queries).await.map_err(away)?,
             records_behind: records_behind(running, &ends).await?,
+            in_kafka: count_in_kafka(config)?,
         })
     }
 
@@ -128,7 +139,7 @@ impl Facts {
             poisoned.iter().any(|job_id| key.key == job_id.as_str().as_bytes())
                 && key.reason == "malformed_bytes"
         };
-        vec![
+        let mut checks = vec![
             (
                 "every job ended as it was meant to".to_owned(),
                 all(&|job| job.row.as_ref().is_some_and(|row| row.status == job.role.outcome())),
@@ -162,6 +173,28 @@ impl Facts {
                     && self.parked.len() == 2
                     && self.parked.iter().all(parked_groups),
             ),
-        ]
+        ];
+        if let Some(in_kafka) = &self.in_kafka {
+            checks.push(("every event is in Kafka, once".to_owned(), *in_kafka == self.events));
+        }
+        checks
     }
+}
+
+/// Asks the brokers how many records each topic of record holds; topics without any are left out.
+fn count_in_kafka(config: &Config) -> Result<Option<BTreeMap<Topic, u64>>, Failure> {
+    if config.event_log == EventLogKind::Embedded {
+        return Ok(None);
+    }
+    let admin = TopicAdmin::new(kafka_config(config)).map_err(topics::failure)?;
+    let mut counts = BTreeMap::new();
+    for topic in Topic::ALL {
+        let name = format!("{}{topic}", config.kafka.topic_prefix);
+        let ends = admin.ends(&name, topic.partitions()).map_err(topics::failure)?;
+        let records: u64 = ends.into_iter().sum();
+        if records > 0 {
+            counts.insert(topic, records);
+        }
+    }
+    Ok(Some(counts))
 }

@@ -1,4 +1,5 @@
-//! `horizons demo`: everything at once in a temporary folder, and a report of whether it adds up.
+//! `horizons demo`: everything at once in a temporary folder, or on brokers and a database under names of its
+//! own, and a report of whether it adds up.
 //!
 //! Promises that the jobs are real processes, that the poison comes in by the same door as any external
 //! record, and that every figure of the report is read back from the store, not from what the demonstration
@@ -7,10 +8,11 @@
 mod check;
 mod latency;
 mod report;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +24,12 @@ use horizons_actors::ids::{AgentName, CommandId, DatasetId, JobId, Topic, UserId
 use horizons_actors::ports::commands::{ExternalRecord, Verdict};
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::record::Headers;
+use horizons_actors::snapshot::ActorState;
 use serde_json::{Map, Value};
 
-use self::check::Facts;
+use self::check::{Facts, followers};
 use self::latency::LatencyListener;
+use self::stage::Stage;
 use super::serve::until_signal;
 use super::{Extras, OpenStore, Running, bind};
 use crate::cli::{Afterwards, Colour, DemoOptions, Form, Output};
@@ -100,46 +104,58 @@ pub fn demo(mut config: Config, options: DemoOptions) -> Result<Exit, Failure> {
             ));
         }
     }
-    let folder = tempfile::Builder::new()
-        .prefix("horizons-demo-")
-        .tempdir()
-        .map_err(|error| Failure::new(Exit::Store, &error))?;
-    config.store.folder = folder.path().to_path_buf();
     let keeps = options.afterwards == Afterwards::KeepServing;
     if !keeps {
         config.http.listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     }
     let listener = bind(config.http.listen)?;
-    let store = OpenStore::open(&config, None)?;
-    let system = actix::System::new();
-    let exit = system.block_on(async move {
+    let stage = Stage::set(&mut config)?;
+    let exit = play(&config, &options, listener);
+    if keeps {
+        let (folder, names) = stage.keep();
+        eprintln_line(&format!("the data folder is kept: {}", folder.display()));
+        for name in names {
+            eprintln_line(&format!("kept as well: {name}"));
+        }
+    } else {
+        stage.strike();
+    }
+    exit
+}
+
+/// Starts everything, runs the demonstration and ends everything.
+fn play(config: &Config, options: &DemoOptions, listener: TcpListener) -> Result<Exit, Failure> {
+    let store = OpenStore::open(config, None)?;
+    actix::System::new().block_on(async move {
         let latency = Arc::new(LatencyListener::over(store.store.heads()));
         let extras = Extras { listeners: vec![Arc::clone(&latency) as _], ..Extras::default() };
-        let running = Running::start(&config, store, extras)?;
-        let server = super::serve::start_http(&running, &config, listener)?;
+        let running = Running::start(config, store, extras)?;
+        let server = super::serve::start_http(&running, config, listener)?;
         let outcome = tokio::select! {
-            outcome = show(&running, &options, &latency) => Some(outcome),
+            outcome = show(config, &running, options, &latency) => Some(outcome),
             () = until_signal() => None,
         };
-        if let (true, Some(Ok(_))) = (keeps, &outcome) {
+        if let (Afterwards::KeepServing, Some(Ok(_))) = (options.afterwards, &outcome) {
             eprintln_line(&format!("serving at http://{} until Ctrl-C", server.address));
             until_signal().await;
         }
         server.stop(running).await;
         outcome.unwrap_or(Ok(Exit::Interrupted))
-    });
-    if keeps {
-        let kept = folder.keep();
-        eprintln_line(&format!("the data folder is kept: {}", kept.display()));
-    }
-    exit
+    })
 }
 
 /// Runs the jobs, waits for everything to settle, checks and reports.
-async fn show(running: &Running, options: &DemoOptions, latency: &LatencyListener) -> Result<Exit, Failure> {
+async fn show(
+    config: &Config,
+    running: &Running,
+    options: &DemoOptions,
+    latency: &LatencyListener,
+) -> Result<Exit, Failure> {
     let started = Instant::now();
     let limit = TIME_LIMIT + Duration::from_secs(u64::from(options.jobs));
     let mut progress = Progress::new(options.form);
+    until_assigned(running, started, limit, &mut progress).await?;
+    let started = Instant::now();
     let jobs = submit_all(running, options.jobs, &mut progress).await?;
     if let Some((job_id, _)) = jobs.iter().find(|(_, role)| **role == Role::IsCancelled) {
         wait_until_running(running, job_id, started, limit).await?;
@@ -149,7 +165,7 @@ async fn show(running: &Running, options: &DemoOptions, latency: &LatencyListene
     let is_in_time = settle(running, &jobs, started, limit, &mut progress).await?;
     let elapsed = started.elapsed();
     progress.end();
-    let facts = Facts::read(running, &jobs).await?;
+    let facts = Facts::read(config, running, &jobs).await?;
     let mut checks = facts.checks();
     checks.push(("everything settled in time".to_owned(), is_in_time));
     let adds_up = checks.iter().all(|(_, holds)| *holds);
@@ -159,6 +175,30 @@ async fn show(running: &Running, options: &DemoOptions, latency: &LatencyListene
     let mut output = Output::new(&mut stdout, options.form, colour);
     report::print(&mut output, &facts, &checks, &latency.summaries(elapsed), elapsed)?;
     Ok(if adds_up { Exit::Done } else { Exit::Failed })
+}
+
+/// Waits until every lane works, so that the latencies that are shown are not those of a start.
+async fn until_assigned(
+    running: &Running,
+    started: Instant,
+    limit: Duration,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let wanted: usize =
+        Topic::ALL.iter().map(|topic| followers(*topic).len() * usize::from(topic.partitions())).sum();
+    loop {
+        let lanes = running.board.lanes();
+        let working = lanes.iter().filter(|(_, lane)| lane.state() == ActorState::Running).count();
+        if working == wanted {
+            return Ok(());
+        }
+        if started.elapsed() > limit {
+            let text = format!("only {working} of {wanted} lanes work");
+            return Err(Failure::text(Exit::Failed, text));
+        }
+        progress.draw(&format!("{working} of {wanted} lanes work"));
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }
 
 fn command(running: &Running, kind: CommandKind) -> Command {

@@ -9,12 +9,12 @@ use horizons_actors::auditor::{Auditor, empty_log};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::JobStatus;
-use horizons_actors::ids::{Group, LaneKey, Offset};
+use horizons_actors::ids::{Group, LaneKey, LogId, Offset};
 use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::query::{
-    AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredDeadLetter,
-    StoredParkedKey, StoredRefusal,
+    AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
+    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::record::{Headers, LogRecord, TimestampType};
@@ -50,8 +50,12 @@ impl QueryStore for OneLog {
         reply(AuditPage { entries, next })
     }
 
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
-        reply(vec![(LOG, self.state.clone())])
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
+        reply(vec![stored_log(self.state.clone())])
+    }
+
+    fn gaps(&self, _: usize) -> Reply<Vec<StoredGap>, StoreError> {
+        reply(Vec::new())
     }
 
     fn jobs(&self, _: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
@@ -136,7 +140,7 @@ fn sound(size: u64) -> OneLog {
         _ => None,
     });
     let entries = effects.audit_entries.into_iter().map(|entry| StoredAuditEntry {
-        position: AuditPosition { topic_partition: LOG, index: entry.index },
+        position: AuditPosition { topic_partition: LOG, generation: Generation(0), index: entry.index },
         leaf_hash: entry.leaf_hash,
         chain_hash: entry.chain_hash,
         mark: entry.mark.to_stored(),
@@ -144,6 +148,10 @@ fn sound(size: u64) -> OneLog {
         record: Some(entry.record),
     });
     OneLog { entries: entries.collect(), state: state.unwrap_or_else(|| empty_log(now)) }
+}
+
+fn stored_log(state: AuditLogState) -> StoredAuditLog {
+    StoredAuditLog { topic_partition: LOG, generation: Generation(0), log_id: log_id(), state }
 }
 
 fn log_id() -> LogId {
@@ -212,10 +220,12 @@ fn verify_closed_store_beyond_its_state_is_found() {
 
 #[test]
 fn position_cursor_survives_text() {
-    let position = AuditPosition { topic_partition: LOG, index: 12 };
+    let position = AuditPosition { topic_partition: LOG, generation: Generation(0), index: 12 };
 
-    assert_eq!(parse_position("audit-trail-1:12").unwrap(), position);
-    for text in ["", "audit-trail-1", "audit-trail:12", "nope-1:12", "audit-trail-1:x"] {
+    assert_eq!(parse_position("audit-trail-1:0:12").unwrap(), position);
+    for text in
+        ["", "audit-trail-1:12", "audit-trail:0:12", "nope-1:0:12", "audit-trail-1:0:x", "audit-trail-1:x:1"]
+    {
         assert_eq!(parse_position(text).unwrap_err().exit, Exit::Usage, "{text}");
     }
 }
@@ -226,8 +236,8 @@ fn log_state_survives_json() {
         let mut state = sound(3).state;
         state.segment.closed = closed;
 
-        let read = log_from_json(&log_to_json(LOG, &state)).unwrap();
+        let read = log_from_json(&log_to_json(&stored_log(state.clone()))).unwrap();
 
-        assert_eq!(read, (LOG, state));
+        assert_eq!(read, stored_log(state));
     }
 }

@@ -170,3 +170,20 @@ pub(super) fn used_bytes(connection: &mut Connection) -> QueryResult<u64> {
         .value;
     Ok(bytes.cast_unsigned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ConnectionUrl;
+    use super::*;
+
+    #[test]
+    fn url_silent_peer_is_given_up_within_the_networks_limit() {
+        let config = PostgresConfig::new(ConnectionUrl::new("postgres://h/d"));
+
+        let url = url(&config);
+
+        let limit = config.network_timeout.as_millis();
+        assert!(url.contains(&format!("tcp_user_timeout={limit}")), "{url}");
+        assert!(url.contains("keepalives_idle=1&keepalives_interval=1&keepalives_count=3"), "{url}");
+    }
+}

@@ -34,12 +34,11 @@ pub(super) type Connection = diesel::pg::PgConnection;
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
 
+/// How long what the database takes is believed: the server looks at each of its files to tell.
+pub(super) const USED_BYTES_FRESH: Duration = Duration::from_secs(1);
+
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = true;
-
-/// How long the size of the database counts once it was asked for: the server looks at every file of it, which
-/// takes longer than writing a small round; what is written in that time is far below any reserve.
-pub(super) const USED_BYTES_FOR: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Rows of one statement that reads the log: all of them are in memory at once.
 pub(super) const READ_ROWS: usize = 128;

@@ -12,6 +12,8 @@
 //! loads, queries ─► reader threads ─► pool of reading connections
 //! ```
 
+#![allow(clippy::duplicate_mod, reason = "what does not differ is compiled by each engine, see `db`")]
+
 use super::{fatal, key, profile, queue};
 
 mod bare;
@@ -36,6 +38,8 @@ mod audit_append;
 mod audit_query;
 #[path = "../shared/effects.rs"]
 mod effects;
+#[path = "../shared/gaps.rs"]
+mod gaps;
 #[path = "../shared/identity.rs"]
 mod identity;
 #[path = "../shared/jobs.rs"]
@@ -64,6 +68,8 @@ mod schema;
 mod source;
 #[path = "../shared/state.rs"]
 mod state;
+#[path = "../shared/trials.rs"]
+mod trials;
 #[path = "../shared/writer.rs"]
 mod writer;
 

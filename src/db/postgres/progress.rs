@@ -114,6 +114,7 @@ impl QueryFragment<Pg> for Advance {
             SET revision = p.revision + 1,
                 next_offset = c.next_offset,
                 starts_at_next = CASE WHEN p.next_offset = c.next_offset THEN p.starts_at_next ELSE 0 END,
+                starts_aside = CASE WHEN p.next_offset = c.next_offset THEN 0 ELSE p.starts_aside END,
                 last_fingerprint = coalesce(c.print, p.last_fingerprint)
             FROM claim AS c JOIN held AS h ON h.lane = c.lane
             WHERE p.lane = c.lane AND p.owner_epoch = c.epoch AND p.revision = c.revision

@@ -10,7 +10,7 @@ use horizons_actors::ports::store::StoreError;
 
 use super::config::{Migrations, PostgresConfig};
 use super::connection;
-use super::engine::{Connection, ReadPool, engine};
+use super::engine::{Connection, ReadPool, engine, take_turns};
 use super::identity::{self, Identity};
 use super::lanes::Lanes;
 use super::lease::{Lease, Taken};
@@ -19,7 +19,7 @@ use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
-use super::round::DiskUse;
+use super::round::UsedBytes;
 use super::writer::{self, Writer};
 use super::{migrate, source};
 use crate::db::error::OpenError;
@@ -167,9 +167,9 @@ impl PostgresStore {
             heads: Arc::clone(&reader.heads),
             log_id: reader.log_id(),
             disk_limit_bytes: reader.disk_limit_bytes,
+            used: UsedBytes::default(),
             profile: Arc::clone(&profile),
             entry_numbers: EntryNumbers::default(),
-            disk_use: DiskUse::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })
@@ -217,7 +217,7 @@ fn prepare(config: &PostgresConfig) -> Result<Connection, OpenError> {
 
 /// Reads which log the store is about, or decides it.
 fn settle(connection: &mut Connection, config: &PostgresConfig) -> Result<LogId, OpenError> {
-    let identity = decide(connection, &config.log).map_err(|error| failed(config, error))?;
+    let identity = decide(connection, &config.schema, &config.log).map_err(|error| failed(config, error))?;
     match identity {
         Identity::Settled(log_id) => Ok(log_id),
         Identity::Other(stored) => Err(OpenError::OtherLog { stored, wanted: config.log.clone() }),
@@ -226,10 +226,9 @@ fn settle(connection: &mut Connection, config: &PostgresConfig) -> Result<LogId,
 }
 
 /// Decides in a transaction that other processes wait for.
-fn decide(connection: &mut Connection, log: &LogChoice) -> Result<Identity, StoreError> {
-    connection
-        .batch_execute("BEGIN; LOCK TABLE store_identity IN SHARE ROW EXCLUSIVE MODE")
-        .map_err(engine)?;
+fn decide(connection: &mut Connection, schema: &str, log: &LogChoice) -> Result<Identity, StoreError> {
+    connection.batch_execute("BEGIN").map_err(engine)?;
+    take_turns(connection, &format!("identity of {schema}"))?;
     let identity = identity::settle(connection, log)?;
     connection.batch_execute("COMMIT").map_err(engine)?;
     Ok(identity)

@@ -24,6 +24,19 @@ mod contract {
     }
 
     horizons_actors::store_contract!(new_store());
+    horizons_actors::outbox_contract!(new_store());
+}
+
+mod outbox_contract {
+    use std::sync::Arc;
+
+    use crate::db::postgres::PostgresStore;
+
+    fn new_store() -> (Arc<PostgresStore>, ()) {
+        (Arc::new(PostgresStore::open(super::config()).unwrap()), ())
+    }
+
+    horizons_actors::outbox_contract!(new_store());
 }
 
 mod bare {

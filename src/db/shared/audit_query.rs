@@ -7,14 +7,15 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::event::partition::partition_for;
-use horizons_actors::ids::{EventId, Group, JobId, Topic, TopicPartition};
-use horizons_actors::ports::query::{AuditFilter, AuditPage, AuditPosition, StoredAuditEntry};
+use horizons_actors::ids::{EventId, Generation, Group, JobId, Topic, TopicPartition};
+use horizons_actors::ports::query::{
+    AuditFilter, AuditPage, AuditPosition, StoredAuditEntry, StoredAuditLog,
+};
 use horizons_actors::ports::store::StoreError;
-use horizons_actors::state::AuditLogState;
 use uuid::Uuid;
 
 use super::engine::{Connection, SCAN, engine};
-use super::lanes::{Lanes, digest};
+use super::lanes::{Lanes, StoredLane, digest};
 use super::ports::ROWS_MAX;
 use super::records::RecordColumns;
 use super::state::load_audit_log;
@@ -23,36 +24,26 @@ use crate::db::words::Words;
 /// Most entries that one call looks at: some tens of milliseconds.
 const ENTRIES_MAX: u64 = 20_000;
 
-/// Lists the auditor's lanes in order of partition.
-fn auditor_lanes(
-    connection: &mut Connection,
-    lanes: &Lanes,
-) -> Result<Vec<(TopicPartition, i64)>, StoreError> {
+/// Lists the auditor's lanes in order of partition and generation.
+fn auditor_lanes(connection: &mut Connection, lanes: &Lanes) -> Result<Vec<StoredLane>, StoreError> {
     let auditor = Group::audit_trail();
-    let found = lanes
-        .sorted(connection)?
-        .into_iter()
-        .filter(|(lane, _)| lane.group == auditor)
-        .map(|(lane, number)| (lane.topic_partition, number));
-    Ok(found.collect())
+    Ok(lanes.sorted(connection)?.into_iter().filter(|stored| stored.lane.group == auditor).collect())
 }
 
 /// Lists the logs with their state.
-pub(super) fn logs(
-    connection: &mut Connection,
-    lanes: &Lanes,
-) -> Result<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+pub(super) fn logs(connection: &mut Connection, lanes: &Lanes) -> Result<Vec<StoredAuditLog>, StoreError> {
     let mut logs = Vec::new();
-    for (partition, number) in auditor_lanes(connection, lanes)? {
+    for StoredLane { lane, generation, number } in auditor_lanes(connection, lanes)? {
         if let Some(state) = load_audit_log(connection, number)? {
-            logs.push((partition, state));
+            let (topic_partition, log_id) = (lane.topic_partition, lanes.log_id(generation)?);
+            logs.push(StoredAuditLog { topic_partition, generation, log_id, state });
         }
     }
     Ok(logs)
 }
 
 /// Tells whether a partition can hold what is asked for.
-fn is_wanted(filter: &AuditFilter, partition: TopicPartition) -> bool {
+fn is_wanted(filter: &AuditFilter, partition: TopicPartition, generation: Generation) -> bool {
     let is_of_job = |job_id: &JobId| {
         let keyed_by_job = matches!(partition.topic, Topic::JobLifecycle | Topic::JobMetrics);
         // The event id chooses only where there is no key.
@@ -63,7 +54,10 @@ fn is_wanted(filter: &AuditFilter, partition: TopicPartition) -> bool {
     };
     filter.topic.is_none_or(|topic| topic == partition.topic)
         && filter.partition.is_none_or(|number| number == partition.partition.0)
-        && filter.after.is_none_or(|after| partition >= after.topic_partition)
+        && filter.generation.is_none_or(|wanted| wanted == generation)
+        && filter
+            .after
+            .is_none_or(|after| (partition, generation) >= (after.topic_partition, after.generation))
         && filter.job_id.as_ref().is_none_or(is_of_job)
 }
 
@@ -95,7 +89,11 @@ struct EntryRow {
 }
 
 impl EntryRow {
-    fn into_entry(self, topic_partition: TopicPartition) -> Result<StoredAuditEntry, StoreError> {
+    fn into_entry(
+        self,
+        topic_partition: TopicPartition,
+        generation: Generation,
+    ) -> Result<StoredAuditEntry, StoreError> {
         let offset = self.record_offset.cast_unsigned();
         // These three are never null in a body that is there.
         let body = match (self.recorded_at, self.time_type, self.headers) {
@@ -105,7 +103,7 @@ impl EntryRow {
             _ => None,
         };
         Ok(StoredAuditEntry {
-            position: AuditPosition { topic_partition, index: self.index.cast_unsigned() },
+            position: AuditPosition { topic_partition, generation, index: self.index.cast_unsigned() },
             leaf_hash: digest("leaf hash", &self.leaf_hash)?,
             chain_hash: digest("chain hash", &self.chain_hash)?,
             mark: self.mark.into(),
@@ -124,13 +122,16 @@ pub(super) fn entries(
     let wanted = filter.limit.min(ROWS_MAX);
     let mut page = AuditPage { entries: Vec::new(), next: filter.after };
     let mut budget = ENTRIES_MAX;
-    for (partition, number) in auditor_lanes(connection, lanes)? {
-        if !is_wanted(filter, partition) {
+    for StoredLane { lane, generation, number } in auditor_lanes(connection, lanes)? {
+        let partition = lane.topic_partition;
+        if !is_wanted(filter, partition, generation) {
             continue;
         }
         let Some(size) = load_audit_log(connection, number)?.map(|log| log.size) else { continue };
         let mut index = match filter.after {
-            Some(after) if after.topic_partition == partition => after.index.saturating_add(1),
+            Some(after) if (after.topic_partition, after.generation) == (partition, generation) => {
+                after.index.saturating_add(1)
+            }
             _ => 0,
         };
         while index < size {
@@ -148,9 +149,9 @@ pub(super) fn entries(
             };
             budget -= (seen - index).min(budget);
             index = seen;
-            page.next = Some(AuditPosition { topic_partition: partition, index: seen - 1 });
+            page.next = Some(AuditPosition { topic_partition: partition, generation, index: seen - 1 });
             for row in found {
-                page.entries.push(row.into_entry(partition)?);
+                page.entries.push(row.into_entry(partition, generation)?);
             }
         }
     }

@@ -15,7 +15,7 @@ use super::audit_append::AuditRows;
 use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
 use super::lanes::Seen;
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
-use super::{key, parking, state};
+use super::{key, parking, state, trials};
 use crate::db::words::WordsRef;
 
 /// Writes the effects of one transaction. The outbox and the audit entries, which are only gathered here, come
@@ -38,6 +38,9 @@ pub(super) fn write(
     // Cleared first: a timer that fired may be set anew in the same transaction.
     clear_timers(connection, lane, &effects.timers_cleared).map_err(engine)?;
     set_timers(connection, lane, &effects.timers_set)?;
+    for settled in &effects.trials_settled {
+        trials::settle(connection, lane, settled)?;
+    }
     parking::write(connection, lane, effects)
 }
 

@@ -1,13 +1,13 @@
 //! Lanes: their numbers, their progress and the compare-and-set that fences them (design D2).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{
-    Epoch, Group, LaneKey, LogId, Offset, Partition, Revision, Topic, TopicPartition,
+    Epoch, Generation, Group, LaneKey, LogId, Offset, Partition, ProcessId, Revision, Topic, TopicPartition,
 };
 use horizons_actors::ports::store::{
     DesiredState, Fence, LaneOpened, LaneOrders, LaneTransaction, ParkedKeyState, ParkedWish, Progress,
@@ -17,19 +17,30 @@ use horizons_actors::record::Digest32;
 
 use super::engine::{Connection, IS_SHARED, engine, insert_or_ignore, lock_row};
 use super::schema::{lanes, parked_keys, progress, timers};
+use super::{gaps, trials};
 use crate::db::error::unreadable;
+
+/// A generation of a lane with its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoredLane {
+    pub(super) lane: LaneKey,
+    pub(super) generation: Generation,
+    pub(super) number: i64,
+}
 
 /// The numbers of the lanes of a log that are committed, shared by the writer and those who read.
 #[derive(Debug)]
 pub(super) struct Lanes {
     log_id: LogId,
-    numbers: RwLock<HashMap<LaneKey, i64>>,
+    known: RwLock<BTreeMap<(LaneKey, Generation), i64>>,
 }
 
 impl Lanes {
-    /// Finds the number of a lane that this process has opened or found.
+    /// Finds the number of a lane's newest generation that this process has opened or found.
     pub(super) fn number(&self, lane: &LaneKey) -> Option<i64> {
-        self.numbers.read().unwrap_or_else(PoisonError::into_inner).get(lane).copied()
+        let generations = (lane.clone(), Generation(0))..=(lane.clone(), Generation(u32::MAX));
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.range(generations).next_back().map(|(_, number)| *number)
     }
 
     /// Finds the number of a lane, also of one that another process has made since.
@@ -39,69 +50,101 @@ impl Lanes {
         lane: &LaneKey,
     ) -> Result<Option<i64>, StoreError> {
         match self.number(lane) {
-            None if IS_SHARED => read_number(connection, &self.log_id, lane),
+            None if IS_SHARED => Ok(read_newest(connection, &self.log_id, lane)?.map(|found| found.number)),
             known => Ok(known),
         }
     }
 
-    /// Lists the lanes in order of their keys, those of other processes too.
-    pub(super) fn sorted(&self, connection: &mut Connection) -> Result<Vec<(LaneKey, i64)>, StoreError> {
+    /// Lists the lanes in order of their keys and generations, those of other processes too.
+    pub(super) fn sorted(&self, connection: &mut Connection) -> Result<Vec<StoredLane>, StoreError> {
         if IS_SHARED {
-            self.publish(read_numbers(connection, &self.log_id)?);
+            self.publish(read_all(connection, &self.log_id)?);
         }
-        let mut lanes: Vec<_> = self
-            .numbers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|(lane, number)| (lane.clone(), *number))
-            .collect();
-        lanes.sort();
-        Ok(lanes)
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let lanes = known.iter().map(|((lane, generation), number)| StoredLane {
+            lane: lane.clone(),
+            generation: *generation,
+            number: *number,
+        });
+        Ok(lanes.collect())
+    }
+
+    /// Gives the id under which a generation is stored and hashed.
+    pub(super) fn log_id(&self, generation: Generation) -> Result<LogId, StoreError> {
+        generation_id(&self.log_id, generation)
     }
 
     /// Adds lanes after the commit that made them.
-    pub(super) fn publish(&self, made: impl IntoIterator<Item = (LaneKey, i64)>) {
-        self.numbers.write().unwrap_or_else(PoisonError::into_inner).extend(made);
+    pub(super) fn publish(&self, made: impl IntoIterator<Item = StoredLane>) {
+        let made = made.into_iter().map(|made| ((made.lane, made.generation), made.number));
+        self.known.write().unwrap_or_else(PoisonError::into_inner).extend(made);
     }
 
     /// Reads all lanes of a log.
     pub(super) fn load(connection: &mut Connection, log_id: &LogId) -> Result<Self, StoreError> {
-        let numbers = read_numbers(connection, log_id)?;
-        Ok(Self { log_id: log_id.clone(), numbers: RwLock::new(numbers) })
+        let lanes = Self { log_id: log_id.clone(), known: RwLock::default() };
+        lanes.publish(read_all(connection, log_id)?);
+        Ok(lanes)
     }
 }
 
-/// Reads the numbers of all lanes of a log.
-fn read_numbers(connection: &mut Connection, log_id: &LogId) -> Result<HashMap<LaneKey, i64>, StoreError> {
-    let rows: Vec<(i64, String, i64, i64)> = lanes::table
-        .filter(lanes::log_id.eq(log_id.as_str()))
-        .select((lanes::lane, lanes::group_name, lanes::topic, lanes::partition))
+/// Gives the id of a generation of a log.
+fn generation_id(log_id: &LogId, generation: Generation) -> Result<LogId, StoreError> {
+    log_id.of_generation(generation).map_err(|error| unreadable("log id of a generation", error))
+}
+
+/// Reads a stored generation.
+fn generation(number: i64) -> Result<Generation, StoreError> {
+    u32::try_from(number).map(Generation).map_err(|_| unreadable("generation", number))
+}
+
+/// Reads all generations of all lanes of a log.
+fn read_all(connection: &mut Connection, log_id: &LogId) -> Result<Vec<StoredLane>, StoreError> {
+    let rows: Vec<(i64, String, String, i64, i64, i64)> = lanes::table
+        .select((
+            lanes::lane,
+            lanes::log_id,
+            lanes::group_name,
+            lanes::topic,
+            lanes::partition,
+            lanes::generation,
+        ))
         .load(connection)
         .map_err(engine)?;
-    let mut numbers = HashMap::with_capacity(rows.len());
-    for (number, group, topic, partition) in rows {
+    let mut found = Vec::with_capacity(rows.len());
+    for (number, stored_id, group, topic, partition, stored_generation) in rows {
+        let generation = generation(stored_generation)?;
+        if stored_id != generation_id(log_id, generation)?.as_str() {
+            continue;
+        }
         let group = Group::parse(&group).map_err(|error| unreadable("group", error))?;
-        numbers.insert(LaneKey { group, topic_partition: topic_partition(topic, partition)? }, number);
+        let lane = LaneKey { group, topic_partition: topic_partition(topic, partition)? };
+        found.push(StoredLane { lane, generation, number });
     }
-    Ok(numbers)
+    Ok(found)
 }
 
-/// Reads the number of a lane.
-fn read_number(
+/// Reads the newest generation of a lane.
+fn read_newest(
     connection: &mut Connection,
     log_id: &LogId,
     lane: &LaneKey,
-) -> Result<Option<i64>, StoreError> {
-    lanes::table
-        .filter(lanes::log_id.eq(log_id.as_str()))
+) -> Result<Option<StoredLane>, StoreError> {
+    let rows: Vec<(i64, String, i64)> = lanes::table
         .filter(lanes::group_name.eq(lane.group.as_str()))
         .filter(lanes::topic.eq(i64::from(lane.topic_partition.topic.code())))
         .filter(lanes::partition.eq(i64::from(lane.topic_partition.partition.0)))
-        .select(lanes::lane)
-        .first(connection)
-        .optional()
-        .map_err(engine)
+        .order(lanes::generation.desc())
+        .select((lanes::lane, lanes::log_id, lanes::generation))
+        .load(connection)
+        .map_err(engine)?;
+    for (number, stored_id, stored_generation) in rows {
+        let generation = generation(stored_generation)?;
+        if stored_id == generation_id(log_id, generation)?.as_str() {
+            return Ok(Some(StoredLane { lane: lane.clone(), generation, number }));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads the stored name of a partition of record.
@@ -122,6 +165,9 @@ struct ProgressRow {
     last_fingerprint: Option<Vec<u8>>,
     starts_at_next: i64,
     desired: String,
+    opened_by: Option<Vec<u8>>,
+    ended_in_order: i32,
+    starts_aside: i64,
 }
 
 /// Reads 32 bytes.
@@ -146,50 +192,78 @@ pub(super) fn wish(name: &str) -> Result<ParkedWish, StoreError> {
         .ok_or_else(|| unreadable("wish", name))
 }
 
-/// Gives the number of a lane, making it if it is new.
-pub(super) fn number_or_make(
+/// Gives the newest generation of a lane, making the first one if the lane is new.
+pub(super) fn find_or_make(
     connection: &mut Connection,
     log_id: &LogId,
     lane: &LaneKey,
-) -> Result<i64, StoreError> {
-    if let Some(number) = read_number(connection, log_id, lane)? {
-        return Ok(number);
+) -> Result<StoredLane, StoreError> {
+    match read_newest(connection, log_id, lane)? {
+        Some(found) => Ok(found),
+        None => make(connection, log_id, lane, Generation(0)),
     }
-    // Another process may make it at the same time.
+}
+
+/// Makes a generation of a lane; another process may make it at the same time.
+pub(super) fn make(
+    connection: &mut Connection,
+    log_id: &LogId,
+    lane: &LaneKey,
+    generation: Generation,
+) -> Result<StoredLane, StoreError> {
     insert_or_ignore!(
         connection,
         lanes::table,
         (
-            lanes::log_id.eq(log_id.as_str()),
+            lanes::log_id.eq(generation_id(log_id, generation)?.as_str()),
             lanes::group_name.eq(lane.group.as_str()),
             lanes::topic.eq(i64::from(lane.topic_partition.topic.code())),
             lanes::partition.eq(i64::from(lane.topic_partition.partition.0)),
+            lanes::generation.eq(i64::from(generation.0)),
         )
     );
-    read_number(connection, log_id, lane)?
-        .ok_or_else(|| StoreError::Broken(format!("lane `{lane}` was not made")))
+    read_newest(connection, log_id, lane)?
+        .filter(|made| made.generation == generation)
+        .ok_or_else(|| StoreError::Broken(format!("generation {generation} of lane `{lane}` was not made")))
 }
 
 /// Takes a new epoch for a lane and reads where it stands.
-pub(super) fn open(connection: &mut Connection, number: i64) -> Result<LaneOpened, StoreError> {
+pub(super) fn open(
+    connection: &mut Connection,
+    log_id: &LogId,
+    stored: &StoredLane,
+    process: ProcessId,
+) -> Result<LaneOpened, StoreError> {
+    let number = stored.number;
     diesel::insert_into(progress::table)
         .values((
             progress::lane.eq(number),
             progress::owner_epoch.eq(1),
             progress::revision.eq(0),
-            progress::starts_at_next.eq(1),
+            progress::starts_at_next.eq(0),
             progress::desired.eq(DESIRED_AT_FIRST),
         ))
         .on_conflict(progress::lane)
         .do_update()
-        .set((
-            progress::owner_epoch.eq(progress::owner_epoch + 1),
-            progress::starts_at_next.eq(progress::starts_at_next + 1),
-        ))
+        .set(progress::owner_epoch.eq(progress::owner_epoch + 1))
         .execute(connection)
         .map_err(engine)?;
     let row: ProgressRow =
         progress::table.filter(progress::lane.eq(number)).first(connection).map_err(engine)?;
+    let process = process.0.as_bytes();
+    let is_other = row.opened_by.as_deref().is_some_and(|before| before != process);
+    let unclean = i64::from(is_other && row.ended_in_order == 0);
+    let (starts_at_next, starts_aside) = (row.starts_at_next + unclean, row.starts_aside + unclean);
+    diesel::update(progress::table.filter(progress::lane.eq(number)))
+        .set((
+            progress::starts_at_next.eq(starts_at_next),
+            progress::starts_aside.eq(starts_aside),
+            progress::opened_by.eq(process.as_slice()),
+            progress::ended_in_order.eq(0),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    let next = row.next_offset.map(|next| Offset(next.cast_unsigned()));
     let last_fingerprint =
         row.last_fingerprint.as_deref().map(|bytes| digest("fingerprint", bytes)).transpose()?;
     Ok(LaneOpened {
@@ -197,13 +271,72 @@ pub(super) fn open(connection: &mut Connection, number: i64) -> Result<LaneOpene
             epoch: Epoch(row.owner_epoch.cast_unsigned()),
             revision: Revision(row.revision.cast_unsigned()),
         },
-        next: row.next_offset.map(|next| Offset(next.cast_unsigned())),
+        next,
         last_fingerprint,
-        starts_at_next: u32::try_from(row.starts_at_next).unwrap_or(u32::MAX),
+        log_id: generation_id(log_id, stored.generation)?,
+        generation: stored.generation,
+        starts_at_next: u32::try_from(starts_at_next).unwrap_or(u32::MAX),
+        starts_aside: u32::try_from(starts_aside).unwrap_or(u32::MAX),
+        trials: trials::opened(connection, number, next, is_other)?,
+        has_open_gap: gaps::read_open(connection, number)?.is_some(),
         parked: parked(connection, number)?,
         desired: desired(&row.desired)?,
         next_timer: next_timer(connection, number)?,
     })
+}
+
+/// Tells whether an epoch owns a lane, and holds the row until the transaction ends.
+pub(super) fn is_owned_by(
+    connection: &mut Connection,
+    number: i64,
+    epoch: Epoch,
+) -> Result<bool, StoreError> {
+    let progress = lock_progress(connection, number)?;
+    Ok(progress.is_some_and(|progress| progress.fence.epoch == epoch))
+}
+
+/// Notes that a lane's owner ended in order.
+pub(super) fn end_in_order(connection: &mut Connection, number: i64) -> Result<(), StoreError> {
+    diesel::update(progress::table.filter(progress::lane.eq(number)))
+        .set(progress::ended_in_order.eq(1))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+/// Lets a lane go on at a position, with an epoch that nobody has.
+pub(super) fn skip_to(connection: &mut Connection, number: i64, low: Offset) -> Result<(), StoreError> {
+    diesel::update(progress::table.filter(progress::lane.eq(number)))
+        .set((
+            progress::owner_epoch.eq(progress::owner_epoch + 1),
+            progress::next_offset.eq(low.0.cast_signed()),
+            progress::last_fingerprint.eq(None::<Vec<u8>>),
+            progress::starts_at_next.eq(0),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+/// Ends a generation, and begins another one with an epoch above all of the old one's: no incarnation of before
+/// can pass for one of the new generation.
+pub(super) fn hand_on(connection: &mut Connection, old: i64, new: i64) -> Result<(), StoreError> {
+    let (epoch, wanted): (i64, String) = diesel::update(progress::table.filter(progress::lane.eq(old)))
+        .set(progress::owner_epoch.eq(progress::owner_epoch + 1))
+        .returning((progress::owner_epoch, progress::desired))
+        .get_result(connection)
+        .map_err(engine)?;
+    diesel::insert_into(progress::table)
+        .values((
+            progress::lane.eq(new),
+            progress::owner_epoch.eq(epoch),
+            progress::revision.eq(0),
+            progress::starts_at_next.eq(0),
+            progress::desired.eq(wanted),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
 }
 
 /// A lane works until an operator holds it.

@@ -26,7 +26,7 @@ use super::engine::{self, Connection, engine, insert_or_ignore};
 use super::key::{self, OFFSET_END};
 use super::ports::limit;
 use super::queue::{CommandWork, OutboxWork};
-use super::readers::take;
+use super::readers::read_now;
 use super::records::RecordColumns;
 use super::schema::{log, log_head, outbox_cursors, outbox_set_aside};
 use super::store::{Reader, Store};
@@ -329,26 +329,27 @@ impl Reader {
         if wanted.is_empty() {
             return Ok(found);
         }
-        let mut connection = take(&self.pool)?;
-        let rows = diesel::sql_query(statement(&wanted)?)
-            .load_iter::<OutboxRow, DefaultLoadingMode>(&mut connection)
-            .map_err(engine)?;
-        let (mut bytes, mut at) = (0, 0);
-        for row in rows {
-            let OutboxRow { position, recorded_at, time_type, key, headers, payload } =
-                row.map_err(engine)?;
-            let offset = key::offset_of(position);
-            let columns = RecordColumns { recorded_at, time_type, key, headers, payload };
-            let record = columns.into_record(offset)?;
-            bytes += record.weight_bytes();
-            let is_first = found.iter().all(|one| one.rows.is_empty());
-            if bytes > max_bytes && !is_first {
-                break;
+        read_now(&self.pool, |connection| {
+            let rows = diesel::sql_query(statement(&wanted)?)
+                .load_iter::<OutboxRow, DefaultLoadingMode>(connection)
+                .map_err(engine)?;
+            let (mut bytes, mut at) = (0, 0);
+            for row in rows {
+                let OutboxRow { position, recorded_at, time_type, key, headers, payload } =
+                    row.map_err(engine)?;
+                let offset = key::offset_of(position);
+                let columns = RecordColumns { recorded_at, time_type, key, headers, payload };
+                let record = columns.into_record(offset)?;
+                bytes += record.weight_bytes();
+                let is_first = found.iter().all(|one| one.rows.is_empty());
+                if bytes > max_bytes && !is_first {
+                    break;
+                }
+                put(&mut found, &mut at, position, record)?;
             }
-            put(&mut found, &mut at, position, record)?;
-        }
-        found.retain(|one| !one.rows.is_empty());
-        Ok(found)
+            found.retain(|one| !one.rows.is_empty());
+            Ok(found)
+        })
     }
 }
 
@@ -383,17 +384,18 @@ impl OutboxStore for Store {
     }
 
     fn refresh_heads(&self) -> Result<(), StoreError> {
-        let mut connection = take(&self.reader.pool)?;
-        let rows: Vec<(i64, i64, i64)> = log_head::table
-            .select((log_head::topic, log_head::partition, log_head::next_offset))
-            .load(&mut connection)
-            .map_err(engine)?;
-        let ends = rows
-            .into_iter()
-            .map(|(topic, partition, end)| Ok((place(topic, partition)?, Offset(end.cast_unsigned()))))
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        self.outbox_heads().advance(ends, Instant::now());
-        Ok(())
+        read_now(&self.reader.pool, |connection| {
+            let rows: Vec<(i64, i64, i64)> = log_head::table
+                .select((log_head::topic, log_head::partition, log_head::next_offset))
+                .load(connection)
+                .map_err(engine)?;
+            let ends = rows
+                .into_iter()
+                .map(|(topic, partition, end)| Ok((place(topic, partition)?, Offset(end.cast_unsigned()))))
+                .collect::<Result<Vec<_>, StoreError>>()?;
+            self.outbox_heads().advance(ends, Instant::now());
+            Ok(())
+        })
     }
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
@@ -409,7 +411,7 @@ impl OutboxStore for Store {
     }
 
     fn cursors(&self) -> Result<Vec<Cursor>, StoreError> {
-        cursors(&mut *take(&self.reader.pool)?)
+        read_now(&self.reader.pool, cursors)
     }
 
     fn read_outbox(&self, wanted: &[WantedRows], max_bytes: usize) -> Result<Vec<OutboxRows>, StoreError> {
@@ -431,7 +433,13 @@ impl OutboxStore for Store {
         offset: Offset,
         audit: OutgoingRecord,
     ) -> Reply<SetAsideAnswer, StoreError> {
-        self.outbox(|answer| OutboxWork::SetAside { command, partition, offset, audit, answer })
+        self.outbox(|answer| OutboxWork::SetAside {
+            command: Box::new(command),
+            partition,
+            offset,
+            audit,
+            answer,
+        })
     }
 
     fn set_aside_records(&self, wanted: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {

@@ -8,18 +8,20 @@ use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, Order, ParkedKeyId};
 use horizons_actors::effect::{ParkedRecord, Timer, TimerId};
-use horizons_actors::ids::{JobId, LaneKey};
+use horizons_actors::gap::{FoundGap, GapAcceptance};
+use horizons_actors::ids::{Epoch, JobId, LaneKey, ProcessId};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::{
-    AppendedAt, CommitError, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneOrders,
-    LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, StoreError,
+    AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
+    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::state::{StateKey, StateValue};
+use horizons_actors::trial::{TrialPhase, TrialSubject};
 use tokio::sync::oneshot;
 
 use super::engine::engine;
-use super::queue::{CommandWork, LaneWork};
+use super::queue::{CommandWork, LaneNote, LaneWork};
 use super::schema::timers;
 use super::store::Store;
 use super::{jobs, lanes, parking, state};
@@ -68,8 +70,29 @@ fn away() -> StoreError {
 }
 
 impl LaneStore for Store {
-    fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError> {
-        self.lane(|answer| LaneWork::Open { lane, answer })
+    fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError> {
+        self.lane(|answer| LaneWork::Open { lane, process, answer })
+    }
+
+    fn write_trial(
+        &self,
+        lane: LaneKey,
+        epoch: Epoch,
+        subject: TrialSubject,
+        phase: TrialPhase,
+    ) -> Reply<bool, StoreError> {
+        let note = LaneNote::Trial(subject, phase);
+        self.lane(|answer| LaneWork::Note { lane, epoch, note, answer })
+    }
+
+    fn end_lane(&self, lane: LaneKey, epoch: Epoch) -> Reply<(), StoreError> {
+        let noted = self.lane(|answer| LaneWork::Note { lane, epoch, note: LaneNote::EndedInOrder, answer });
+        // Whoever is not the owner any more has nothing to end.
+        Box::pin(async move { noted.await.map(|_is_owner| ()) })
+    }
+
+    fn note_gap(&self, lane: LaneKey, epoch: Epoch, gap: Option<FoundGap>) -> Reply<bool, StoreError> {
+        self.lane(|answer| LaneWork::Note { lane, epoch, note: LaneNote::Gap(gap), answer })
     }
 
     fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError> {
@@ -178,6 +201,20 @@ impl JobStore for Store {
             command: Box::new(command),
             key,
             wish,
+            audit,
+            answer,
+        })
+    }
+
+    fn accept_gap(
+        &self,
+        command: Command,
+        acceptance: GapAcceptance,
+        audit: OutgoingRecord,
+    ) -> Reply<GapAccepted, StoreError> {
+        self.command(|answer| CommandWork::AcceptGap {
+            command: Box::new(command),
+            acceptance,
             audit,
             answer,
         })

@@ -7,14 +7,14 @@ use horizons_actors::event::JobStatus;
 use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredDeadLetter,
-    StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
+    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::{JobRow, StoreError};
-use horizons_actors::state::{AuditLogState, JobAggregate, JobView};
+use horizons_actors::state::{JobAggregate, JobView};
 
 use super::store::{Reader, Store};
-use super::{audit_query, engine, jobs, query, source};
+use super::{audit_query, engine, gaps, jobs, query, source};
 
 impl QueryStore for Reader {
     fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
@@ -43,7 +43,8 @@ impl QueryStore for Reader {
     }
 
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
-        self.for_people.ask(move |connection| query::aggregates(connection, &job_id))
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| query::aggregates(connection, &lanes, &job_id))
     }
 
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
@@ -55,7 +56,7 @@ impl QueryStore for Reader {
         self.for_people.ask(move |connection| audit_query::entries(connection, &lanes, &filter))
     }
 
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
         self.for_people.ask(move |connection| audit_query::logs(connection, &lanes))
     }
@@ -75,6 +76,11 @@ impl QueryStore for Reader {
     fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
         self.for_people.ask(move |connection| query::list_parked_keys(connection, &lanes, limit))
+    }
+
+    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people.ask(move |connection| gaps::list(connection, &lanes, limit))
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
@@ -132,7 +138,7 @@ impl QueryStore for Store {
         self.reader.audit_entries(filter)
     }
 
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
         self.reader.audit_logs()
     }
 
@@ -147,6 +153,10 @@ impl QueryStore for Store {
 
     fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
         self.reader.parked_keys(limit)
+    }
+
+    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+        self.reader.gaps(limit)
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {

@@ -2,12 +2,14 @@
 //!
 //! Promises that one call reads at most [`ROWS_MAX`] rows.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{EventType, JobStatus};
-use horizons_actors::ids::{EventId, Group, JobId, LaneKey, Offset, Sequence};
+use horizons_actors::ids::{EventId, Group, JobId, Offset, Sequence};
 use horizons_actors::ports::query::{
     DeadLetterId, JobFilter, LaneProgress, StoredDeadLetter, StoredParkedKey, StoredRefusal,
 };
@@ -17,7 +19,7 @@ use horizons_actors::state::{JobAggregate, JobView};
 use super::engine::{Connection, engine};
 use super::jobs::{JobColumns, into_rows};
 use super::key;
-use super::lanes::{self, Lanes};
+use super::lanes::{self, Lanes, StoredLane};
 #[cfg(doc)]
 use super::ports::ROWS_MAX;
 use super::ports::limit;
@@ -54,7 +56,8 @@ pub(super) fn list_jobs(connection: &mut Connection, filter: &JobFilter) -> Resu
 pub(super) fn job_view(connection: &mut Connection, job_id: &JobId) -> Result<Option<JobView>, StoreError> {
     let row: Option<JobViewRow> = job_views::table
         .filter(job_views::job_id.eq(job_id.as_str()))
-        .order(job_views::lane)
+        // A newer generation has a higher number.
+        .order(job_views::lane.desc())
         .first(connection)
         .optional()
         .map_err(engine)?;
@@ -69,10 +72,16 @@ pub(super) fn live_job_views(
 ) -> Result<Vec<JobView>, StoreError> {
     // Identifiers are never empty, so the empty text is before all of them.
     let after = after.map_or("", JobId::as_str);
+    let newer = diesel::alias!(job_views as newer_views);
     let is_same = job_views::job_id.eq(live_job_views::job_id).and(job_views::lane.eq(live_job_views::lane));
     let rows: Vec<JobViewRow> = live_job_views::table
         .inner_join(job_views::table.on(is_same))
         .filter(live_job_views::job_id.gt(after))
+        .filter(diesel::dsl::not(diesel::dsl::exists(
+            newer
+                .filter(newer.field(job_views::job_id).eq(live_job_views::job_id))
+                .filter(newer.field(job_views::lane).gt(live_job_views::lane)),
+        )))
         .order(live_job_views::job_id)
         .limit(limit(wanted))
         .select(job_views::all_columns)
@@ -128,11 +137,10 @@ pub(super) fn timeline(
 }
 
 /// Gives the lane with a number.
-fn lane_of(lanes: &[(LaneKey, i64)], number: i64) -> Result<LaneKey, StoreError> {
+fn lane_of(lanes: &[StoredLane], number: i64) -> Result<&StoredLane, StoreError> {
     lanes
         .iter()
-        .find(|(_, candidate)| *candidate == number)
-        .map(|(lane, _)| lane.clone())
+        .find(|candidate| candidate.number == number)
         .ok_or_else(|| StoreError::Unavailable(format!("lane {number} is newer than this reader")))
 }
 
@@ -154,7 +162,7 @@ pub(super) fn list_refusals(
     let mut found = Vec::with_capacity(rows.len());
     for (refusal, reason, detail, refused_at) in rows {
         found.push(StoredRefusal {
-            lane: lane_of(&lanes, key::lane_of(refusal))?,
+            lane: lane_of(&lanes, key::lane_of(refusal))?.lane.clone(),
             offset: Offset(key::offset_of(refusal)),
             reason,
             detail: detail.into(),
@@ -165,9 +173,11 @@ pub(super) fn list_refusals(
     Ok(found)
 }
 
-/// Lists the aggregates of a job, by attempt.
+/// Lists the aggregates of a job, by attempt: of each partition those of the newest generation that knows the
+/// attempt.
 pub(super) fn aggregates(
     connection: &mut Connection,
+    lanes: &Lanes,
     job_id: &JobId,
 ) -> Result<Vec<JobAggregate>, StoreError> {
     let rows: Vec<JobAggregateRow> = job_aggregates::table
@@ -176,7 +186,15 @@ pub(super) fn aggregates(
         .limit(limit(usize::MAX))
         .load(connection)
         .map_err(engine)?;
-    rows.into_iter().map(JobAggregateRow::into_aggregate).collect()
+    let lanes = lanes.sorted(connection)?;
+    // A newer generation has a higher number, and so comes later and replaces the older one.
+    let mut found = BTreeMap::new();
+    for row in rows {
+        let lane = &lane_of(&lanes, row.lane)?.lane;
+        let aggregate = row.into_aggregate()?;
+        found.insert((aggregate.attempt, lane.clone()), aggregate);
+    }
+    Ok(found.into_values().collect())
 }
 
 /// Sums how many jobs entered each status.
@@ -216,13 +234,13 @@ pub(super) fn list_dead_letters(
 ) -> Result<Vec<StoredDeadLetter>, StoreError> {
     let mut left = limit(wanted);
     let mut letters = Vec::new();
-    for (lane, number) in lanes.sorted(connection)? {
-        let is_before = after.is_some_and(|after| lane < after.lane);
+    for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
+        let is_before = after.is_some_and(|after| (&lane, generation) < (&after.lane, after.generation));
         if left == 0 || is_before || group.is_some_and(|group| lane.group != *group) {
             continue;
         }
         let (mut first, last) = key::lane_range(number);
-        if let Some(after) = after.filter(|after| after.lane == lane) {
+        if let Some(after) = after.filter(|after| after.lane == lane && after.generation == generation) {
             first = key::in_lane(number, after.offset.0)? + 1;
         }
         let rows: Vec<DeadLetterRow> = dead_letters::table
@@ -251,6 +269,7 @@ pub(super) fn list_dead_letters(
             left -= 1;
             letters.push(StoredDeadLetter {
                 lane: lane.clone(),
+                generation,
                 record: row.record.into_record(key::offset_of(row.letter))?,
                 reason: row.reason,
                 detail: row.detail.into(),
@@ -275,7 +294,7 @@ pub(super) fn list_parked_keys(
 ) -> Result<Vec<StoredParkedKey>, StoreError> {
     let mut left = limit(wanted);
     let mut keys = Vec::new();
-    for (lane, number) in lanes.sorted(connection)? {
+    for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
         if left == 0 {
             break;
         }
@@ -298,6 +317,7 @@ pub(super) fn list_parked_keys(
             left -= 1;
             keys.push(StoredParkedKey {
                 lane: lane.clone(),
+                generation,
                 key: Bytes::from(key),
                 head: Offset(head.cast_unsigned()),
                 reason,
@@ -317,10 +337,11 @@ pub(super) fn list_progress(
     lanes: &Lanes,
 ) -> Result<Vec<LaneProgress>, StoreError> {
     let mut all = Vec::new();
-    for (lane, number) in lanes.sorted(connection)? {
+    for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
         if let Some(progress) = lanes::read_progress(connection, number)? {
             all.push(LaneProgress {
                 lane,
+                generation,
                 next: progress.next,
                 epoch: progress.fence.epoch.0,
                 revision: progress.fence.revision.0,

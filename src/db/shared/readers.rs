@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::StoreError;
 use tokio::sync::oneshot;
@@ -58,7 +59,7 @@ impl Readers {
         let (answer, receiver) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             // Whoever does not listen any more needs no answer.
-            let _ = answer.send(connection.and_then(read));
+            let _ = answer.send(connection.and_then(|connection| read_on(connection, read)));
         });
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.jobs.len() >= self.limit {
@@ -87,10 +88,31 @@ impl Drop for Readers {
 }
 
 /// Takes a connection of the pool.
-pub(super) fn take(
+fn take(
     pool: &ReadPool,
 ) -> Result<diesel::r2d2::PooledConnection<diesel::r2d2::ConnectionManager<Connection>>, StoreError> {
     pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+/// Reads on a connection, and has the pool replace one that failed: diesel does not call a connection broken
+/// that was cut before a statement was prepared on it, and the pool would hand it out for ever.
+fn read_on<T>(
+    connection: &mut Connection,
+    read: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let answer = read(connection);
+    if matches!(answer, Err(StoreError::Unavailable(_))) {
+        AnsiTransactionManager::transaction_manager_status_mut(connection).set_in_error();
+    }
+    answer
+}
+
+/// Reads on a connection of the pool, on the caller's thread.
+pub(super) fn read_now<T>(
+    pool: &ReadPool,
+    read: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    read_on(&mut *take(pool)?, read)
 }
 
 fn work(shared: &Shared, pool: &ReadPool) {

@@ -8,33 +8,42 @@ use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::Effects;
-use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition};
+use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition, ProcessId};
 use horizons_actors::ports::store::{
-    AppendedAt, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
+    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
 };
 use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
 use super::engine::{self, Connection};
-use super::lanes::{self, Lanes, Ownership, Seen};
+use super::lanes::{self, Lanes, Ownership, Seen, StoredLane};
 use super::numbers::EntryNumbers;
 use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
-use super::queue::{CommandWork, LaneWork, Round};
+use super::queue::{CommandWork, LaneNote, LaneWork, Round};
 use super::records::{self, Appended};
-use super::{effects, jobs, parking};
+use super::{effects, gaps, jobs, parking, trials};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
-/// What the database took when it was last asked, and when that was.
-#[derive(Debug, Default)]
-pub(super) struct DiskUse(Cell<Option<(Instant, u64)>>);
+/// What a round needs beside the connection.
+pub(super) struct Context<'a> {
+    pub(super) log_id: &'a LogId,
+    pub(super) lanes: &'a Lanes,
+    pub(super) disk_limit_bytes: u64,
+    pub(super) used: &'a UsedBytes,
+    pub(super) profile: &'a WriterProfile,
+    pub(super) entry_numbers: &'a EntryNumbers,
+}
 
-impl DiskUse {
-    /// Asks the database, unless it was asked a moment ago ([`engine::USED_BYTES_FOR`]).
-    fn bytes(&self, connection: &mut Connection) -> Result<u64, StoreError> {
-        if let Some((asked, bytes)) = self.0.get()
-            && asked.elapsed() < engine::USED_BYTES_FOR
+/// What the database took when it was looked at last: asking each time would cost more than the write.
+#[derive(Debug, Default)]
+pub(super) struct UsedBytes(Cell<Option<(Instant, u64)>>);
+
+impl UsedBytes {
+    fn read(&self, connection: &mut Connection) -> Result<u64, StoreError> {
+        if let Some((at, bytes)) = self.0.get()
+            && at.elapsed() < engine::USED_BYTES_FRESH
         {
             return Ok(bytes);
         }
@@ -42,16 +51,6 @@ impl DiskUse {
         self.0.set(Some((Instant::now(), bytes)));
         Ok(bytes)
     }
-}
-
-/// What a round needs beside the connection.
-pub(super) struct Context<'a> {
-    pub(super) log_id: &'a LogId,
-    pub(super) lanes: &'a Lanes,
-    pub(super) disk_limit_bytes: u64,
-    pub(super) disk_use: &'a DiskUse,
-    pub(super) profile: &'a WriterProfile,
-    pub(super) entry_numbers: &'a EntryNumbers,
 }
 
 /// What a command is answered after the commit.
@@ -63,12 +62,14 @@ pub(super) enum CommandResult {
     Appended(Result<(usize, usize), StoreError>),
     Wished(Result<bool, StoreError>),
     Outbox(OutboxResult),
+    Accepted(GapAccepted),
 }
 
 /// What work of a lane is answered after the commit.
 #[derive(Debug)]
 pub(super) enum LaneResult {
     Opened(LaneOpened),
+    Noted(bool),
     Progress(Option<Progress>),
     Committed(LaneCommitted),
     Fenced,
@@ -81,7 +82,7 @@ pub(super) struct Done {
     pub(super) lanes: Vec<LaneResult>,
     pub(super) places: Vec<AppendedAt>,
     pub(super) ends: Vec<(LogTopic, Partition, Offset)>,
-    pub(super) made: Vec<(LaneKey, i64)>,
+    pub(super) made: Vec<StoredLane>,
 }
 
 /// Writes a round in one transaction.
@@ -111,7 +112,7 @@ pub(super) fn run(
 #[derive(Default)]
 struct Gathered<'a> {
     outbox: Vec<&'a OutgoingRecord>,
-    made: Vec<(LaneKey, i64)>,
+    made: Vec<StoredLane>,
     used_bytes: Option<u64>,
 }
 
@@ -194,6 +195,15 @@ fn write_command<'a>(
             gathered.outbox.extend(published);
             Ok(CommandResult::Outbox(result))
         }
+        CommandWork::AcceptGap { command, acceptance, audit, .. } => {
+            let (answer, made) =
+                gaps::accept(connection, context.lanes, context.log_id, command, acceptance)?;
+            if matches!(answer, GapAccepted::Accepted { .. }) {
+                gathered.outbox.push(audit);
+            }
+            gathered.made.extend(made);
+            Ok(CommandResult::Accepted(answer))
+        }
     }
 }
 
@@ -205,7 +215,7 @@ fn check_disk_limit(
 ) -> Result<Result<(), StoreError>, StoreError> {
     let used_bytes = match gathered.used_bytes {
         Some(used_bytes) => used_bytes,
-        None => *gathered.used_bytes.insert(context.disk_use.bytes(connection)?),
+        None => *gathered.used_bytes.insert(context.used.read(connection)?),
     };
     let limit_bytes = context.disk_limit_bytes;
     Ok(if used_bytes >= limit_bytes {
@@ -237,7 +247,19 @@ fn claim(
     let mut claims = Vec::with_capacity(work.len());
     for work in work {
         owners.push(match work {
-            LaneWork::Open { lane, .. } => Owner::Answered(open(connection, context, lane, gathered)?),
+            LaneWork::Open { lane, process, .. } => {
+                Owner::Answered(open(connection, context, lane, *process, gathered)?)
+            }
+            LaneWork::Note { lane, epoch, note, .. } => {
+                let is_owner = match context.lanes.find(connection, lane)? {
+                    Some(number) if lanes::is_owned_by(connection, number, *epoch)? => {
+                        write_note(connection, number, note)?;
+                        true
+                    }
+                    _ => false,
+                };
+                Owner::Answered(LaneResult::Noted(is_owner))
+            }
             LaneWork::ReadProgress { lane, .. } => {
                 let progress = match context.lanes.find(connection, lane)? {
                     Some(number) => lanes::lock_progress(connection, number)?,
@@ -268,22 +290,31 @@ fn claim(
     Ok(owners)
 }
 
-/// Takes a new epoch for a lane.
+/// Takes a new epoch for the newest generation of a lane, whatever is remembered of it.
 fn open(
     connection: &mut Connection,
     context: &Context<'_>,
     lane: &LaneKey,
+    process: ProcessId,
     gathered: &mut Gathered<'_>,
 ) -> Result<LaneResult, StoreError> {
-    let number = match context.lanes.number(lane) {
-        Some(number) => number,
-        None => {
-            let number = lanes::number_or_make(connection, context.log_id, lane)?;
-            gathered.made.push((lane.clone(), number));
-            number
+    let stored = lanes::find_or_make(connection, context.log_id, lane)?;
+    let opened = lanes::open(connection, context.log_id, &stored, process)?;
+    gathered.made.push(stored);
+    Ok(LaneResult::Opened(opened))
+}
+
+/// Writes what the owner of a lane notes.
+fn write_note(connection: &mut Connection, number: i64, note: &LaneNote) -> Result<(), StoreError> {
+    match note {
+        LaneNote::Trial(subject, phase) => trials::write(connection, number, subject, *phase),
+        LaneNote::EndedInOrder => {
+            trials::rest(connection, number)?;
+            lanes::end_in_order(connection, number)
         }
-    };
-    Ok(LaneResult::Opened(lanes::open(connection, number)?))
+        LaneNote::Gap(Some(gap)) => gaps::note(connection, number, gap),
+        LaneNote::Gap(None) => gaps::forget_open(connection, number),
+    }
 }
 
 fn write_lane<'a>(

@@ -3,7 +3,14 @@
 diesel::table! { store_identity (one) { one -> BigInt, log_id -> Text, created_at -> BigInt, } }
 
 diesel::table! {
-    lanes (lane) { lane -> BigInt, log_id -> Text, group_name -> Text, topic -> BigInt, partition -> BigInt, }
+    lanes (lane) {
+        lane -> BigInt,
+        log_id -> Text,
+        group_name -> Text,
+        topic -> BigInt,
+        partition -> BigInt,
+        generation -> BigInt,
+    }
 }
 
 diesel::table! {
@@ -15,6 +22,9 @@ diesel::table! {
         last_fingerprint -> Nullable<Binary>,
         starts_at_next -> BigInt,
         desired -> Text,
+        opened_by -> Nullable<Binary>,
+        ended_in_order -> Integer,
+        starts_aside -> BigInt,
     }
 }
 
@@ -296,6 +306,35 @@ diesel::table! {
         payload -> Nullable<Binary>,
         command_id -> Binary,
         set_aside_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    trials (lane, kind, record_offset, timer_kind, timer_key) {
+        lane -> BigInt,
+        kind -> Text,
+        record_offset -> BigInt,
+        timer_kind -> Text,
+        timer_key -> Text,
+        deaths -> BigInt,
+        is_trying -> Integer,
+        is_convicted -> Integer,
+    }
+}
+
+diesel::table! {
+    gaps (gap) {
+        gap -> BigInt,
+        lane -> BigInt,
+        kind -> Text,
+        next_offset -> BigInt,
+        low_offset -> BigInt,
+        high_offset -> BigInt,
+        found_at -> BigInt,
+        decided_at -> Nullable<BigInt>,
+        decided_by -> Nullable<Text>,
+        command_id -> Nullable<Binary>,
+        reason -> Nullable<Text>,
     }
 }
 

@@ -16,7 +16,7 @@ use super::engine::{Connection, READ_ROWS, engine};
 use super::key::{self, OFFSET_END};
 use super::lanes::topic_partition;
 use super::ports::ROWS_MAX;
-use super::readers::take;
+use super::readers::read_now;
 use super::records::RecordColumns;
 use super::schema::{log, log_head};
 use super::store::{Reader, Store};
@@ -45,27 +45,29 @@ impl RecordSource for Reader {
     }
 
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
-        let mut connection = take(&self.pool)?;
-        // Before the look for a record: one that is appended in between then lies at or above this end. Read
-        // after it, the end would lie above a record that the look did not see, and a lane's first start
-        // would skip it.
-        let end: Option<i64> = log_head::table
-            .filter(log_head::topic.eq(i64::from(partition.topic.code())))
-            .filter(log_head::partition.eq(i64::from(partition.partition.0)))
-            .select(log_head::next_offset)
-            .first(&mut connection)
-            .optional()
-            .map_err(engine)?;
-        let (first, last) = key::record_range(partition);
-        let lowest: Option<i64> = log::table
-            .filter(log::position.between(first, last))
-            .order(log::position)
-            .select(log::position)
-            .first(&mut connection)
-            .optional()
-            .map_err(engine)?;
-        Ok(lowest
-            .map_or(Offset(end.unwrap_or(0).cast_unsigned()), |position| Offset(key::offset_of(position))))
+        read_now(&self.pool, |connection| {
+            // Before the look for a record: one that is appended in between then lies at or above this end. Read
+            // after it, the end would lie above a record that the look did not see, and a lane's first start
+            // would skip it.
+            let end: Option<i64> = log_head::table
+                .filter(log_head::topic.eq(i64::from(partition.topic.code())))
+                .filter(log_head::partition.eq(i64::from(partition.partition.0)))
+                .select(log_head::next_offset)
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            let (first, last) = key::record_range(partition);
+            let lowest: Option<i64> = log::table
+                .filter(log::position.between(first, last))
+                .order(log::position)
+                .select(log::position)
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            Ok(lowest.map_or(Offset(end.unwrap_or(0).cast_unsigned()), |position| {
+                Offset(key::offset_of(position))
+            }))
+        })
     }
 
     fn read(
@@ -78,40 +80,41 @@ impl RecordSource for Reader {
         if from.0 >= OFFSET_END {
             return Ok(Vec::new());
         }
-        let mut connection = take(&self.pool)?;
-        let mut first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
-        let (_, last) = key::record_range(partition);
-        let wanted = max_records.min(ROWS_MAX);
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        while records.len() < wanted {
-            let page = (wanted - records.len()).min(READ_ROWS);
-            let rows = log::table
-                .filter(log::position.between(first, last))
-                .order(log::position)
-                .limit(i64::try_from(page).unwrap_or(i64::MAX))
-                .select((
-                    log::position,
-                    (log::recorded_at, log::time_type, log::key, log::headers, log::payload),
-                ))
-                .load_iter::<LogRow, DefaultLoadingMode>(&mut connection)
-                .map_err(engine)?;
-            let mut seen = 0;
-            for row in rows {
-                let (position, columns) = row.map_err(engine)?;
-                let record = columns.into_record(key::offset_of(position))?;
-                bytes += record.weight_bytes();
-                if bytes > max_bytes && !records.is_empty() {
-                    return Ok(records);
+        read_now(&self.pool, |connection| {
+            let mut first = key::in_log(LogTopic::Record(partition.topic), partition.partition, from)?;
+            let (_, last) = key::record_range(partition);
+            let wanted = max_records.min(ROWS_MAX);
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            while records.len() < wanted {
+                let page = (wanted - records.len()).min(READ_ROWS);
+                let rows = log::table
+                    .filter(log::position.between(first, last))
+                    .order(log::position)
+                    .limit(i64::try_from(page).unwrap_or(i64::MAX))
+                    .select((
+                        log::position,
+                        (log::recorded_at, log::time_type, log::key, log::headers, log::payload),
+                    ))
+                    .load_iter::<LogRow, DefaultLoadingMode>(connection)
+                    .map_err(engine)?;
+                let mut seen = 0;
+                for row in rows {
+                    let (position, columns) = row.map_err(engine)?;
+                    let record = columns.into_record(key::offset_of(position))?;
+                    bytes += record.weight_bytes();
+                    if bytes > max_bytes && !records.is_empty() {
+                        return Ok(records);
+                    }
+                    records.push(record);
+                    first = position + 1;
+                    seen += 1;
                 }
-                records.push(record);
-                first = position + 1;
-                seen += 1;
+                if seen < page {
+                    break;
+                }
             }
-            if seen < page {
-                break;
-            }
-        }
-        Ok(records)
+            Ok(records)
+        })
     }
 
     fn read_previous(
@@ -120,17 +123,21 @@ impl RecordSource for Reader {
         next: Offset,
     ) -> Result<Option<LogRecord>, StoreError> {
         let Some(before) = next.0.min(OFFSET_END).checked_sub(1) else { return Ok(None) };
-        let mut connection = take(&self.pool)?;
-        let (first, _) = key::record_range(partition);
-        let last = key::in_log(LogTopic::Record(partition.topic), partition.partition, Offset(before))?;
-        let row: Option<LogRow> = log::table
-            .filter(log::position.between(first, last))
-            .order(log::position.desc())
-            .select((log::position, (log::recorded_at, log::time_type, log::key, log::headers, log::payload)))
-            .first(&mut connection)
-            .optional()
-            .map_err(engine)?;
-        row.map(|(position, columns)| columns.into_record(key::offset_of(position))).transpose()
+        read_now(&self.pool, |connection| {
+            let (first, _) = key::record_range(partition);
+            let last = key::in_log(LogTopic::Record(partition.topic), partition.partition, Offset(before))?;
+            let row: Option<LogRow> = log::table
+                .filter(log::position.between(first, last))
+                .order(log::position.desc())
+                .select((
+                    log::position,
+                    (log::recorded_at, log::time_type, log::key, log::headers, log::payload),
+                ))
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            row.map(|(position, columns)| columns.into_record(key::offset_of(position))).transpose()
+        })
     }
 }
 

@@ -447,7 +447,7 @@ impl JobViewRow {
 pub(super) struct JobAggregateRow {
     job_id: String,
     attempt: i64,
-    lane: i64,
+    pub(super) lane: i64,
     cpu_count: i64,
     cpu_sum: f64,
     cpu_min: f64,

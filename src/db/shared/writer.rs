@@ -19,7 +19,7 @@ use super::numbers::EntryNumbers;
 use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round};
-use super::round::{self, CommandResult, Context, DiskUse, Done, LaneResult};
+use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
 use crate::db::fatal::{FatalError, FatalHook};
 use crate::db::outcome::RoundError;
 
@@ -31,7 +31,7 @@ pub(super) struct Writer {
     pub(super) heads: Arc<LogHeads>,
     pub(super) log_id: LogId,
     pub(super) disk_limit_bytes: u64,
-    pub(super) disk_use: DiskUse,
+    pub(super) used: UsedBytes,
     pub(super) profile: Arc<WriterProfile>,
     pub(super) entry_numbers: EntryNumbers,
     pub(super) commit_delay: Option<Duration>,
@@ -87,7 +87,7 @@ impl Writer {
             log_id: &self.log_id,
             lanes: &self.lanes,
             disk_limit_bytes: self.disk_limit_bytes,
-            disk_use: &self.disk_use,
+            used: &self.used,
             profile: &self.profile,
             entry_numbers: &self.entry_numbers,
         };
@@ -176,6 +176,9 @@ fn answer_done(round: Round, done: Done) {
                 let _ = answer.send(result);
             }
             (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
+            (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
+                let _ = answer.send(Ok(accepted));
+            }
             // Dropping the work answers that the store is away; results are made from the same list.
             (_, result) => tracing::error!(?result, "answer does not belong to its command"),
         }
@@ -184,6 +187,9 @@ fn answer_done(round: Round, done: Done) {
         match (work, result) {
             (LaneWork::Open { answer, .. }, LaneResult::Opened(opened)) => {
                 let _ = answer.send(Ok(opened));
+            }
+            (LaneWork::Note { answer, .. }, LaneResult::Noted(is_owner)) => {
+                let _ = answer.send(Ok(is_owner));
             }
             (LaneWork::ReadProgress { answer, .. }, LaneResult::Progress(progress)) => {
                 let _ = answer.send(Ok(progress));
@@ -209,11 +215,13 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
+            CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }
     }
     for work in round.lanes {
         match work {
             LaneWork::Open { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            LaneWork::Note { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             LaneWork::ReadProgress { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             LaneWork::Commit { answer, .. } => drop(answer.send(Err(error.as_commit_error()))),
         }

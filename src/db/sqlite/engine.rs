@@ -30,14 +30,15 @@ pub(super) type Connection = diesel::sqlite::SqliteConnection;
 /// Connections that only read.
 pub(super) type ReadPool = Pool<ConnectionManager<Connection>>;
 
-/// How long the size of the file counts once it was asked for: asking costs nothing.
-pub(super) const USED_BYTES_FOR: std::time::Duration = std::time::Duration::ZERO;
+/// How long what the database takes is believed: asking costs nothing.
+pub(super) const USED_BYTES_FRESH: Duration = Duration::ZERO;
 
 /// Whether other processes may write here too.
 pub(super) const IS_SHARED: bool = false;
 
-/// Rows of one statement that reads the log: they are read one by one, up to where reading stops.
-pub(super) const READ_ROWS: usize = usize::MAX;
+/// Rows of one statement that reads the log: they are read one by one, up to where reading stops, so it is all that
+/// one call may ask for.
+pub(super) const READ_ROWS: usize = super::ports::ROWS_MAX;
 
 /// Rows of one large statement. Each size is its own prepared statement, kept for the connection's life:
 /// enough rows to make a statement's fixed cost small, few enough to stay far below SQLite's limit of
@@ -205,9 +206,11 @@ fn advance_one(
             .set((revision, progress::next_offset.eq(next), progress::starts_at_next.eq(0)))
             .execute(connection),
         (false, Some(print)) => diesel::update(row)
-            .set((revision, progress::last_fingerprint.eq(print.as_slice())))
+            .set((revision, progress::starts_aside.eq(0), progress::last_fingerprint.eq(print.as_slice())))
             .execute(connection),
-        (false, None) => diesel::update(row).set(revision).execute(connection),
+        (false, None) => {
+            diesel::update(row).set((revision, progress::starts_aside.eq(0))).execute(connection)
+        }
     }
     .map_err(engine)?;
     if changed == 0 {

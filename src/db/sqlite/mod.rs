@@ -30,6 +30,8 @@ mod audit_append;
 mod audit_query;
 #[path = "../shared/effects.rs"]
 mod effects;
+#[path = "../shared/gaps.rs"]
+mod gaps;
 #[path = "../shared/identity.rs"]
 mod identity;
 #[path = "../shared/jobs.rs"]
@@ -58,6 +60,8 @@ mod schema;
 mod source;
 #[path = "../shared/state.rs"]
 mod state;
+#[path = "../shared/trials.rs"]
+mod trials;
 #[path = "../shared/writer.rs"]
 mod writer;
 

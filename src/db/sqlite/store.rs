@@ -22,7 +22,7 @@ use super::numbers::EntryNumbers;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
-use super::round::DiskUse;
+use super::round::UsedBytes;
 use super::writer::{self, Writer};
 use super::{identity, source};
 use crate::db::error::{OpenError, engine};
@@ -169,9 +169,9 @@ impl SqliteStore {
             heads: Arc::clone(&reader.heads),
             log_id: reader.log_id(),
             disk_limit_bytes: config.disk_limit_bytes,
+            used: UsedBytes::default(),
             profile: Arc::clone(&profile),
             entry_numbers,
-            disk_use: DiskUse::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })

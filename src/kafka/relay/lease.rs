@@ -98,6 +98,12 @@ impl LeaseKeeper {
         self.ask_at = Some(now + self.duration / ASKS_PER_LEASE);
     }
 
+    /// Notes that sending has stopped because the time was over: an answer that comes late grants nothing any
+    /// more, as nobody would send under it; the lease is taken anew.
+    pub(super) fn stopped(&mut self) {
+        self.held = None;
+    }
+
     /// Gives the epoch while sending is allowed.
     pub(super) fn epoch(&self, now: Instant) -> Option<Epoch> {
         self.held.filter(|held| now < held.since + self.duration * 2 / 3).map(|held| held.epoch)
@@ -146,6 +152,22 @@ mod tests {
         keeper.renewed(true, after(start, 650));
         assert_eq!(keeper.epoch(after(start, 650)), Some(Epoch(4)), "counted from the request at 300");
         assert_eq!(keeper.epoch(after(start, 900)), None);
+    }
+
+    #[test]
+    fn keeper_renewed_after_sending_stopped_takes_the_lease_anew() {
+        let start = Instant::now();
+        let mut keeper = LeaseKeeper::new(LEASE);
+        keeper.ask(start);
+        keeper.taken(Some(Epoch(4)), start);
+        assert_eq!(keeper.ask(after(start, 300)), Some(Ask::Renew(Epoch(4))));
+        assert_eq!(keeper.epoch(after(start, 600)), None);
+
+        keeper.stopped();
+        keeper.renewed(true, after(start, 650));
+
+        assert_eq!(keeper.epoch(after(start, 650)), None, "nobody sends under it");
+        assert_eq!(keeper.ask(after(start, 650)), Some(Ask::Take));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //!
 //! One relay sends at a time: the store's lease says which. A partition that Kafka refuses for good stands
 //! still, alone and visibly, until an operator sets the record aside
-//! ([`OutboxStore::set_aside`](horizons_actors::ports::outbox::OutboxStore::set_aside)) or has it tried again.
+//! ([`OutboxStore::set_aside`]) or has it tried again.
 
 mod housekeeping;
 mod inbox;

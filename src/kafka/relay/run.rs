@@ -262,6 +262,10 @@ impl Relay {
         let epoch = self.lease.epoch(now);
         if self.leading.as_ref().is_some_and(|leading| Some(leading.epoch) != epoch) {
             tracing::warn!("relay lost its lease: it stops sending");
+            // The answer to a renewal may still come, and must not leave a lease that is held and not used.
+            if epoch.is_none() {
+                self.lease.stopped();
+            }
             self.step_down(now);
         }
         match self.lease.ask(now) {

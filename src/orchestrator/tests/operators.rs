@@ -101,7 +101,11 @@ async fn append_record_at_disk_limit_is_refused() {
 async fn park(house: &House, key: &'static [u8]) -> ParkedKeyId {
     let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(3) };
     let lane = LaneKey { group: Group::jobs(), topic_partition };
-    let opened = house.store.open_lane(lane.clone()).await.unwrap();
+    let opened = house
+        .store
+        .open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS)
+        .await
+        .unwrap();
     let parked = ParkedKey {
         key: Bytes::from_static(key),
         head: Offset(0),

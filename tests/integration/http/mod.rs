@@ -1,8 +1,10 @@
 //! The HTTP interface over real connections.
 
 mod commands;
+mod gaps;
 mod problems;
 mod reads;
+mod relay;
 mod schemas;
 mod server;
 mod world;

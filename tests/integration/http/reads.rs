@@ -398,7 +398,9 @@ async fn parked_keys_are_listed_up_to_the_limit() {
 async fn actors_tree_is_the_boards() {
     let world = World::start().await;
     world.board.set_group(&Group::jobs(), ActorState::Running, None);
-    world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle)).progressed(Offset(3), Offset(9), 1);
+    let status = world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle));
+    status.placed(Offset(3), Offset(9), at(0));
+    world.clock.advance(Duration::from_millis(2_500));
     world.board.count_job_supervisors_with(|| 2);
 
     let tree = world.get("/actors").await.json();
@@ -406,12 +408,15 @@ async fn actors_tree_is_the_boards() {
     assert_eq!((&tree["job_supervisors"], &tree["groups"][0]["group"]), (&json!(2), &json!("jobs")));
     let lane = &tree["groups"][0]["lanes"][0];
     assert_eq!((&lane["topic"], &lane["lag_records"]), (&json!("job-lifecycle"), &json!(6)));
+    assert_eq!(lane["lag_seconds"], json!(2.5));
 }
 
 #[tokio::test]
 async fn metrics_text_has_lanes_requests_and_the_process() {
     let world = World::start().await;
-    world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle)).progressed(Offset(3), Offset(9), 1);
+    let status = world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle));
+    status.placed(Offset(3), Offset(9), at(0));
+    world.clock.advance(Duration::from_secs(90));
     world.store.faults().away();
     world.get("/jobs/secret-job").await;
     world.get("/secret-path").await;
@@ -422,6 +427,7 @@ async fn metrics_text_has_lanes_requests_and_the_process() {
     let text = answer.text();
     for series in [
         "horizons_lag_records{group=\"jobs\",partition=\"0\",topic=\"job-lifecycle\"} 6",
+        "horizons_lag_seconds{group=\"jobs\",partition=\"0\",topic=\"job-lifecycle\"} 90",
         "horizons_http_requests_total{method=\"GET\",route=\"/jobs/{job_id}\",status=\"503\"} 1",
         "horizons_http_requests_total{method=\"GET\",route=\"unmatched\",status=\"404\"} 1",
         "horizons_http_request_seconds_count{route=\"unmatched\"} 1",

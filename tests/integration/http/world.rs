@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use horizons::http::{AppState, HttpLimits, ServeError, Served, serve};
 use horizons::metrics::ProcessMetrics;
@@ -12,18 +13,21 @@ use horizons_actors::command::{Command, CommandKind};
 use horizons_actors::effect::Effects;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{
-    AgentName, Attempt, CorrelationId, DatasetId, JobId, LaneKey, LogId, LogTopic, Offset, Partition,
-    Sequence, UserId,
+    AgentName, Attempt, CorrelationId, DatasetId, Generation, JobId, LaneKey, LogId, LogTopic, Offset,
+    Partition, Sequence, Topic, UserId,
 };
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
-    Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
+    AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
 };
+use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
+use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
 use horizons_actors::ports::store::{
-    AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction,
+    AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction, StoreError,
 };
+use horizons_actors::record::{Headers, LogRecord, TimestampType};
 use horizons_actors::testkit::event::DEFAULT_TIME;
 use horizons_actors::testkit::{ManualClock, MemoryStore, SeededRandomness};
 use prometheus::Registry;
@@ -117,6 +121,62 @@ impl Commands for FakeCommands {
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
         self.answer(command, |_| ())
     }
+
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
+
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
+
+    fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
+        let CommandKind::AcceptGap(gap) = command.kind.clone() else { unreachable!("{command:?}") };
+        self.answer(command, move |_| AcceptedGap { generation: Generation(0), resumes_at: gap.low })
+    }
+}
+
+/// A relay with one partition that stands and one record that was set aside.
+struct FakeRelay;
+
+impl RelayView for FakeRelay {
+    fn snapshot(&self) -> RelaySnapshot {
+        RelaySnapshot {
+            is_leader: true,
+            trouble: None,
+            waiting_records: 3,
+            oldest_seconds: 1.5,
+            in_flight_records: 0,
+            in_flight_bytes: 0,
+            rebuilds: 1,
+            partitions: vec![RelayPartition {
+                topic: "job-metrics".to_owned(),
+                partition: Partition(4),
+                next: Offset(7),
+                end: Offset(10),
+                condition: "stopped",
+                detail: Some("message is too large".to_owned()),
+            }],
+        }
+    }
+
+    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
+        let partition =
+            OutboxPartition { topic: LogTopic::DeadLetter(Topic::JobMetrics), partition: Partition(4) };
+        let record = LogRecord {
+            offset: Offset(6),
+            timestamp: at(0),
+            timestamp_type: TimestampType::CreateTime,
+            key: None,
+            headers: Headers::new([]),
+            payload: Some(Bytes::from_static(b"large")),
+        };
+        let kept = SetAsideRecord { partition, record, command_id: Uuid::from_u128(5), set_aside_at: at(1) };
+        let records = std::iter::repeat_n(kept, 1.min(limit)).collect();
+        async move { Ok(records) }.boxed()
+    }
+
+    fn try_again(&self, _partition: OutboxPartition) {}
 }
 
 /// A job of `ada`, submitted so many seconds after the kit's time.
@@ -166,6 +226,15 @@ impl World {
     }
 
     pub(super) async fn with_limits(limits: HttpLimits) -> Self {
+        Self::with(limits, None).await
+    }
+
+    /// Serves as a program whose event log is on Kafka does.
+    pub(super) async fn on_kafka() -> Self {
+        Self::with(HttpLimits::default(), Some(Arc::new(FakeRelay))).await
+    }
+
+    async fn with(limits: HttpLimits, relay: Option<Arc<dyn RelayView>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let store = MemoryStore::new();
@@ -188,6 +257,7 @@ impl World {
         let state = AppState {
             queries: Arc::new(store.clone()),
             commands: commands.clone(),
+            relay,
             board: Arc::clone(&board),
             log_id: LogId::parse("log-1").unwrap(),
             lane_metrics: LaneMetrics::register(&registry).unwrap(),
@@ -235,7 +305,11 @@ impl World {
 
     /// Commits effects on a lane, as its owner would.
     pub(super) async fn commit(&self, lane: &LaneKey, effects: Effects) {
-        let opened = self.store.open_lane(lane.clone()).await.unwrap();
+        let opened = self
+            .store
+            .open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS)
+            .await
+            .unwrap();
         let transaction = LaneTransaction {
             lane: lane.clone(),
             fence: opened.fence,

@@ -3,10 +3,12 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "clippy knows test functions, but not what they share; figures are shown"
+    reason = "clippy knows test functions, but not what they share"
 )]
 
+mod gaps;
+mod loss;
 mod raw;
 mod reading;
+mod rebalance;
 mod world;

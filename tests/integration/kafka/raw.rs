@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use horizons_actors::ids::TopicPartition;
 
 use super::world::World;
+use crate::services::wait::wait_for;
 
 /// A record as it goes over the wire.
 #[derive(Debug, Clone, Default)]
@@ -105,15 +106,20 @@ pub(crate) fn produce_raw(world: &World, partition: TopicPartition, records: &[R
     request.extend((batch.len() as i32).to_be_bytes());
     request.extend(batch);
 
+    // A topic that was just made may have no leader yet.
+    wait_for("the broker to take the records", || answer_to(world, &request, topic.len()) == 0);
+}
+
+/// Sends a request and gives the error of its one partition.
+fn answer_to(world: &World, request: &[u8], name_bytes: usize) -> i16 {
     let mut stream = TcpStream::connect(world.direct()).unwrap();
     stream.write_all(&(request.len() as i32).to_be_bytes()).unwrap();
-    stream.write_all(&request).unwrap();
+    stream.write_all(request).unwrap();
     let mut length = [0; 4];
     stream.read_exact(&mut length).unwrap();
     let mut answer = vec![0; u32::from_be_bytes(length) as usize];
     stream.read_exact(&mut answer).unwrap();
     // Correlation, topics, name, partitions, partition, then the error.
-    let at = 4 + 4 + 2 + topic.len() + 4 + 4;
-    let error = i16::from_be_bytes([answer[at], answer[at + 1]]);
-    assert_eq!(error, 0, "the broker refuses the records");
+    let at = 4 + 4 + 2 + name_bytes + 4 + 4;
+    i16::from_be_bytes([answer[at], answer[at + 1]])
 }

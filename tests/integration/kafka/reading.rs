@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use horizons::kafka::record::UNREADABLE_HEADER;
 use horizons_actors::ids::{Incarnation, Offset, Topic};
 use horizons_actors::lane::credit::CreditLimits;
-use horizons_actors::ports::log::{LogError, LogReader};
+use horizons_actors::ports::log::LogError;
 
 use super::raw::{RawRecord, produce_raw};
 use super::world::{Manner, Member, PLENTY, Store, World, ask, lifecycle};
@@ -77,7 +77,7 @@ fn record_null_empty_and_hostile_headers_come_the_same_each_time() {
     let header = |name: &[u8], value: Option<&[u8]>| (name.to_vec(), value.map(<[u8]>::to_vec));
     let records = [
         RawRecord::default(),
-        RawRecord { key: Some(vec![]), payload: Some(vec![]), headers: vec![], ..RawRecord::default() },
+        RawRecord { key: Some(vec![]), payload: Some(vec![]), headers: vec![] },
         RawRecord {
             key: Some(b"\xff\0k".to_vec()),
             payload: Some(b"\0".to_vec()),
@@ -87,7 +87,6 @@ fn record_null_empty_and_hostile_headers_come_the_same_each_time() {
                 header(b"", None),
                 header(b"last", Some(b"")),
             ],
-            ..RawRecord::default()
         },
     ];
     produce_raw(&world, lifecycle(0), &records);

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use horizons::kafka::KafkaLog;
 use horizons::kafka::config::KafkaConfig;
@@ -19,6 +19,7 @@ use horizons_actors::record::{Digest32, LogRecord, RecordBatch};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -41,6 +42,12 @@ pub(crate) fn ask<T>(reply: Reply<T, LogError>) -> Result<T, LogError> {
 /// Names a partition of the topic that most tests use.
 pub(crate) fn lifecycle(number: u16) -> TopicPartition {
     TopicPartition { topic: Topic::JobLifecycle, partition: Partition(number) }
+}
+
+/// A clock that all threads of the process share.
+fn since_start() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 /// Gives a prefix that no other test, and no other run, has.
@@ -157,9 +164,47 @@ impl World {
         self.producer.flush(ADMIN_LIMIT).unwrap();
     }
 
+    /// What the group has committed of a partition.
+    pub(crate) fn committed(&self, partition: TopicPartition) -> Option<i64> {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.direct)
+            .set("group.id", format!("{}{}", self.config.group_prefix, Group::jobs()))
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic(partition.topic), i32::from(partition.partition.0));
+        let committed = client.committed_offsets(list, ADMIN_LIMIT).unwrap();
+        committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
+    }
+
+    /// Writes records that carry when they were sent, one after each pause.
+    pub(crate) fn produce_stamped(&self, partitions: &[TopicPartition], count: usize, pause: Duration) {
+        let began = Instant::now();
+        for (number, partition) in (0..count).zip(partitions.iter().cycle()) {
+            let due = began + pause * u32::try_from(number).unwrap();
+            while Instant::now() < due {
+                std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+            }
+            let payload = format!("@{}", since_start().as_nanos());
+            let name = self.topic(partition.topic);
+            let record = BaseRecord::<[u8], [u8]>::to(&name)
+                .partition(i32::from(partition.partition.0))
+                .payload(payload.as_bytes());
+            assert!(self.producer.send(record).is_ok(), "the producer's queue is full");
+        }
+        self.producer.flush(ADMIN_LIMIT).unwrap();
+    }
+
     /// Opens the log.
     pub(crate) fn log(&self) -> KafkaLog {
         KafkaLog::new(LogId::parse("test").unwrap(), self.config.clone()).unwrap()
+    }
+}
+
+impl World {
+    /// Opens the log past any proxy.
+    pub(crate) fn direct_log(&self) -> KafkaLog {
+        KafkaLog::new(LogId::parse("test").unwrap(), self.direct_config()).unwrap()
     }
 }
 
@@ -260,6 +305,8 @@ pub(crate) struct Told {
     pub(crate) ends: BTreeMap<TopicPartition, Offset>,
     pub(crate) health: Vec<Result<(), LogError>>,
     pub(crate) batches: usize,
+    /// How long stamped records were on their way.
+    pub(crate) delays: Vec<Duration>,
     /// Revocations that are not answered.
     kept: Vec<Revocation>,
 }
@@ -311,7 +358,16 @@ impl LogSink for Sink {
     }
 
     fn read(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
-        locked(&self.told).batches += 1;
+        let now = since_start();
+        let stamps = batch.records.iter().filter_map(|record| {
+            let text = std::str::from_utf8(record.payload.as_ref()?).ok()?;
+            text.strip_prefix('@')?.parse().ok().map(Duration::from_nanos)
+        });
+        let delays: Vec<Duration> = stamps.map(|sent| now.saturating_sub(sent)).collect();
+        let mut told = locked(&self.told);
+        told.batches += 1;
+        told.delays.extend(delays);
+        drop(told);
         self.store.apply(&batch);
         let mut records = locked(&self.records);
         let room = RECORDS_KEPT - records.len();
@@ -375,6 +431,11 @@ impl Member {
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         locked(&self.sink.told)
+    }
+
+    /// Tells whether a partition was taken away.
+    pub(crate) fn told_revoked(&self, partition: TopicPartition) -> bool {
+        self.told().revoked.contains(&partition)
     }
 
     /// Gives the first records that were read, whole.

@@ -13,34 +13,34 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Gives the job's id of an answer that holds a job.
-    pub(super) fn job_id(&self) -> String {
+    pub(crate) fn job_id(&self) -> String {
         self.json()["job"]["job_id"].as_str().unwrap_or_else(|| panic!("no job: {self:?}")).to_owned()
     }
 }
 
 /// Speaks to one server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Client(pub(super) SocketAddr);
+pub(crate) struct Client(pub(crate) SocketAddr);
 
 impl Client {
     /// Sends a request and reads the whole answer; an answer that breaks off is an error.
-    pub(super) fn send(
+    pub(crate) fn send(
         self,
         method: &str,
         target: &str,
@@ -71,25 +71,25 @@ impl Client {
         parse(&bytes)
     }
 
-    pub(super) fn get(self, target: &str) -> Answer {
+    pub(crate) fn get(self, target: &str) -> Answer {
         self.send("GET", target, &[], None).unwrap()
     }
 
-    pub(super) fn post(self, target: &str, body: &Value) -> Result<Answer> {
+    pub(crate) fn post(self, target: &str, body: &Value) -> Result<Answer> {
         self.send("POST", target, &[], Some(body.to_string().as_bytes()))
     }
 
-    pub(super) fn submit(self, key: &str, agent: &str, dataset: &str) -> Result<Answer> {
+    pub(crate) fn submit(self, key: &str, agent: &str, dataset: &str) -> Result<Answer> {
         let body = json!({ "agent": agent, "dataset_id": dataset });
         self.send("POST", "/jobs", &[("idempotency-key", key)], Some(body.to_string().as_bytes()))
     }
 
-    pub(super) fn cancel(self, job_id: &str) -> Result<Answer> {
+    pub(crate) fn cancel(self, job_id: &str) -> Result<Answer> {
         self.post(&format!("/jobs/{job_id}/cancel"), &json!({ "reason": "the test says so" }))
     }
 
     /// Appends one record.
-    pub(super) fn append(
+    pub(crate) fn append(
         self,
         topic: &str,
         key: Option<&[u8]>,
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Says what is wanted of a parked key: `release` or `discard`.
-    pub(super) fn wish(self, wish: &str, group: &str, partition: u64, key: &str) -> Result<Answer> {
+    pub(crate) fn wish(self, wish: &str, group: &str, partition: u64, key: &str) -> Result<Answer> {
         let body = json!({
             "group": group, "topic": "job-lifecycle", "partition": partition,
             "key_base64": BASE64.encode(key), "reason": "the test says so",

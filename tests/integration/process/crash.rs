@@ -30,8 +30,8 @@ const EARLY_KILL_ONE_IN: u64 = 4;
 const EARLY_LIFE_MAX_MS: u64 = 120;
 
 /// Waits until all that was accepted is done.
-pub(super) fn settle(world: &World) {
-    let mut look = Look::into(&world.data());
+pub(crate) fn settle(world: &World) {
+    let mut look = Look::of(world);
     let give_up_at = Instant::now() + Duration::from_secs(90);
     while !look.is_settled() {
         assert!(Instant::now() < give_up_at, "not settled: {}", look.unsettled());
@@ -40,7 +40,7 @@ pub(super) fn settle(world: &World) {
 }
 
 /// Makes load while something else is done, or until the server is gone.
-pub(super) fn work_during(load: &Load, client: Client, random: &mut Random, act: impl FnOnce()) {
+pub(crate) fn work_during(load: &Load, client: Client, random: &mut Random, act: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
@@ -53,7 +53,7 @@ pub(super) fn work_during(load: &Load, client: Client, random: &mut Random, act:
 }
 
 /// Lets everything end, stops the server in order and has the folder judged.
-pub(super) fn settle_and_check(world: &World, load: &Load, server: Server, random: &mut Random) -> Seen {
+pub(crate) fn settle_and_check(world: &World, load: &Load, server: Server, random: &mut Random) -> Seen {
     let client = server.client();
     wait_for("every submit to be answered", || {
         load.repeat(client, random);

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::checker::Seen;
+use super::client::Client;
 use super::crash::{settle_and_check, work_during};
 use super::load::Load;
 use super::random::Random;
-use super::server::{World, pass};
+use super::server::{World, pass, wait_some};
 
 /// How long a server that does not come by its point is given.
 const LIFE: Duration = Duration::from_millis(700);
@@ -48,20 +49,30 @@ fn kill_at(point: &str, hits_max: u64) -> Seen {
     seen
 }
 
-/// Runs jobs whose shims all die at a point, kills the server too, and has all of it judged.
-fn kill_shims_at(point: &str) -> Seen {
+/// Runs jobs whose shims all die at a point, until `is_seen`, kills the server too, and has all of it judged.
+fn kill_shims_at(point: &str, is_seen: impl Fn(Client) -> bool) -> Seen {
     let mut random = Random::seeded(point);
     let world = World::new();
     let load = Load::default();
     let mut server = world.spawn(Some(&format!("{point}=kill")));
     server.wait_until_ready();
-    work_during(&load, server.client(), &mut random, || pass(LIFE));
+    let client = server.client();
+    work_during(&load, client, &mut random, || {
+        pass(LIFE);
+        wait_some("what the point leads to", || is_seen(client).then_some(()));
+    });
     server.kill();
 
     let seen = settle_and_check(&world, &load, world.serve(), &mut random);
 
     println!("{point}: {seen:?}");
     seen
+}
+
+/// Tells whether some attempt was given up.
+fn has_failed(client: Client) -> bool {
+    let failed = client.get("/jobs?status=FAILED&limit=1").json();
+    failed["jobs"].as_array().is_some_and(|jobs| !jobs.is_empty())
 }
 
 #[test]
@@ -91,19 +102,19 @@ fn server_killed_around_its_commits_loses_and_doubles_nothing() {
 
 #[test]
 fn shims_killed_before_their_claim_leave_their_attempts_to_others() {
-    kill_shims_at("shim-before-claim");
+    kill_shims_at("shim-before-claim", |_| true);
 }
 
 #[test]
 fn shims_killed_after_their_claim_never_start_an_agent() {
-    let seen = kill_shims_at("shim-after-claim");
+    let seen = kill_shims_at("shim-after-claim", has_failed);
 
     assert!(seen.by_status.contains_key("FAILED"), "{seen:?}");
 }
 
 #[test]
 fn shims_killed_before_their_result_start_each_agent_once() {
-    let seen = kill_shims_at("shim-after-agent-exit");
+    let seen = kill_shims_at("shim-after-agent-exit", has_failed);
 
     assert!(seen.starts > 0 && seen.by_status.contains_key("FAILED"), "{seen:?}");
 }

@@ -13,41 +13,47 @@ use super::random::Random;
 
 /// A submit, repeated under its key until it is answered.
 #[derive(Debug, Clone)]
-pub(super) struct Submit {
-    pub(super) agent: &'static str,
+pub(crate) struct Submit {
+    pub(crate) agent: &'static str,
     /// The job that the key stands for, once an answer has said so.
-    pub(super) job_id: Option<String>,
+    pub(crate) job_id: Option<String>,
 }
 
 /// A record that was appended.
 #[derive(Debug, Clone)]
-pub(super) struct Appended {
-    pub(super) topic: &'static str,
-    pub(super) partition: u64,
-    pub(super) offset: u64,
-    pub(super) key: String,
-    pub(super) payload: Vec<u8>,
-    pub(super) is_poison: bool,
+pub(crate) struct Appended {
+    pub(crate) topic: &'static str,
+    pub(crate) partition: u64,
+    pub(crate) offset: u64,
+    pub(crate) key: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) is_poison: bool,
 }
 
 /// What was promised so far.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// By idempotency key.
-    pub(super) submits: BTreeMap<String, Submit>,
-    pub(super) appended: Vec<Appended>,
+    pub(crate) submits: BTreeMap<String, Submit>,
+    pub(crate) appended: Vec<Appended>,
+    /// Whether an event may be in the log twice: with no effect the second time.
+    pub(crate) may_repeat: bool,
+    /// Topics and keys of records that other producers wrote to Kafka.
+    pub(crate) foreign: Vec<(&'static str, String)>,
     /// Jobs whose cancel was accepted.
-    pub(super) cancelled: Vec<String>,
+    pub(crate) cancelled: Vec<String>,
+    /// Lifecycle events that were given up: partition and offset.
+    pub(crate) given_up: Vec<(u64, u64)>,
     /// Answers that are neither success nor a refusal that this load can meet.
-    pub(super) surprises: Vec<String>,
+    pub(crate) surprises: Vec<String>,
     /// Requests that were sent away with 503.
-    pub(super) sent_away: u64,
+    pub(crate) sent_away: u64,
 }
 
 /// Makes load and remembers.
 #[derive(Debug, Default)]
-pub(super) struct Load {
-    pub(super) ledger: Mutex<Ledger>,
+pub(crate) struct Load {
+    pub(crate) ledger: Mutex<Ledger>,
     next: AtomicU64,
 }
 
@@ -68,7 +74,7 @@ const RECENT: usize = 24;
 
 impl Load {
     /// Submits under a key and notes the answer. False when the server is gone.
-    pub(super) fn submit(&self, client: Client, key: &str, agent: &'static str) -> bool {
+    pub(crate) fn submit(&self, client: Client, key: &str, agent: &'static str) -> bool {
         let first = self.ledger.lock().unwrap().submits.get(key).cloned();
         let agent = first.as_ref().map_or(agent, |submit| submit.agent);
         if first.is_none() {
@@ -92,13 +98,13 @@ impl Load {
     }
 
     /// Submits something new.
-    pub(super) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
+    pub(crate) fn submit_new(&self, client: Client, agent: &'static str) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // Keys sort in the order they were made.
         self.submit(client, &format!("key-{number:06}"), agent)
     }
 
-    fn cancel(&self, client: Client, job_id: &str) -> bool {
+    pub(crate) fn cancel(&self, client: Client, job_id: &str) -> bool {
         let Ok(answer) = client.cancel(job_id) else { return false };
         let mut ledger = self.ledger.lock().unwrap();
         match answer.status {
@@ -111,21 +117,30 @@ impl Load {
     }
 
     /// Appends another producer's event, or something that is none.
-    fn append(&self, client: Client, is_poison: bool) -> bool {
+    pub(crate) fn append(&self, client: Client, is_poison: bool) -> bool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = if is_poison { format!("poison-{number}") } else { format!("external-{number}") };
+        self.append_as(client, &name, is_poison)
+    }
+
+    /// Appends another producer's first event of a job of this name, or something that is none under this key.
+    /// False when the server is gone.
+    pub(crate) fn append_as(&self, client: Client, name: &str, is_poison: bool) -> bool {
         let (key, payload, headers) = if is_poison {
-            (format!("poison-{number}"), b"not an event".to_vec(), json!({}))
+            (name.to_owned(), b"not an event".to_vec(), json!({}))
         } else {
-            external_event(&format!("external-{number}"))
+            external_event(name)
         };
         let Ok(answer) = client.append("job-lifecycle", Some(key.as_bytes()), &payload, headers) else {
             return false;
         };
         let mut ledger = self.ledger.lock().unwrap();
         match answer.status {
-            201 => {
+            // 202: it is on its way to Kafka, and where it will stand there is not known yet.
+            201 | 202 => {
                 let at = &answer.json()["appended"][0];
-                let (partition, offset) = (at["partition"].as_u64().unwrap(), at["offset"].as_u64().unwrap());
+                let partition = at["partition"].as_u64().unwrap();
+                let offset = at["offset"].as_u64().or_else(|| at["outbox_offset"].as_u64()).unwrap();
                 let topic = "job-lifecycle";
                 ledger.appended.push(Appended { topic, partition, offset, key, payload, is_poison });
             }
@@ -151,30 +166,30 @@ impl Load {
         true
     }
 
-    /// Works until told to stop or the server is gone.
-    pub(super) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
-        while !is_over.load(Ordering::Relaxed) {
-            let goes_on = match random.below(20) {
-                0..=8 => {
-                    let agent = random.pick(&AGENTS).copied().unwrap_or("quick");
-                    self.submit_new(client, agent)
-                }
-                9..=10 if random.below(REPEAT_ONE_IN) == 0 => {
-                    let keys: Vec<String> = self.ledger.lock().unwrap().submits.keys().cloned().collect();
-                    random.pick(&keys).is_none_or(|key| self.submit(client, key, "quick"))
-                }
-                9..=13 => {
-                    let jobs = self.jobs();
-                    random.pick(&jobs).is_none_or(|job_id| self.cancel(client, job_id))
-                }
-                14..=17 => self.append(client, false),
-                18 => self.append(client, true),
-                _ => self.wish(client, &mut random),
-            };
-            if !goes_on {
-                return;
+    /// Does one thing of those that load is made of. False when the server is gone.
+    pub(crate) fn step(&self, client: Client, random: &mut Random) -> bool {
+        match random.below(20) {
+            0..=8 => {
+                let agent = random.pick(&AGENTS).copied().unwrap_or("quick");
+                self.submit_new(client, agent)
             }
+            9..=10 if random.below(REPEAT_ONE_IN) == 0 => {
+                let keys: Vec<String> = self.ledger.lock().unwrap().submits.keys().cloned().collect();
+                random.pick(&keys).is_none_or(|key| self.submit(client, key, "quick"))
+            }
+            9..=13 => {
+                let jobs = self.jobs();
+                random.pick(&jobs).is_none_or(|job_id| self.cancel(client, job_id))
+            }
+            14..=17 => self.append(client, false),
+            18 => self.append(client, true),
+            _ => self.wish(client, random),
         }
+    }
+
+    /// Works until told to stop or the server is gone.
+    pub(crate) fn work(&self, client: Client, mut random: Random, is_over: &AtomicBool) {
+        while !is_over.load(Ordering::Relaxed) && self.step(client, &mut random) {}
     }
 
     /// Gives the last jobs.
@@ -185,7 +200,7 @@ impl Load {
     }
 
     /// Repeats every submit that has no answer, and some that have.
-    pub(super) fn repeat(&self, client: Client, random: &mut Random) {
+    pub(crate) fn repeat(&self, client: Client, random: &mut Random) {
         let keys: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
             let (open, answered): (Vec<_>, Vec<_>) =
@@ -202,7 +217,7 @@ impl Load {
 
     /// Asks for the end of every job that would not end by itself; each is asked for once. False when the
     /// server is gone.
-    pub(super) fn cancel_endless(&self, client: Client) -> bool {
+    pub(crate) fn cancel_endless(&self, client: Client) -> bool {
         let endless: Vec<String> = {
             let ledger = self.ledger.lock().unwrap();
             let submits = ledger.submits.values();
@@ -215,8 +230,14 @@ impl Load {
 }
 
 /// Makes the first event of another producer's job: key, payload, headers.
-pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
-    let record = EventBuilder::job_submitted().job(job).at(SystemClock.now()).record();
+pub(crate) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
+    let (payload, headers) = parts(EventBuilder::job_submitted().job(job));
+    (job.to_owned(), payload, headers)
+}
+
+/// Gives payload and headers of an event that happens now.
+pub(crate) fn parts(event: EventBuilder) -> (Vec<u8>, Value) {
+    let record = event.at(SystemClock.now()).record();
     let headers: Map<String, Value> = record
         .headers
         .iter()
@@ -225,5 +246,5 @@ pub(super) fn external_event(job: &str) -> (String, Vec<u8>, Value) {
             (String::from_utf8(name.to_vec()).unwrap(), value)
         })
         .collect();
-    (job.to_owned(), record.payload.unwrap().to_vec(), Value::Object(headers))
+    (record.payload.unwrap().to_vec(), Value::Object(headers))
 }

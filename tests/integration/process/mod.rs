@@ -11,25 +11,29 @@
 )]
 
 mod bad_input;
-mod checker;
-mod client;
-mod crash;
+pub(crate) mod checker;
+pub(crate) mod client;
+pub(crate) mod crash;
 mod damage;
+#[cfg(feature = "fail-points")]
+mod deadly;
 #[cfg(feature = "fail-points")]
 mod fail_points;
 #[cfg(feature = "fail-points")]
 mod lanes;
 mod lifecycle;
-mod load;
-mod look;
+pub(crate) mod load;
+pub(crate) mod look;
 #[cfg(feature = "fail-points")]
 mod overload;
-mod random;
-mod server;
+pub(crate) mod place;
+pub(crate) mod random;
+pub(crate) mod server;
 mod shutdown;
+pub(crate) mod topics;
 
 /// Reads a count from the environment.
-fn count(variable: &str, default: u64) -> u64 {
+pub(crate) fn count(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("`{variable}`: wanted a number, got `{text}`")),
         Err(_) => default,

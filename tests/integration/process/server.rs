@@ -14,20 +14,21 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::place::{Events, Place};
 
 /// Longer than anything takes on a loaded machine; a test that waits so long has failed.
-pub(super) const WAIT_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Between two looks at a condition.
 const LOOK_PAUSE: Duration = Duration::from_millis(3);
 
 /// Waits for a condition, with a limit.
-pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     wait_some(what, || condition().then_some(()));
 }
 
 /// Waits for a value, with a limit.
-pub(super) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let give_up_at = Instant::now() + WAIT_LIMIT;
     loop {
         if let Some(found) = look() {
@@ -39,7 +40,7 @@ pub(super) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
 }
 
 /// Lets a moment pass that the test is about, a kill's for instance.
-pub(super) fn pass(moment: Duration) {
+pub(crate) fn pass(moment: Duration) {
     let until = Instant::now() + moment;
     while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
@@ -47,9 +48,10 @@ pub(super) fn pass(moment: Duration) {
 }
 
 /// A folder with a configuration, in which servers run one after the other.
-pub(super) struct World {
+pub(crate) struct World {
     folder: TempDir,
     servers: AtomicU32,
+    place: Place,
 }
 
 /// How a server is started.
@@ -75,20 +77,37 @@ const AGENTS: [(&str, &str); 5] = [
 ];
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with("", "slots = 4\n")
     }
 
     /// Makes a folder with settings of its own: whole sections, and keys of the scheduler.
-    pub(super) fn with(sections: &str, scheduler: &str) -> Self {
+    pub(crate) fn with(sections: &str, scheduler: &str) -> Self {
+        Self::at(Place::embedded(), sections, scheduler)
+    }
+
+    /// Makes a folder for a server with its rows and events at a place. Several may share one.
+    pub(crate) fn at(place: Place, sections: &str, scheduler: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("horizons-process-").tempdir().unwrap();
-        let world = Self { folder, servers: AtomicU32::new(0) };
+        let world = Self { folder, servers: AtomicU32::new(0), place };
         world.configure(sections, scheduler);
         world
     }
 
+    /// Has the program make its topics, where the events are in Kafka.
+    pub(crate) fn create_topics(&self) {
+        if matches!(self.place.events, Events::Kafka { .. }) {
+            let output = self.command(&["topics", "create", "--config", "config.toml"]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    pub(crate) const fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Writes the configuration anew.
-    pub(super) fn configure(&self, sections: &str, scheduler: &str) {
+    pub(crate) fn configure(&self, sections: &str, scheduler: &str) {
         let mut text = CONFIG.to_owned();
         if !sections.contains("[http]") {
             text.push_str("[http]\nlisten = \"127.0.0.1:0\"\n");
@@ -121,35 +140,36 @@ impl World {
         fs::write(self.config(), text).unwrap();
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(super) fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.folder().join("config.toml")
     }
 
-    pub(super) fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder().join("data")
     }
 
     /// Gives the file that agents write to.
-    pub(super) fn notes(&self) -> PathBuf {
+    pub(crate) fn notes(&self) -> PathBuf {
         self.folder().join("notes")
     }
 
-    /// Prepares the program in this folder, without any variable of ours.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    /// Prepares the program in this folder, without any variable but those of its place.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_horizons"));
         command.args(arguments).current_dir(self.folder()).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HORIZONS_")) {
             command.env_remove(name);
         }
+        command.envs(self.place.environment());
         command
     }
 
     /// Starts a server; `fault` says where it is to fail.
-    pub(super) fn spawn(&self, fault: Option<&str>) -> Server {
+    pub(crate) fn spawn(&self, fault: Option<&str>) -> Server {
         let mut command = self.command(&SERVE);
         if let Some(fault) = fault {
             command.env("HORIZONS_FAIL_AT", fault);
@@ -158,7 +178,7 @@ impl World {
     }
 
     /// Starts a server that may not write files beyond a size; a write beyond it fails and kills nobody.
-    pub(super) fn spawn_limited(&self, bytes: u64) -> Server {
+    pub(crate) fn spawn_limited(&self, bytes: u64) -> Server {
         // POSIX: `ulimit -f` counts blocks of 512 bytes. An ignored signal stays ignored in the program.
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
         let program = self.command(&SERVE);
@@ -166,8 +186,10 @@ impl World {
         command.arg("-c").arg(script).arg(program.get_program()).args(program.get_args());
         command.current_dir(self.folder()).stdin(Stdio::null());
         for (name, value) in program.get_envs() {
-            assert!(value.is_none());
-            command.env_remove(name);
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
         }
         self.start(command)
     }
@@ -180,26 +202,33 @@ impl World {
     }
 
     /// Starts a server and waits until it is ready.
-    pub(super) fn serve(&self) -> Server {
+    pub(crate) fn serve(&self) -> Server {
         let mut server = self.spawn(None);
         server.wait_until_ready();
         server
     }
 
+    /// Starts a server and waits until it listens; it need not be ready.
+    pub(crate) fn spawn_and_wait_until_it_listens(&self) -> Server {
+        let mut server = self.spawn(None);
+        wait_for("the server to listen", || server.find_address().is_some());
+        server
+    }
+
     /// Starts a server that must end by itself, and gives its exit code and what it said.
-    pub(super) fn serve_in_vain(&self) -> (Option<i32>, String) {
+    pub(crate) fn serve_in_vain(&self) -> (Option<i32>, String) {
         let mut server = self.spawn(None);
         let status = server.wait_for_exit();
         (status.code(), server.said())
     }
 
     /// Runs a client command against a server.
-    pub(super) fn cli(&self, server: &Server, arguments: &[&str]) -> std::process::Output {
+    pub(crate) fn cli(&self, server: &Server, arguments: &[&str]) -> std::process::Output {
         self.command(arguments).env("HORIZONS_URL", format!("http://{}", server.client().0)).output().unwrap()
     }
 
     /// Lists the living processes that have to do with this folder, but for the zombies.
-    pub(super) fn processes(&self) -> Vec<(i32, String)> {
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
         let folder = self.folder().to_str().unwrap().as_bytes();
         let holds = |bytes: &[u8]| bytes.windows(folder.len()).any(|window| window == folder);
         let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -215,7 +244,7 @@ impl World {
     }
 
     /// Gives each start and end that agents have noted: what, job, attempt.
-    pub(super) fn noted(&self) -> Vec<(String, String, u64)> {
+    pub(crate) fn noted(&self) -> Vec<(String, String, u64)> {
         let text = fs::read_to_string(self.notes()).unwrap_or_default();
         text.lines()
             .map(|line| {
@@ -241,24 +270,24 @@ impl Drop for World {
 }
 
 /// A running program.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     stderr: PathBuf,
     address: Option<SocketAddr>,
 }
 
 impl Server {
-    pub(super) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
     /// Gives what it wrote to standard error so far.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned()
     }
 
     /// Gives its log lines.
-    pub(super) fn log(&self) -> Vec<Value> {
+    pub(crate) fn log(&self) -> Vec<Value> {
         self.said().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
@@ -273,7 +302,7 @@ impl Server {
     }
 
     /// Waits until it is ready; false when it has ended before.
-    pub(super) fn wait_until_ready_or_gone(&mut self) -> bool {
+    pub(crate) fn wait_until_ready_or_gone(&mut self) -> bool {
         wait_some("the server to be ready", || {
             if !self.is_running() {
                 return Some(false);
@@ -284,35 +313,35 @@ impl Server {
         })
     }
 
-    pub(super) fn wait_until_ready(&mut self) {
+    pub(crate) fn wait_until_ready(&mut self) {
         assert!(self.wait_until_ready_or_gone(), "the server ended: {}", self.said());
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client(self.address.expect("the server was waited for"))
     }
 
-    pub(super) fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    pub(super) fn wait_for_exit(&mut self) -> ExitStatus {
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         wait_for("the server's end", || self.child.try_wait().unwrap().is_some());
         self.child.wait().unwrap()
     }
 
     /// Kills it without a warning, if it has not ended before.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Stops it in order.
-    pub(super) fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal(Signal::SIGINT);
         let status = self.wait_for_exit();
         assert_eq!(status.code(), Some(i32::from(Exit::Done.code())), "{}", self.said());

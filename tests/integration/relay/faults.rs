@@ -101,7 +101,7 @@ fn relay_connections_cut_in_flight_nothing_overtakes() {
 fn processor_time() -> Duration {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
     let of = |time: nix::sys::time::TimeVal| {
-        Duration::from_micros((time.tv_sec() * 1_000_000 + i64::from(time.tv_usec())).unsigned_abs())
+        Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()).unsigned_abs())
     };
     of(usage.user_time()) + of(usage.system_time())
 }

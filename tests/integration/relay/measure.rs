@@ -15,7 +15,7 @@ use rdkafka::{ClientContext, producer::DeliveryResult};
 
 use super::world::{
     Expected, append, client, create_topics, event_id, new_prefix, new_store, place, places, relay_config,
-    row, run, start_with, wait_sent, wait_status,
+    row, start_with, wait_sent, wait_status,
 };
 use crate::services::kafka::Kafka;
 use crate::services::wait::wait_for;

@@ -3,6 +3,8 @@
 //! Promises to look only from outside: rows go in through the store's port, and what Kafka holds is read by a
 //! consumer that knows nothing of the relay.
 
+#![expect(clippy::panic, reason = "clippy knows test functions, but not what they share")]
+
 /// Kills of the relay, inside this process and as a process of its own.
 mod crash;
 /// Brokers killed and frozen, connections cut.

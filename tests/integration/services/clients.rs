@@ -132,5 +132,8 @@ fn text(value: &Value) -> String {
 }
 
 fn number(value: &Value) -> i32 {
-    value.as_i64().and_then(|one| i32::try_from(one).ok()).unwrap_or_else(|| panic!("wanted a number: {value}"))
+    value
+        .as_i64()
+        .and_then(|one| i32::try_from(one).ok())
+        .unwrap_or_else(|| panic!("wanted a number: {value}"))
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -85,6 +86,8 @@ fn run_script(arguments: &[&str]) -> (Running, BTreeMap<String, String>) {
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        // Of a signal to all of our processes it learns by our end, and still removes its folder.
+        .process_group(0)
         .spawn()
         .expect("tests/services/kafka can be run");
     let input = child.stdin.take();

@@ -15,7 +15,7 @@ use super::tools::{GroupLag, Tool, run};
 use super::wait::wait_for;
 
 /// A broker that takes longer has not started "within seconds"; a busy machine with two cores gets its time.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long a client tries that must not succeed.
 const GIVE_UP: &str = "3";
@@ -181,7 +181,8 @@ fn records_of_kafkajs_are_read_by_kcat_and_kafkajs_with_all_headers() {
     let pairs = [("ce_id", "1"), ("ce_id", "2"), ("empty", ""), ("größe", "50 µm"), ("quote", "a\"b\\c")];
     let headers = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let full = StockRecord { headers, ..record("headers", "job-1", "{\"a\": 1}") };
-    let bare = StockRecord { topic: "headers".to_owned(), key: Some("tomb".to_owned()), ..StockRecord::default() };
+    let bare =
+        StockRecord { topic: "headers".to_owned(), key: Some("tomb".to_owned()), ..StockRecord::default() };
     let mut wanted = [full, bare];
 
     let places = kafka.kafkajs_produce(&wanted);
@@ -202,7 +203,8 @@ fn tools_tell_progress_of_groups_and_cut_topics() {
     let kafka = Kafka::shared();
     kafka.create_topic_with("lagging", 1, &[("retention.ms", "3600000")]);
     let rate = kafka.producer_performance("lagging", 500, 100);
-    let commit = ["--topic", "lagging:0", "--group", "slow", "--reset-offsets", "--to-offset", "200", "--execute"];
+    let commit =
+        ["--topic", "lagging:0", "--group", "slow", "--reset-offsets", "--to-offset", "200", "--execute"];
     kafka.tool(Tool::ConsumerGroups, &commit);
 
     let lag = kafka.group_lag("slow");

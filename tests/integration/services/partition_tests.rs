@@ -10,9 +10,15 @@ use super::kafka::Kafka;
 fn keys() -> Vec<String> {
     let mut keys: Vec<String> = (0..200).map(|n| format!("job-{n}")).collect();
     keys.extend((0..40).map(|length| "abcdefghijklmnop".chars().cycle().take(length).collect()));
-    keys.extend(["µ", "größe", "Ω≈ç√∫", "事件", "событие", "🌅", "🌅🌅🌅", "a\u{301}", " ", "\u{7f}"].map(str::to_owned));
+    keys.extend(
+        ["µ", "größe", "Ω≈ç√∫", "事件", "событие", "🌅", "🌅🌅🌅", "a\u{301}", " ", "\u{7f}"]
+            .map(str::to_owned),
+    );
     keys.extend([100, 1_000, 10_001].map(|length| "длинный".chars().cycle().take(length).collect()));
-    keys.extend((0..60_u128).map(|n| uuid::Uuid::from_u128(n * 0x0193_a1c0_1234_5678_9abc_def0_1234_5678).to_string()));
+    keys.extend(
+        (0..60_u128)
+            .map(|n| uuid::Uuid::from_u128(n * 0x0193_a1c0_1234_5678_9abc_def0_1234_5678).to_string()),
+    );
     keys
 }
 

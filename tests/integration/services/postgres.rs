@@ -1,7 +1,7 @@
 //! A real PostgreSQL for tests: a throw-away cluster in a folder of its own.
 //!
 //! Promises that a test without a PostgreSQL on the machine fails and says so; that the server's durability is
-//! switched on as in production; and that the server ends and its folder goes with the test process, even when
+//! left switched on, as in production; and that the server ends and its folder goes with the test process, even when
 //! that is killed: a watcher waits at a pipe that the process holds.
 //!
 //! Unit tests of the store use this file too, by its path.
@@ -85,6 +85,11 @@ impl Cluster {
         cluster
     }
 
+    /// Gives the folder that holds its data and its log.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Gives the address over TCP.
     pub(crate) fn url(&self) -> String {
         format!("postgres://horizons@127.0.0.1:{}/postgres", self.port)
@@ -100,11 +105,6 @@ impl Cluster {
         self.port
     }
 
-    /// Gives the folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Ends the server's processes at once, as a loss of power would, and waits until they are gone.
     pub(crate) fn kill(&self) {
         let server = self.server_pid();
@@ -117,16 +117,24 @@ impl Cluster {
         self.start_server();
     }
 
-    /// Runs statements through `psql`, each in its own transaction; gives what they print.
+    /// Runs statements through `psql`, all in one transaction; gives what they print.
     pub(crate) fn sql(&self, statements: &str) -> String {
+        self.try_sql("horizons", statements).unwrap()
+    }
+
+    /// Runs statements as a role; gives what they print, or why they were refused.
+    pub(crate) fn try_sql(&self, role: &str, statements: &str) -> Result<String, String> {
         let ran = Command::new(program("psql"))
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
-            .arg(self.url())
+            .arg(format!("postgres://{role}@127.0.0.1:{}/postgres", self.port))
             .args(["--command", statements])
             .output()
             .unwrap();
-        assert!(ran.status.success(), "psql failed: {}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+        if ran.status.success() {
+            Ok(String::from_utf8(ran.stdout).unwrap().trim().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&ran.stderr).into_owned())
+        }
     }
 
     /// Gives the server's main process.
@@ -150,9 +158,8 @@ impl Cluster {
 
     fn try_start(&self, port: u16) -> bool {
         let options = format!(
-            "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={} -c fsync=on \
-             -c synchronous_commit=on -c full_page_writes=on -c shared_buffers=128MB -c max_connections=200 \
-             -c max_wal_size=1GB",
+            "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={} -c shared_buffers=128MB \
+             -c max_connections=200 -c max_wal_size=1GB",
             self.folder.display()
         );
         let started = as_user(Command::new(program("pg_ctl")), self.user)

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::kafka::is_running;
-use super::postgres::Cluster;
+use super::postgres::{Cluster, wait_until};
 use super::proxy::{Cut, Direction, FaultProxy, contains};
 use super::wait::wait_for;
 
@@ -54,10 +54,10 @@ impl Cluster {
 }
 
 /// Runs statements by `psql` at an address, with a limit on connecting; tells whether they succeeded.
-fn can_ask(port: u16) -> bool {
+fn can_ask(url: &str) -> bool {
     std::process::Command::new("psql")
         .args(["--no-psqlrc", "--quiet", "--command", "INSERT INTO kept VALUES (1)"])
-        .arg(format!("postgres://horizons@127.0.0.1:{port}/postgres?connect_timeout=2"))
+        .arg(format!("{url}?connect_timeout=2"))
         .output()
         .unwrap()
         .status
@@ -69,23 +69,33 @@ fn postgres_ended_frozen_and_robbed_of_a_session_has_its_port_and_data() {
     let started = Instant::now();
     let mut cluster = Cluster::start();
     println!("PostgreSQL accepts after {:?}", started.elapsed());
-    let port = cluster.port();
+    let url = cluster.url();
     cluster.sql("CREATE TABLE kept (number int)");
 
     cluster.terminate();
-    assert!(!can_ask(port));
+    assert!(!can_ask(&url));
     cluster.restart();
-    assert!(can_ask(port));
+    assert!(can_ask(&url));
     cluster.stop();
-    assert!(!can_ask(port), "a frozen server must not answer");
+    assert!(!can_ask(&url), "a frozen server must not answer");
     cluster.cont();
-    assert!(can_ask(port));
+    assert!(can_ask(&url));
     let session = cluster.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
     cluster.kill_session(session.parse().unwrap());
 
-    wait_for("the server to have recovered", || can_ask(port));
+    wait_until("the server has recovered", || can_ask(&url));
+    cluster.kill();
+    cluster.restart();
+    assert!(can_ask(&url));
     let count: u32 = cluster.sql("SELECT count(*) FROM kept").parse().unwrap();
-    assert!(count >= 3, "{count}");
+    assert!(count >= 4, "{count}");
+    let (folder, socket) = (cluster.folder().to_owned(), cluster.socket_url());
+    let ping =
+        || std::process::Command::new("psql").args([&socket, "--command", "SELECT 1"]).output().unwrap();
+    assert!(ping().status.success());
+    drop(cluster);
+    assert!(!ping().status.success());
+    wait_for("the folder to be gone", || !folder.exists());
 }
 
 #[test]
@@ -97,7 +107,12 @@ fn postgres_behind_a_proxy_commits_what_its_client_is_not_told() {
     proxy.cut_behind(Direction::Up, |bytes| contains(bytes, b"COMMIT"), Cut::Reset);
 
     let client = std::process::Command::new("psql")
-        .args(["--no-psqlrc", "--quiet", "--command", &format!("BEGIN; INSERT INTO {table} VALUES (1); COMMIT")])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--command",
+            &format!("BEGIN; INSERT INTO {table} VALUES (1); COMMIT"),
+        ])
         .arg(format!("postgres://horizons@127.0.0.1:{}/postgres?sslmode=disable", proxy.port()))
         .output()
         .unwrap();

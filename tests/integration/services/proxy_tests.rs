@@ -231,6 +231,24 @@ fn swallowed_answers_leave_the_server_with_the_request() {
 }
 
 #[test]
+fn swallowed_requests_leave_answers_their_way() {
+    let (echo, proxy, mut client) = world();
+    proxy.set(Faults { latency: Duration::from_millis(50), ..Faults::default() });
+    client.write_all(b"in time").unwrap();
+    wait_for("the request to arrive", || echo.got() == b"helloin time");
+
+    // Its answer is under way.
+    proxy.set(Faults { swallow: Swallow::Up, ..Faults::default() });
+    client.write_all(b"too late").unwrap();
+
+    let mut answer = [0; 7];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"in time");
+    assert!(is_silent(&mut client));
+    assert_eq!(echo.got(), b"helloin time");
+}
+
+#[test]
 fn held_bytes_arrive_when_healed() {
     let (echo, proxy, mut client) = world();
     proxy.set(Faults { hold: true, ..Faults::default() });

@@ -124,7 +124,10 @@ fn parse_group_lag(printed: &str) -> Vec<GroupLag> {
     let mut lines = printed.lines().skip_while(|line| !line.starts_with("GROUP"));
     let heading: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     let column = |name: &str| {
-        heading.iter().position(|one| *one == name).unwrap_or_else(|| panic!("no column {name} in:\n{printed}"))
+        heading
+            .iter()
+            .position(|one| *one == name)
+            .unwrap_or_else(|| panic!("no column {name} in:\n{printed}"))
     };
     lines
         .filter(|line| !line.trim().is_empty())

@@ -30,7 +30,8 @@ impl Kafka {
         check_all(wait_on(self.admin().create_topics(&[new], &patience())));
         wait_for("a new topic's leaders", || {
             let leaders = self.leaders(topic);
-            leaders.len() == usize::try_from(partitions).expect("a count") && leaders.values().all(|id| *id > 0)
+            leaders.len() == usize::try_from(partitions).expect("a count")
+                && leaders.values().all(|id| *id > 0)
         });
     }
 

@@ -20,8 +20,15 @@ function freshGroup() {
     return `kafkajs-${process.pid}-${Date.now()}`;
 }
 
+// A script that is not done by then is not getting there.
+const LIMIT_MS = 300_000;
+
 // Runs the script; a failure is its exit code.
 function run(main) {
+    setTimeout(() => {
+        console.error('error: not done in time');
+        process.exit(1);
+    }, LIMIT_MS);
     main(process.argv.slice(2)).then(
         () => process.exit(0),
         (error) => {

@@ -13,7 +13,8 @@ run(async ([bootstrap, topic, count]) => {
     let left = Number(count);
     await new Promise((resolve, reject) => {
         if (left === 0) resolve();
-        consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
+        // After a passing failure, a coordinator that is not there yet for instance, KafkaJS starts again itself.
+        consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || reject(payload.error));
         consumer
             .run({
                 eachMessage: async ({ topic, partition, message }) => {
@@ -30,6 +31,6 @@ run(async ([bootstrap, topic, count]) => {
                     if (left === 0) resolve();
                 },
             })
-            .catch(reject);
+            .catch((error) => error.retriable || reject(error));
     });
 });

@@ -12,11 +12,11 @@ use crate::event::JobStatus;
 use crate::ids::{Group, JobId, Offset, TopicPartition};
 use crate::ports::Reply;
 use crate::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredDeadLetter,
-    StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
+    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
-use crate::state::{AuditLogState, JobAggregate, JobView};
+use crate::state::{JobAggregate, JobView};
 
 pub(super) struct FakeQuery {
     views: Mutex<BTreeMap<JobId, JobView>>,
@@ -118,7 +118,7 @@ impl QueryStore for FakeQuery {
         unused()
     }
 
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
         unused()
     }
 
@@ -132,6 +132,10 @@ impl QueryStore for FakeQuery {
     }
 
     fn parked_keys(&self, _limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+        unused()
+    }
+
+    fn gaps(&self, _limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
         unused()
     }
 

@@ -2,8 +2,11 @@
 
 mod faults;
 mod flood;
+mod lag;
+mod ownership;
 mod parking;
 mod properties;
 mod rebalance;
 mod regression;
+mod trials;
 mod world;

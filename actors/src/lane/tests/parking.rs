@@ -38,9 +38,7 @@ pub(super) async fn wish(world: &World, job: &str, wish: ParkedWish) {
 }
 
 async fn wait_parked(world: &World, job: &str, keys: u64) {
-    let lane = lane_of(job);
-    wait_until("the parked keys", LIMIT, || world.board.lane(&lane).snapshot(&lane).parked_keys == keys)
-        .await;
+    wait_until("the parked keys", LIMIT, || world.snapshot(job).parked_keys == keys).await;
 }
 
 #[test]
@@ -124,13 +122,12 @@ fn release_while_still_poison_parks_again_at_the_head() {
 
         wish(&world, "job-0", ParkedWish::Release).await;
         let tries = || async { world.store.dead_letters(None, None, 10).await.unwrap()[0].attempts };
-        let lane = lane_of("job-0");
         let commits = world.notices.0.lock().unwrap().len();
         wait_until("the drain to be tried", LIMIT, || world.notices.0.lock().unwrap().len() > commits).await;
 
         assert_eq!(tries().await, 2);
         assert!(world.applied("job-0").await.is_empty());
-        assert_eq!(world.board.lane(&lane).snapshot(&lane).parked_keys, 1);
+        assert_eq!(world.snapshot("job-0").parked_keys, 1);
         assert_eq!(world.store.parked_keys(10).await.unwrap()[0].wish, ParkedWish::Wait);
     });
 }

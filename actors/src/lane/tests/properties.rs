@@ -297,7 +297,20 @@ fn is_malformed(payload: Option<&Bytes>) -> bool {
     payload.is_some_and(|payload| payload.starts_with(b"\xff"))
 }
 
+/// Histories that are tried: `HORIZONS_TEST_CORE_HISTORIES`, else so many.
+const HISTORIES: u32 = 64;
+
+/// Reads how many histories are tried.
+fn histories() -> u32 {
+    match std::env::var("HORIZONS_TEST_CORE_HISTORIES") {
+        Ok(text) => text.parse().expect("`HORIZONS_TEST_CORE_HISTORIES` is a number"),
+        Err(_) => HISTORIES,
+    }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: histories(), ..ProptestConfig::default() })]
+
     #[test]
     fn lane_any_history_keeps_order_and_applies_each_event_once(
         steps in prop::collection::vec(step(), 1..60),

@@ -166,6 +166,31 @@ fn gap_in_the_log_stops_the_lane_and_names_the_kind() {
 }
 
 #[test]
+fn gap_under_a_running_lane_stops_it_and_shows_the_lag() {
+    run(|| async {
+        let world = World::new(Options::default());
+        let _tree = world.start();
+        for sequence in 1..=5 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+        world.log.hold(&lane_of("job-0"));
+        for sequence in 6..=10 {
+            world.publish(&event("job-0", sequence));
+        }
+        wait_until("the lag", LIMIT, || world.snapshot("job-0").lag_records == 5).await;
+
+        world.log.trim(lane_of("job-0").topic_partition, Offset(8));
+        world.log.release(&lane_of("job-0"));
+        world.wait_for_state("job-0", ActorState::Gap).await;
+
+        let snapshot = world.snapshot("job-0");
+        assert_eq!((snapshot.restarts, snapshot.lag_records), (0, 5), "looking again is no failure");
+        assert_eq!(world.applied("job-0").await, [1, 2, 3, 4, 5]);
+    });
+}
+
+#[test]
 fn stop_all_leaves_no_lane_at_work_and_returns_every_credit() {
     run(|| async {
         let world = World::new(Options::default());

@@ -1,6 +1,6 @@
 //! A whole small system for lane tests: store, log, supervisor and one recording group, under a paused clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -11,24 +11,26 @@ use bytes::Bytes;
 use prometheus::Registry;
 
 use super::flood::{Gathered, GatheringLog};
+use super::ownership::{ReaderCalls, WatchedLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::command::{Order, OrderKind};
 use crate::dispatcher::GroupSpec;
 use crate::effect::{TimelineEntry, Timer, TimerId};
 use crate::event::{Encoding, Event, JobStatus, decode};
 use crate::ids::{
-    EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition, Sequence, Topic, TopicPartition,
+    EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition, ProcessId, Sequence, Topic, TopicPartition,
 };
 use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
 use crate::lane::credit::{CreditLimits, GlobalCredit};
-use crate::lane::environment::{LaneEnvironment, LaneSettings};
+use crate::lane::environment::{Decoder, LaneEnvironment, LaneSettings};
 use crate::lane::fault::{FaultPoint, Faults};
 use crate::lane::notice::{CommitListener, CommitNotice};
 use crate::lane::status::StatusBoard;
 use crate::metrics::LaneMetrics;
 use crate::ports::log::EventLog;
 use crate::ports::query::QueryStore;
+use crate::record::LogRecord;
 use crate::snapshot::{ActorState, LaneSnapshot};
 use crate::state::{Aggregate, JobAggregate, StateKey, StateValue};
 use crate::supervisor::Supervisor;
@@ -54,8 +56,31 @@ pub(super) struct Panics {
     pub(super) in_timer_keys: Mutex<HashMap<String, u32>>,
     /// In `finish`, whenever a timer of this job is answered: so many times.
     pub(super) in_timer_finish: Mutex<HashMap<String, u32>>,
+    /// What kills the process.
+    pub(super) deadly: Mutex<Deadly>,
     /// By point in lane code.
     pub(super) at_point: Mutex<HashMap<(FaultPoint, Partition), u32>>,
+}
+
+/// What kills the process that looks at it, and the process.
+#[derive(Debug, Default)]
+pub(super) struct Deadly {
+    /// In `apply`.
+    pub(super) events: HashSet<EventId>,
+    /// In the decoder, by payload.
+    pub(super) payloads: HashSet<Bytes>,
+    /// In `tick`, by the timer's job.
+    pub(super) timers: HashSet<String>,
+    /// Whose store dies.
+    pub(super) victim: Option<MemoryStore>,
+}
+
+impl Deadly {
+    fn kill_if(&self, is_deadly: bool) {
+        if let Some(victim) = self.victim.as_ref().filter(|_| is_deadly) {
+            victim.die();
+        }
+    }
 }
 
 /// Takes one panic of those that are left.
@@ -106,6 +131,9 @@ impl Behaviour for Recorder {
         let Verdict::Event(event) = &entry.verdict else { unreachable!("the lane sets poison aside") };
         let is_asked_for = take(self.panics.on_event.lock().unwrap().get_mut(&event.event_id));
         panic_if(is_asked_for, "apply");
+        let deadly = self.panics.deadly.lock().unwrap();
+        deadly.kill_if(deadly.events.contains(&event.event_id));
+        drop(deadly);
         let job_id = event.job_id.clone().expect("lifecycle events have a job");
         let sequence = event.sequence.unwrap_or_default();
         let key = StateKey::JobAggregate(job_id.clone(), Default::default());
@@ -172,6 +200,9 @@ impl Behaviour for Recorder {
     fn tick(&self, timer: &Timer, work: &mut Workspace<'_>) {
         let is_asked_for = take(Some(&mut self.panics.in_tick.lock().unwrap()));
         panic_if(is_asked_for, "tick");
+        let deadly = self.panics.deadly.lock().unwrap();
+        deadly.kill_if(deadly.timers.contains(&timer.id.key));
+        drop(deadly);
         let now = work.now;
         work.effects.orders.push(Order {
             job_id: JobId::parse(&timer.id.key).expect("timers are keyed by job"),
@@ -201,6 +232,8 @@ pub(super) struct Options {
     pub(super) timer_delay: Duration,
     /// Whether a reader's first batches are gathered and passed on all at once.
     pub(super) gathered: Option<Gathered>,
+    /// How often the log says that `job-0`'s partition is not assigned when its lane starts.
+    pub(super) refused_starts: u32,
 }
 
 impl Default for Options {
@@ -216,6 +249,7 @@ impl Default for Options {
             },
             timer_delay: Duration::from_secs(10),
             gathered: None,
+            refused_starts: 0,
         }
     }
 }
@@ -230,6 +264,9 @@ pub(super) struct World {
     pub(super) notices: Arc<Notices>,
     pub(super) credit: Arc<GlobalCredit>,
     pub(super) escalations: Arc<Mutex<Vec<String>>>,
+    /// What lanes and dispatchers asked readers, in order.
+    pub(super) reader_calls: Arc<ReaderCalls>,
+    process: ProcessId,
     options: Options,
 }
 
@@ -255,17 +292,26 @@ pub(super) fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 impl World {
     pub(super) fn new(options: Options) -> Self {
-        let store = MemoryStore::new();
+        Self::of_process(&MemoryStore::new(), 0, options)
+    }
+
+    /// Makes the world of another process over the same data, in a log that gives it every partition; a second
+    /// later than the one before.
+    pub(super) fn of_process(store: &MemoryStore, number: u32, options: Options) -> Self {
+        let store = store.as_new_process();
+        let started = Timestamp::from_millis(1_700_000_000_000 + i64::from(number) * 1_000);
         let limits = BatchLimits { max_records: options.batch_records, max_bytes: 1 << 20 };
         Self {
             log: SimulatedLog::with_limits(Arc::new(store.clone()), limits),
             store,
-            clock: Arc::new(ManualClock::following_tokio(Timestamp::from_millis(1_700_000_000_000))),
+            process: ProcessId(uuid::Uuid::from_u128(u128::from(number))),
+            clock: Arc::new(ManualClock::following_tokio(started)),
             panics: Arc::default(),
             board: Arc::default(),
             notices: Arc::default(),
             credit: Arc::default(),
             escalations: Arc::default(),
+            reader_calls: Arc::new(ReaderCalls::refusing(options.refused_starts)),
             options,
         }
     }
@@ -277,6 +323,17 @@ impl World {
         world
     }
 
+    /// Gives the decoder, which may kill the process.
+    fn decoder(&self) -> Decoder {
+        let panics = Arc::clone(&self.panics);
+        Arc::new(move |topic, record: &LogRecord| {
+            let deadly = panics.deadly.lock().unwrap();
+            deadly.kill_if(record.payload.as_ref().is_some_and(|payload| deadly.payloads.contains(payload)));
+            drop(deadly);
+            decode(topic, record)
+        })
+    }
+
     /// Starts a process: a supervisor with the recording group.
     pub(super) fn start(&self) -> Addr<Supervisor> {
         self.start_with_board(Arc::clone(&self.board))
@@ -285,15 +342,17 @@ impl World {
     pub(super) fn start_with_board(&self, board: Arc<StatusBoard>) -> Addr<Supervisor> {
         let environment = Arc::new(LaneEnvironment {
             log_id: self.log.id(),
+            process: self.process,
             store: Arc::new(self.store.clone()),
             clock: Arc::clone(&self.clock) as _,
             randomness: Arc::new(SeededRandomness::new(7)),
-            decoder: Arc::new(decode),
+            decoder: self.decoder(),
             listener: Arc::clone(&self.notices) as _,
             faults: Arc::clone(&self.panics) as _,
             metrics: LaneMetrics::register(&Registry::new()).expect("a new registry has no names"),
             board,
             settings: self.options.settings,
+            trial_token: tokio::sync::Mutex::default(),
             started: Instant::now(),
         });
         let (panics, timer_delay) = (Arc::clone(&self.panics), self.options.timer_delay);
@@ -306,7 +365,7 @@ impl World {
             environment,
             log: match self.options.gathered {
                 Some(gathered) => Arc::new(GatheringLog { log: self.log.clone(), gathered }),
-                None => Arc::new(self.log.clone()),
+                None => Arc::new(WatchedLog { log: self.log.clone(), calls: Arc::clone(&self.reader_calls) }),
             },
             credits: self.options.credits,
             global_credit: Arc::clone(&self.credit),
@@ -378,7 +437,7 @@ impl World {
 
     pub(super) fn snapshot(&self, job: &str) -> LaneSnapshot {
         let lane = lane_of(job);
-        self.board.lane(&lane).snapshot(&lane)
+        self.board.lane(&lane).snapshot(&lane, self.clock.now())
     }
 
     pub(super) async fn wait_for_state(&self, job: &str, state: ActorState) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Store;
-use super::sample::{Owner, at, change, id, job, jobs_lane, submit, write};
+use super::sample::{Owner, PROCESS, at, change, id, job, jobs_lane, submit, write};
 use crate::clock::Timestamp;
 use crate::command::{Order, OrderKind};
 use crate::effect::Effects;
@@ -152,7 +152,7 @@ pub async fn write_job_event_is_remembered_by_sequence(store: Arc<impl Store>) {
     let row = job("job-1", at(0));
     let first = submit(row.clone());
     let event_id = first.events.first().map(|outgoing| outgoing.event.event_id);
-    store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
     store.write_job(first).await.expect("a job can be written");
     let key = |job_id: &str, sequence| StateKey::LifecycleOwner(id::<JobId>(job_id), Sequence(sequence));
 
@@ -202,7 +202,7 @@ pub async fn orders_are_unique_by_job_attempt_and_kind(store: Arc<impl Store>) {
     let mut submitted = submit(job("job-1", at(0)));
     submitted.orders = vec![first.clone()];
     store.write_job(submitted).await.expect("a job can be written");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
     let mut owner = Owner::new(jobs_lane(0), &opened);
     let again = || Effects { orders: vec![order("job-1", 1, OrderKind::Submit, 1)], ..Effects::default() };
 

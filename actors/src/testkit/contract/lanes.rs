@@ -7,18 +7,20 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::Store;
-use super::sample::{Owner, at, audit, auditor_lane, id, jobs_lane, outgoing, partition, refusal, text};
+use super::sample::{
+    Owner, PROCESS, at, audit, auditor_lane, id, jobs_lane, outgoing, partition, refusal, text,
+};
 use crate::clock::{Randomness, Timestamp};
 use crate::effect::{Effects, Timer, TimerId};
 use crate::event::{JobStatus, TaccSystem};
-use crate::ids::{Attempt, EventId, JobId, LaneKey, Offset, Sequence, Topic};
+use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, ProcessId, Sequence, Topic};
 use crate::ports::store::{CommitError, DesiredState, Fence, LaneStore, StoreError};
 use crate::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 use crate::testkit::SeededRandomness;
 
 /// Opens a lane.
 async fn open(store: &impl LaneStore, lane: LaneKey) -> Owner {
-    let opened = store.open_lane(lane.clone()).await.expect("a lane can be opened");
+    let opened = store.open_lane(lane.clone(), PROCESS).await.expect("a lane can be opened");
     Owner::new(lane, &opened)
 }
 
@@ -39,40 +41,28 @@ fn published(store: &impl Store) -> Vec<String> {
 pub async fn open_lane_first_time_finds_nothing(store: Arc<impl Store>) {
     let progress = store.read_progress(jobs_lane(0)).await.expect("progress can be read");
     let orders = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
     assert_eq!(progress, None);
     assert_eq!((orders.parked, orders.desired), (Vec::new(), DesiredState::Running));
     assert_eq!((opened.fence.epoch.0, opened.fence.revision.0), (1, 0));
     assert_eq!((opened.next, opened.last_fingerprint, opened.next_timer), (None, None, None));
-    assert_eq!((opened.starts_at_next, opened.desired), (1, DesiredState::Running));
-    assert!(opened.parked.is_empty());
+    assert_eq!((opened.starts_at_next, opened.starts_aside), (0, 0));
+    assert_eq!((opened.generation, opened.desired), (Generation(0), DesiredState::Running));
+    assert!(opened.parked.is_empty() && opened.trials.is_empty() && !opened.has_open_gap);
 }
 
-/// Every opening takes a new epoch; openings at one position are counted until the position moves.
-pub async fn open_lane_again_raises_epoch_and_counts_starts(store: Arc<impl Store>) {
-    let lane = jobs_lane(0);
-    let mut starts = Vec::new();
+/// Every opening takes a new epoch, whoever opens.
+pub async fn open_lane_again_raises_epoch(store: Arc<impl Store>) {
     let mut epochs = Vec::new();
 
-    for moves_on in [false, false, true, false] {
-        let opened = store.open_lane(lane.clone()).await.expect("a lane can be opened");
-        starts.push(opened.starts_at_next);
+    for process in [1, 1, 2] {
+        let process = ProcessId(Uuid::from_u128(process));
+        let opened = store.open_lane(jobs_lane(0), process).await.expect("a lane can be opened");
         epochs.push(opened.fence.epoch.0);
-        let mut step = Owner::new(lane.clone(), &opened).step(Effects::default());
-        if moves_on {
-            store.commit(step).await.expect("the owner may write");
-        } else if let Some(from) = step.from {
-            // A transaction that stays where it is does not end the count.
-            step.next = from;
-            store.commit(step).await.expect("the owner may write");
-        }
     }
-    let last = store.open_lane(lane).await.expect("a lane can be opened");
 
-    assert_eq!(starts, [1, 2, 3, 1]);
-    assert_eq!(epochs, [1, 2, 3, 4]);
-    assert_eq!(last.starts_at_next, 2);
+    assert_eq!(epochs, [1, 2, 3]);
 }
 
 /// The owner moves progress; a fingerprint that is not given stays.
@@ -86,7 +76,7 @@ pub async fn commit_right_fence_moves_progress(store: Arc<impl Store>) {
     let committed = store.commit(owner.step(Effects::default())).await.expect("the owner may write");
     owner.stepped(&committed);
     let progress = store.read_progress(jobs_lane(0)).await.expect("progress can be read");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
     let progress = progress.expect("progress is stored");
     assert_eq!((progress.fence, progress.next), (owner.fence, Some(Offset(2))));
@@ -139,7 +129,7 @@ pub async fn commit_queued_before_open_is_seen_by_it(store: Arc<impl Store>) {
 
     let commit = store.commit(owner.step(effects));
     let progress = store.read_progress(jobs_lane(0));
-    let reopen = store.open_lane(jobs_lane(0));
+    let reopen = store.open_lane(jobs_lane(0), PROCESS);
     let (committed, progress, opened) = futures_util::future::join3(commit, progress, reopen).await;
 
     let committed = committed.expect("the owner may write");
@@ -154,7 +144,7 @@ pub async fn commit_queued_before_open_is_seen_by_it(store: Arc<impl Store>) {
 pub async fn commit_queued_after_open_is_fenced(store: Arc<impl Store>) {
     let owner = open(&*store, jobs_lane(0)).await;
 
-    let reopen = store.open_lane(jobs_lane(0));
+    let reopen = store.open_lane(jobs_lane(0), PROCESS);
     let late = store.commit(owner.step(publishing("late")));
     let (opened, late) = futures_util::future::join(reopen, late).await;
 
@@ -411,7 +401,7 @@ pub async fn timers_set_replaced_cleared_fall_due_in_order(store: Arc<impl Store
     let due = store.load_due_timers(jobs_lane(0), at(40), 10).await.expect("timers can be read");
     let limited = store.load_due_timers(jobs_lane(0), at(40), 1).await.expect("timers can be read");
     let of_other = store.load_due_timers(jobs_lane(1), at(99), 10).await.expect("timers can be read");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
     assert_eq!((first.next_timer, second.next_timer), (Some(at(10)), Some(at(15))));
     assert_eq!(due, [timer("a", 15), timer("d", 40)]);

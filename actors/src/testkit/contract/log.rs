@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 
 use super::Store;
-use super::sample::{Owner, jobs_lane, outgoing, partition, text};
+use super::sample::{Owner, PROCESS, jobs_lane, outgoing, partition, text};
 use crate::clock::Timestamp;
 use crate::effect::Effects;
 use crate::ids::{LogTopic, Offset, Topic, TopicPartition};
@@ -49,7 +49,7 @@ pub async fn append_concurrent_writers_leave_no_holes(store: Arc<impl Store>) {
     let writers = (0..WRITERS).map(|number| {
         let store = Arc::clone(&store);
         async move {
-            let opened = store.open_lane(jobs_lane(number)).await.expect("a lane can be opened");
+            let opened = store.open_lane(jobs_lane(number), PROCESS).await.expect("a lane can be opened");
             let mut owner = Owner::new(jobs_lane(number), &opened);
             for round in 0..ROUNDS {
                 let payload = |part: usize| format!("{number}/{:04}", round * 2 + part);

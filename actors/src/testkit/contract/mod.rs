@@ -9,6 +9,7 @@
 //! horizons_actors::store_contract!((Arc::new(MemoryStore::new()), ()));
 //! ```
 
+pub mod gaps;
 pub mod jobs;
 pub mod lanes;
 pub mod log;
@@ -16,6 +17,7 @@ pub mod outbox;
 pub mod parking;
 pub mod queries;
 pub mod sample;
+pub mod trials;
 
 use crate::ports::log::RecordSource;
 use crate::ports::query::QueryStore;
@@ -33,7 +35,7 @@ macro_rules! store_contract {
     ($make:expr) => {
         $crate::store_contract!(@each $make;
             lanes::open_lane_first_time_finds_nothing,
-            lanes::open_lane_again_raises_epoch_and_counts_starts,
+            lanes::open_lane_again_raises_epoch,
             lanes::commit_right_fence_moves_progress,
             lanes::commit_wrong_fence_or_position_writes_nothing,
             lanes::commit_before_open_is_fenced,
@@ -47,6 +49,22 @@ macro_rules! store_contract {
             lanes::load_state_extreme_values_round_trip,
             lanes::load_state_of_two_lanes_is_apart,
             lanes::timers_set_replaced_cleared_fall_due_in_order,
+            trials::open_lane_counts_processes_that_did_not_end_in_order,
+            trials::open_lane_counts_anew_where_the_lane_moved,
+            trials::trial_is_charged_in_phase_trying_alone,
+            trials::trial_of_same_process_is_not_charged,
+            trials::trial_survived_forgets_deaths,
+            trials::trial_settled_with_its_effects,
+            trials::trial_of_what_is_gone_is_forgotten,
+            trials::trial_and_end_of_other_epoch_write_nothing,
+            trials::trials_of_every_subject_are_apart,
+            gaps::gap_found_again_is_one_row_with_what_was_found_last,
+            gaps::gap_gone_by_itself_is_forgotten,
+            gaps::gap_of_other_epoch_is_not_noted,
+            gaps::gap_accepted_as_seen_or_not_at_all,
+            gaps::gap_trimmed_accepted_goes_on_at_low_and_fences,
+            gaps::gap_replaced_accepted_begins_new_generation,
+            gaps::generations_are_listed_side_by_side,
             log::append_records_answers_offsets_without_holes,
             log::append_concurrent_writers_leave_no_holes,
             log::append_tells_heads_before_it_answers,

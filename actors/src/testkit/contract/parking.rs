@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::Store;
 use super::sample::{
-    Owner, at, jobs_lane, log_record, outgoing, parked, parked_key, parking, partition, rejection, release,
+    Owner, PROCESS, at, jobs_lane, log_record, outgoing, parked, parked_key, parking, partition, rejection,
+    release,
 };
 use crate::effect::{
     DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedRecord, ParkedRecordId,
@@ -30,7 +31,7 @@ async fn step(
 
 /// Opens a lane with one parked key, `job-1`, whose head is at offset 3.
 async fn parked_lane(store: &impl LaneStore) -> Owner {
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
     let mut owner = Owner::new(jobs_lane(0), &opened);
     step(store, &mut owner, parking("job-1", 3)).await.expect("the owner may write");
     owner
@@ -99,7 +100,7 @@ pub async fn park_key_again_waits_for_new_wish(store: Arc<impl Store>) {
     again.records_unparked = vec![ParkedRecordId { key: Bytes::from_static(b"job-1"), offset: Offset(3) }];
 
     step(&*store, &mut owner, again).await.expect("the owner may write");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
     let states: Vec<_> = opened.parked.iter().map(|key| (key.head, key.wish, key.records)).collect();
     assert_eq!(states, [(Offset(4), ParkedWish::Wait, 1)]);
@@ -181,7 +182,7 @@ pub async fn set_parked_wish_is_seen_by_lane_with_audit_record(store: Arc<impl S
 
     let answer = store.set_parked_wish(release(&key), key, ParkedWish::DiscardHead, audit).await;
     let orders = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
-    let opened = store.open_lane(jobs_lane(0)).await.expect("a lane can be opened");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
     assert!(matches!(answer, Ok(true)), "{answer:?}");
     assert_eq!(orders.parked.first().map(|key| key.wish), Some(ParkedWish::DiscardHead));
@@ -229,7 +230,7 @@ pub async fn dead_letter_settled_changes_state(store: Arc<impl Store>) {
 pub async fn dead_letters_page_in_order_of_lane_and_offset(store: Arc<impl Store>) {
     let other = LaneKey { group: Group::known("alpha"), ..jobs_lane(1) };
     for lane in [jobs_lane(2), jobs_lane(0), other.clone()] {
-        let opened = store.open_lane(lane.clone()).await.expect("a lane can be opened");
+        let opened = store.open_lane(lane.clone(), PROCESS).await.expect("a lane can be opened");
         let dead_letters = [70, 8]
             .map(|offset| DeadLetter {
                 record: log_record(offset, None, "x"),
@@ -250,7 +251,11 @@ pub async fn dead_letters_page_in_order_of_lane_and_offset(store: Arc<impl Store
     loop {
         let page = store.dead_letters(None, after, 4).await.expect("dead letters can be read");
         let Some(last) = page.last() else { break };
-        after = Some(DeadLetterId { lane: last.lane.clone(), offset: last.record.offset });
+        after = Some(DeadLetterId {
+            lane: last.lane.clone(),
+            generation: last.generation,
+            offset: last.record.offset,
+        });
         paged.extend(page);
     }
 

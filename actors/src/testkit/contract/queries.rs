@@ -6,19 +6,20 @@ use uuid::Uuid;
 
 use super::Store;
 use super::sample::{
-    Owner, at, audit, auditor_lane, id, job, jobs_lane, outgoing, parking, partition, refusal, submit,
+    Owner, PROCESS, at, audit, auditor_lane, id, job, jobs_lane, outgoing, parking, partition, refusal,
+    submit,
 };
 use crate::effect::{Effects, TimelineEntry};
 use crate::event::partition::partition_for;
 use crate::event::{EventType, JobStatus};
-use crate::ids::{Attempt, EventId, JobId, LaneKey, Offset, Sequence, Topic};
+use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, Sequence, Topic};
 use crate::ports::query::{AuditFilter, AuditPosition, JobFilter, StoredAuditEntry};
 use crate::ports::store::{JobRow, LaneStore};
 use crate::state::{Aggregate, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 
 /// Opens a lane and commits one transaction.
 async fn commit(store: &impl LaneStore, lane: LaneKey, effects: Effects) {
-    let opened = store.open_lane(lane.clone()).await.expect("a lane can be opened");
+    let opened = store.open_lane(lane.clone(), PROCESS).await.expect("a lane can be opened");
     store.commit(Owner::new(lane, &opened).step(effects)).await.expect("the owner may write");
 }
 
@@ -203,7 +204,11 @@ pub async fn audit_entries_pages_join_without_gap(store: Arc<impl Store>) {
         all_pages(&*store, AuditFilter { topic: Some(Topic::JobLifecycle), partition: Some(1), ..all }).await;
     let logs = store.audit_logs().await.expect("the audit log can be read");
 
-    let position = |topic, number, index| AuditPosition { topic_partition: partition(topic, number), index };
+    let position = |topic, number, index| AuditPosition {
+        topic_partition: partition(topic, number),
+        generation: Generation(0),
+        index,
+    };
     let mut wanted = vec![position(Topic::JobLifecycle, 1, 0)];
     wanted.extend((0..70).map(|index| position(Topic::JobLifecycle, 3, index)));
     wanted.extend((0..2).map(|index| position(Topic::AuditTrail, 1, index)));
@@ -214,7 +219,8 @@ pub async fn audit_entries_pages_join_without_gap(store: Arc<impl Store>) {
     assert_eq!(whole, paged);
     assert_eq!(positions(&of_topic), wanted.get(71..).unwrap_or_default());
     assert_eq!(positions(&of_partition), wanted.get(..1).unwrap_or_default());
-    let sizes: Vec<_> = logs.iter().map(|(of, log)| (*of, log.size, log.frontier.len())).collect();
+    let sizes: Vec<_> =
+        logs.iter().map(|log| (log.topic_partition, log.state.size, log.state.frontier.len())).collect();
     let log = |topic, number, size, peaks| (partition(topic, number), size, peaks);
     let wanted_sizes = [
         log(Topic::JobLifecycle, 1, 1, 1),
@@ -235,9 +241,11 @@ pub async fn audit_entries_of_job_are_found_among_others(store: Arc<impl Store>)
         let at_home = partition_for(topic, Some(b"job-1"), EventId(Uuid::nil()));
         let keys = ["job-1", "job-10", "job-1", "", "job-1"];
         commit(&*store, auditor_lane(topic, at_home.0), audit(0, &keys)).await;
-        wanted.extend(
-            [0, 2, 4].map(|index| AuditPosition { topic_partition: partition(topic, at_home.0), index }),
-        );
+        wanted.extend([0, 2, 4].map(|index| AuditPosition {
+            topic_partition: partition(topic, at_home.0),
+            generation: Generation(0),
+            index,
+        }));
     }
     commit(&*store, auditor_lane(Topic::AuditTrail, 0), audit(0, &["job-1"])).await;
     let filter = |limit| AuditFilter { job_id: Some(id("job-1")), limit, ..AuditFilter::default() };
@@ -253,7 +261,7 @@ pub async fn audit_entries_of_job_are_found_among_others(store: Arc<impl Store>)
 pub async fn progress_ends_and_parked_keys_are_listed_in_order(store: Arc<impl Store>) {
     commit(&*store, jobs_lane(2), parking("job-b", 3)).await;
     commit(&*store, jobs_lane(1), parking("job-a", 4)).await;
-    store.open_lane(auditor_lane(Topic::AuditTrail, 0)).await.expect("a lane can be opened");
+    store.open_lane(auditor_lane(Topic::AuditTrail, 0), PROCESS).await.expect("a lane can be opened");
     let here = partition(Topic::Notifications, 1);
     store.append_records(vec![outgoing(here, "x"), outgoing(here, "y")], Vec::new()).await.expect("appended");
 

@@ -8,8 +8,8 @@ use crate::command::{Command, CommandKind, ParkedKeyId, Principal};
 use crate::effect::{AuditEntry, AuditMark, DeadLetter, Effects, ParkedKey, ParkedRecord, Refusal};
 use crate::event::{EventType, JobStatus, TaccSystem};
 use crate::ids::{
-    Attempt, CommandId, CorrelationId, EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition, Sequence,
-    Topic, TopicPartition,
+    Attempt, CommandId, CorrelationId, EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition,
+    ProcessId, Sequence, Topic, TopicPartition,
 };
 use crate::ports::store::{
     Fence, JobExpectation, JobRow, JobWrite, LaneCommitted, LaneOpened, LaneTransaction, OutgoingEvent,
@@ -26,6 +26,9 @@ where
 {
     text.parse().expect("the contract's identifiers are valid")
 }
+
+/// The process that the contract's lanes are opened by, where it does not matter.
+pub const PROCESS: ProcessId = ProcessId(Uuid::from_u128(1));
 
 /// Gives a time, in seconds.
 pub const fn at(seconds: i64) -> Timestamp {

@@ -31,6 +31,12 @@ pub enum StoreCall {
     LoadParked,
     /// `LaneStore::commit`
     Commit,
+    /// `LaneStore::write_trial`
+    WriteTrial,
+    /// `LaneStore::end_lane`
+    EndLane,
+    /// `LaneStore::note_gap`
+    NoteGap,
     /// `JobStore::write_job`
     WriteJob,
     /// `JobStore::read_job` and `JobStore::live_jobs`
@@ -43,6 +49,8 @@ pub enum StoreCall {
     AppendRecords,
     /// `JobStore::set_parked_wish`
     SetParkedWish,
+    /// `JobStore::accept_gap`
+    AcceptGap,
     /// Every call of `QueryStore`
     Query,
     /// Every call of `RecordSource`, and the reads of `OutboxStore`

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::faults::StoreCall;
+use super::lanes::accept_gap;
 use super::outbox::{Ends, ends_after};
 use super::{MemoryStore, State};
 use crate::command::{Command, Order, OrderKind, ParkedKeyId};
 use crate::event::JobStatus;
+use crate::gap::GapAcceptance;
 use crate::ids::{Attempt, EventId, JobId, Sequence, Topic, UserId};
 use crate::ports::Reply;
 use crate::ports::store::{
-    AppendedAt, Idempotency, JobExpectation, JobRow, JobStore, JobWrite, JobWritten, OrderAnswer, ParkedWish,
-    StoreError,
+    AppendedAt, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite, JobWritten,
+    OrderAnswer, ParkedWish, StoreError,
 };
 use crate::record::{Digest32, OutgoingRecord};
 
@@ -239,6 +241,25 @@ impl JobStore for MemoryStore {
             state.jobs.commands.push(command);
             state.outbox.append(&audit);
             Ok((true, ends_after(std::slice::from_ref(&audit), &state.outbox)))
+        })
+    }
+
+    fn accept_gap(
+        &self,
+        command: Command,
+        acceptance: GapAcceptance,
+        audit: OutgoingRecord,
+    ) -> Reply<GapAccepted, StoreError> {
+        self.run_write(StoreCall::AcceptGap, None, move |state| {
+            state.outbox.check(std::slice::from_ref(&audit))?;
+            let answer = accept_gap(state, &command, &acceptance);
+            let mut ends = Ends::default();
+            if matches!(answer, GapAccepted::Accepted { .. }) {
+                state.jobs.commands.push(command);
+                state.outbox.append(&audit);
+                ends = ends_after(std::slice::from_ref(&audit), &state.outbox);
+            }
+            Ok((answer, ends))
         })
     }
 }

@@ -8,21 +8,25 @@ use bytes::Bytes;
 
 use super::faults::StoreCall;
 use super::outbox::{Ends, ends_after};
+use super::trials::TrialTables;
 use super::{CommittedTransaction, MemoryStore, State};
 use crate::clock::Timestamp;
-use crate::command::ParkedKeyId;
+use crate::command::{Command, ParkedKeyId};
 use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
     ParkedRecordId, Refusal, TimelineEntry, Timer, TimerId,
 };
-use crate::ids::{Epoch, JobId, LaneKey, Offset, Revision};
+use crate::gap::{FoundGap, GapAcceptance, GapRemedy};
+use crate::ids::{Epoch, Generation, JobId, LaneKey, LogId, Offset, ProcessId, Revision};
 use crate::ports::Reply;
+use crate::ports::query::{GapDecision, StoredGap};
 use crate::ports::store::{
-    CommitError, DesiredState, Fence, LaneCommitted, LaneOpened, LaneOrders, LaneStore, LaneTransaction,
-    ParkedKeyState, ParkedWish, Progress, StoreError,
+    CommitError, DesiredState, Fence, GapAccepted, LaneCommitted, LaneOpened, LaneOrders, LaneStore,
+    LaneTransaction, ParkedKeyState, ParkedWish, Progress, StoreError,
 };
 use crate::record::Digest32;
 use crate::state::{AuditSegment, LifecycleOwner, StateKey, StateValue};
+use crate::trial::{TrialPhase, TrialSubject};
 
 /// A dead letter with what became of it.
 #[derive(Debug, Clone)]
@@ -47,7 +51,9 @@ pub(super) struct LaneTables {
     revision: Revision,
     next: Option<Offset>,
     last_fingerprint: Option<Digest32>,
-    starts_at_next: u32,
+    pub(super) trials: TrialTables,
+    pub(super) gap: Option<FoundGap>,
+    pub(super) generation: Generation,
     pub(super) desired: DesiredState,
     pub(super) states: HashMap<StateKey, StateValue>,
     timers: BTreeMap<TimerId, Timestamp>,
@@ -85,14 +91,24 @@ impl LaneTables {
         Fence { epoch: self.epoch, revision: self.revision }
     }
 
-    fn open(&mut self) -> LaneOpened {
+    fn open(&mut self, process: ProcessId, log_id: LogId) -> LaneOpened {
         self.epoch = self.epoch.following();
-        self.starts_at_next += 1;
+        let Self { trials, next, parked_records, timers, .. } = self;
+        trials.opened(process, |subject| match subject {
+            TrialSubject::Log(offset) => next.is_none_or(|next| *offset >= next),
+            TrialSubject::Parked(offset) => parked_records.contains_key(offset),
+            TrialSubject::Timer(id) => timers.contains_key(id),
+        });
         LaneOpened {
             fence: self.fence(),
             next: self.next,
             last_fingerprint: self.last_fingerprint,
-            starts_at_next: self.starts_at_next,
+            log_id,
+            generation: self.generation,
+            starts_at_next: self.trials.starts_at_next,
+            starts_aside: self.trials.starts_aside,
+            trials: self.trials.list(),
+            has_open_gap: self.gap.is_some(),
             parked: self.parked_states(),
             desired: self.desired,
             next_timer: self.timers.values().min().copied(),
@@ -196,6 +212,9 @@ impl LaneTables {
                 self.parked_records.remove(&id.offset);
             }
         }
+        for settled in effects.trials_settled {
+            self.trials.settle(settled);
+        }
         for key in effects.keys_unparked {
             self.parked_keys.remove(&key);
         }
@@ -206,6 +225,30 @@ impl LaneTables {
         for parked in effects.records_parked {
             self.parked_records.entry(parked.record.offset).or_insert(parked);
         }
+    }
+
+    /// Goes on behind records that are gone; no incarnation of before owns the lane any more.
+    fn skip_to(&mut self, low: Offset) {
+        self.epoch = self.epoch.following();
+        self.next = Some(low);
+        self.last_fingerprint = None;
+        self.trials.forget_log();
+    }
+
+    /// Ends the generation and gives the tables of the next one. Epochs go on, so that nobody of before owns it.
+    fn following_generation(&mut self) -> Self {
+        self.epoch = self.epoch.following();
+        Self {
+            epoch: self.epoch,
+            generation: self.generation.following(),
+            desired: self.desired,
+            ..Self::default()
+        }
+    }
+
+    /// Tells whether an epoch owns the lane.
+    fn is_owned_by(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch
     }
 
     fn settle(&mut self, settled: DeadLetterSettlement) {
@@ -238,6 +281,11 @@ fn all_new<K: std::hash::Hash + Eq + std::fmt::Debug>(
     Ok(())
 }
 
+/// Gives the id of the log that lives in a store in memory.
+pub(super) fn memory_log() -> LogId {
+    LogId::parse("simulated-log").expect("the text is a valid id")
+}
+
 /// Carries out one transaction of a lane: progress first, then the effects, then the outbox.
 fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommitted, Ends), CommitError> {
     let LaneTransaction { lane, fence, from, next, last_fingerprint, now, mut effects } = transaction;
@@ -258,8 +306,9 @@ fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommit
     jobs.insert_orders(std::mem::take(&mut effects.orders));
     tables.write(effects);
     tables.revision = tables.revision.following();
-    if tables.next != Some(next) {
-        tables.starts_at_next = 0;
+    match tables.next == Some(next) {
+        true => tables.trials.starts_aside = 0,
+        false => tables.trials.starts_at_next = 0,
     }
     tables.next = Some(next);
     tables.last_fingerprint = last_fingerprint.or(tables.last_fingerprint);
@@ -272,10 +321,76 @@ fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommit
     Ok((committed, ends_after(&outgoing, outbox)))
 }
 
+/// Carries out a decision about a gap.
+pub(super) fn accept_gap(state: &mut State, command: &Command, acceptance: &GapAcceptance) -> GapAccepted {
+    let tables = state.lanes.get_mut(&acceptance.lane);
+    let Some((tables, gap)) = tables.and_then(|tables| tables.gap.map(|gap| (tables, gap))) else {
+        return GapAccepted::NoGap;
+    };
+    if !acceptance.is_about(&gap) || tables.next != Some(gap.next) {
+        return GapAccepted::Changed(gap);
+    }
+    tables.gap = None;
+    state.decided_gaps.push(StoredGap {
+        lane: acceptance.lane.clone(),
+        generation: tables.generation,
+        gap,
+        decision: Some(GapDecision {
+            command_id: command.command_id,
+            decided_by: command.principal.user_id.clone(),
+            reason: command.reason.clone(),
+            decided_at: command.requested_at,
+        }),
+    });
+    match gap.kind.remedy() {
+        GapRemedy::Skip => tables.skip_to(gap.low),
+        GapRemedy::ReadAnew => {
+            let next = tables.following_generation();
+            let former = std::mem::replace(tables, next);
+            state.former_lanes.push((acceptance.lane.clone(), former));
+        }
+    }
+    let generation = state.lanes.get(&acceptance.lane).map(|tables| tables.generation).unwrap_or_default();
+    GapAccepted::Accepted { generation, resumes_at: gap.low }
+}
+
 impl LaneStore for MemoryStore {
-    fn open_lane(&self, lane: LaneKey) -> Reply<LaneOpened, StoreError> {
+    fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError> {
         self.run_write(StoreCall::OpenLane, None, move |state| {
-            Ok((state.lanes.entry(lane).or_default().open(), Vec::new()))
+            let tables = state.lanes.entry(lane).or_default();
+            let log_id = memory_log().of_generation(tables.generation);
+            let log_id = log_id.map_err(|error| StoreError::Broken(error.to_string()))?;
+            Ok((tables.open(process, log_id), Vec::new()))
+        })
+    }
+
+    fn write_trial(
+        &self,
+        lane: LaneKey,
+        epoch: Epoch,
+        subject: TrialSubject,
+        phase: TrialPhase,
+    ) -> Reply<bool, StoreError> {
+        self.run_write(StoreCall::WriteTrial, None, move |state| {
+            let tables = state.lanes.get_mut(&lane).filter(|tables| tables.is_owned_by(epoch));
+            let is_owner = tables.map(|tables| tables.trials.write(subject, phase)).is_some();
+            Ok((is_owner, Vec::new()))
+        })
+    }
+
+    fn end_lane(&self, lane: LaneKey, epoch: Epoch) -> Reply<(), StoreError> {
+        self.run_write(StoreCall::EndLane, None, move |state| {
+            if let Some(tables) = state.lanes.get_mut(&lane).filter(|tables| tables.is_owned_by(epoch)) {
+                tables.trials.ended();
+            }
+            Ok(((), Vec::new()))
+        })
+    }
+
+    fn note_gap(&self, lane: LaneKey, epoch: Epoch, gap: Option<FoundGap>) -> Reply<bool, StoreError> {
+        self.run_write(StoreCall::NoteGap, None, move |state| {
+            let tables = state.lanes.get_mut(&lane).filter(|tables| tables.is_owned_by(epoch));
+            Ok((tables.map(|tables| tables.gap = gap).is_some(), Vec::new()))
         })
     }
 

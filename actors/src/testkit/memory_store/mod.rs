@@ -9,8 +9,11 @@
 //! it, or an earlier write is delayed, does it wait for its turn in a task of the current tokio runtime; if
 //! that runtime is dropped, the writes that waited are lost, as in a crash.
 //!
+//! A clone is the same process's. [`MemoryStore::as_new_process`] opens the same data as another process, and
+//! [`MemoryStore::die`] ends one in the middle of whatever it does.
+//!
 //! ```
-//! use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+//! use horizons_actors::ids::{Group, LaneKey, Offset, Partition, ProcessId, Topic, TopicPartition};
 //! use horizons_actors::ports::store::LaneStore;
 //! use horizons_actors::testkit::MemoryStore;
 //!
@@ -20,8 +23,9 @@
 //! let partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(0) };
 //! let lane = LaneKey { group: Group::jobs(), topic_partition: partition };
 //!
-//! let first = store.open_lane(lane.clone()).await.unwrap();
-//! let second = store.open_lane(lane).await.unwrap();
+//! let process = ProcessId(uuid::Uuid::nil());
+//! let first = store.open_lane(lane.clone(), process).await.unwrap();
+//! let second = store.open_lane(lane, process).await.unwrap();
 //!
 //! assert!(second.fence.epoch > first.fence.epoch);
 //! assert_eq!(second.next, None);
@@ -32,10 +36,12 @@ mod faults;
 mod jobs;
 mod lanes;
 mod outbox;
+mod process;
 mod queries;
 mod relay;
 #[cfg(test)]
 mod tests;
+mod trials;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -53,9 +59,14 @@ use crate::ids::{LaneKey, LogTopic, Offset, Partition};
 use crate::ports::Reply;
 use crate::ports::log::LogHeads;
 use crate::ports::outbox::OutboxHeads;
+use crate::ports::query::StoredGap;
 use crate::ports::store::{DesiredState, Fence, OrderAnswer, Progress, StoreError};
 use crate::record::{LogRecord, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
+use crate::trial::Trial;
+
+pub use process::DeathSide;
+use process::{Met, Process};
 
 pub use faults::{Fault, StoreCall, StoreFaults};
 use faults::{LostAnswer, Wait, carry_out};
@@ -68,6 +79,10 @@ use relay::RelayTables;
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<LaneKey, LaneTables>,
+    /// Lanes of generations that are over, oldest first.
+    former_lanes: Vec<(LaneKey, LaneTables)>,
+    /// Gaps that operators decided on, oldest first.
+    decided_gaps: Vec<StoredGap>,
     jobs: JobTables,
     outbox: Outbox,
     relay: RelayTables,
@@ -126,6 +141,7 @@ impl Shared {
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
+    process: Arc<Process>,
 }
 
 impl Default for MemoryStore {
@@ -150,7 +166,27 @@ impl MemoryStore {
             outbox_heads: Arc::default(),
             faults: StoreFaults::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), process: Arc::new(Process::new()) }
+    }
+
+    /// Gives the same data in the hands of another process.
+    pub fn as_new_process(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), process: Arc::new(Process::new()) }
+    }
+
+    /// Ends this process: what it asks for from now on never happens and is never answered.
+    pub fn die(&self) {
+        self.process.die();
+    }
+
+    /// Ends this process at the call that comes after so many others.
+    pub fn die_after_calls(&self, calls: u64, side: DeathSide) {
+        self.process.die_at(calls, side);
+    }
+
+    /// Tells whether this process has died.
+    pub fn is_dead(&self) -> bool {
+        self.process.is_dead()
     }
 
     /// Gives the script of what goes wrong.
@@ -198,6 +234,11 @@ impl MemoryStore {
         state.lanes.get(lane).map(|tables| tables.parked_behind(key, usize::MAX)).unwrap_or_default()
     }
 
+    /// Gives a lane's trials, with what the next process will be told: a thought that is not over is a death.
+    pub fn trials_of(&self, lane: &LaneKey) -> Vec<Trial> {
+        locked(&self.shared.state).lanes.get(lane).map(|tables| tables.trials.foreseen()).unwrap_or_default()
+    }
+
     /// Gives every order, oldest first, with its answer.
     pub fn orders(&self) -> Vec<(Order, Option<OrderAnswer>)> {
         locked(&self.shared.state).jobs.all_orders()
@@ -239,6 +280,10 @@ impl MemoryStore {
         T: Send + 'static,
         E: LostAnswer + Send + 'static,
     {
+        let met = self.process.meet();
+        if met == Met::Dead {
+            return std::future::pending().boxed();
+        }
         let (wait, fault) = self.shared.faults.meet(call, lane);
         let shared = Arc::clone(&self.shared);
         let run = move || {
@@ -254,7 +299,11 @@ impl MemoryStore {
         let mut writer = locked(&self.shared.writer);
         if wait == Wait::None && !writer.is_running {
             drop(writer);
-            return std::future::ready(run()).boxed();
+            let answer = run();
+            return match met {
+                Met::LastAct => std::future::pending().boxed(),
+                Met::Alive | Met::Dead => std::future::ready(answer).boxed(),
+            };
         }
         let (answer, answered) = oneshot::channel();
         // Nobody may be waiting any more; the write is carried out all the same.
@@ -278,6 +327,9 @@ impl MemoryStore {
     where
         T: Send + 'static,
     {
+        if self.process.meet() != Met::Alive {
+            return std::future::pending().boxed();
+        }
         let (wait, fault) = self.shared.faults.meet(call, None);
         let shared = Arc::clone(&self.shared);
         if wait == Wait::None {

@@ -1,18 +1,20 @@
 //! Reading for people.
 
+use std::collections::BTreeMap;
+
 use super::faults::StoreCall;
-use super::lanes::{KeptDeadLetter, KeptParkedKey, LaneTables};
+use super::lanes::{KeptDeadLetter, KeptParkedKey, LaneTables, memory_log};
 use super::{MemoryStore, State};
 use crate::effect::{AuditEntry, DeadLetterOutcome, TimelineEntry};
 use crate::event::JobStatus;
-use crate::ids::{Group, JobId, LaneKey, Offset, Topic, TopicPartition};
+use crate::ids::{Attempt, Generation, Group, JobId, LaneKey, Offset, Topic, TopicPartition};
 use crate::ports::Reply;
 use crate::ports::query::{
     AuditFilter, AuditPage, AuditPosition, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage,
-    StoredAuditEntry, StoredDeadLetter, StoredParkedKey, StoredRefusal,
+    StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
-use crate::state::{AuditLogState, JobAggregate, JobView, StateKey, StateValue};
+use crate::state::{JobAggregate, JobView, StateKey, StateValue};
 
 impl QueryStore for MemoryStore {
     fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
@@ -45,23 +47,23 @@ impl QueryStore for MemoryStore {
                 Some(StateValue::JobView(view)) => Some(view.clone()),
                 _ => None,
             };
-            Ok(state.lanes.values().find_map(find))
+            Ok(newest_first(state).into_iter().find_map(|(_, tables)| find(tables)))
         })
     }
 
     fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let mut views: Vec<JobView> = all_states(state)
-                .filter_map(|(_, value)| match value {
-                    StateValue::JobView(view) if !view.is_terminal() => Some(view),
-                    _ => None,
-                })
-                .filter(|view| after.as_ref().is_none_or(|after| view.job_id > *after))
-                .cloned()
-                .collect();
-            views.sort_by(|left, right| left.job_id.cmp(&right.job_id));
-            views.truncate(limit);
-            Ok(views)
+            let mut views = BTreeMap::new();
+            for (_, tables) in newest_first(state) {
+                for value in tables.states.values() {
+                    if let StateValue::JobView(view) = value {
+                        views.entry(view.job_id.clone()).or_insert(view);
+                    }
+                }
+            }
+            let live = views.into_values().filter(|view| !view.is_terminal());
+            let wanted = live.filter(|view| after.as_ref().is_none_or(|after| view.job_id > *after));
+            Ok(wanted.take(limit).cloned().collect())
         })
     }
 
@@ -71,17 +73,19 @@ impl QueryStore for MemoryStore {
                 let entries = tables.timeline.values().filter(|entry| entry.job_id == job_id);
                 entries.cloned().collect::<Vec<_>>()
             };
-            let mut entries: Vec<TimelineEntry> = state.lanes.values().flat_map(of_job).collect();
-            entries.sort_by_key(|entry| entry.offset);
-            entries.truncate(limit);
-            Ok(entries)
+            let of_lane = |(_, tables): (&LaneKey, &LaneTables)| {
+                let mut entries = of_job(tables);
+                entries.sort_by_key(|entry| entry.offset);
+                entries
+            };
+            Ok(all_lanes(state).into_iter().flat_map(of_lane).take(limit).collect())
         })
     }
 
     fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let mut found = Vec::new();
-            for (lane, tables) in &state.lanes {
+            for (lane, tables) in all_lanes(state) {
                 let about_job = tables.refusals.values().filter(|row| row.job_id.as_ref() == Some(&job_id));
                 found.extend(about_job.map(|refusal| StoredRefusal {
                     lane: lane.clone(),
@@ -99,15 +103,18 @@ impl QueryStore for MemoryStore {
 
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let mut found: Vec<JobAggregate> = all_states(state)
-                .filter_map(|(_, value)| match value {
-                    StateValue::JobAggregate(aggregate) if aggregate.job_id == job_id => Some(aggregate),
-                    _ => None,
-                })
-                .cloned()
-                .collect();
-            found.sort_by_key(|aggregate| aggregate.attempt);
-            Ok(found)
+            // A lane of an older generation speaks only about attempts that no newer one knows.
+            let mut found: BTreeMap<(Attempt, &LaneKey), &JobAggregate> = BTreeMap::new();
+            for (lane, tables) in newest_first(state) {
+                for value in tables.states.values() {
+                    if let StateValue::JobAggregate(aggregate) = value
+                        && aggregate.job_id == job_id
+                    {
+                        found.entry((aggregate.attempt, lane)).or_insert(aggregate);
+                    }
+                }
+            }
+            Ok(found.into_values().cloned().collect())
         })
     }
 
@@ -131,15 +138,22 @@ impl QueryStore for MemoryStore {
         self.run_read(StoreCall::Query, move |state| Ok(audit_page(state, &filter)))
     }
 
-    fn audit_logs(&self) -> Reply<Vec<(TopicPartition, AuditLogState)>, StoreError> {
+    fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let mut logs: Vec<_> = auditor_lanes(state)
-                .filter_map(|(lane, tables)| match tables.states.get(&StateKey::AuditLog) {
-                    Some(StateValue::AuditLog(log)) => Some((lane.topic_partition, log.clone())),
-                    _ => None,
-                })
-                .collect();
-            logs.sort_by_key(|(partition, _)| *partition);
+            let mut logs = Vec::new();
+            for (lane, tables) in auditor_lanes(state) {
+                let Some(StateValue::AuditLog(log)) = tables.states.get(&StateKey::AuditLog) else {
+                    continue;
+                };
+                let log_id = memory_log().of_generation(tables.generation);
+                logs.push(StoredAuditLog {
+                    topic_partition: lane.topic_partition,
+                    generation: tables.generation,
+                    log_id: log_id.map_err(|error| StoreError::Broken(error.to_string()))?,
+                    state: log.clone(),
+                });
+            }
+            logs.sort_by_key(|log| (log.topic_partition, log.generation));
             Ok(logs)
         })
     }
@@ -151,37 +165,50 @@ impl QueryStore for MemoryStore {
         limit: usize,
     ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let of_group = state
-                .lanes
-                .iter()
+            let of_group = all_lanes(state)
+                .into_iter()
                 .filter(|(lane, _)| group.as_ref().is_none_or(|group| lane.group == *group));
             let letters = of_group
-                .flat_map(|(lane, tables)| tables.dead_letters.values().map(move |kept| (lane, kept)))
-                .filter(|(lane, kept)| {
-                    after
-                        .as_ref()
-                        .is_none_or(|after| (*lane, kept.letter.record.offset) > (&after.lane, after.offset))
+                .flat_map(|(lane, tables)| tables.dead_letters.values().map(move |kept| (lane, tables, kept)))
+                .filter(|(lane, tables, kept)| {
+                    after.as_ref().is_none_or(|after| {
+                        (*lane, tables.generation, kept.letter.record.offset)
+                            > (&after.lane, after.generation, after.offset)
+                    })
                 });
-            Ok(letters.take(limit).map(|(lane, kept)| stored_dead_letter(lane, kept)).collect())
+            Ok(letters
+                .take(limit)
+                .map(|(lane, tables, kept)| stored_dead_letter(lane, tables.generation, kept))
+                .collect())
         })
     }
 
     fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let keys = state
-                .lanes
-                .iter()
+            let keys = all_lanes(state)
+                .into_iter()
                 .flat_map(|(lane, tables)| tables.parked_keys.values().map(move |kept| (lane, tables, kept)));
             Ok(keys.take(limit).map(|(lane, tables, kept)| stored_parked_key(lane, tables, kept)).collect())
         })
     }
 
+    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+        self.run_read(StoreCall::Query, move |state| {
+            let open = state.lanes.iter().filter_map(|(lane, tables)| {
+                let gap = tables.gap?;
+                Some(StoredGap { lane: lane.clone(), generation: tables.generation, gap, decision: None })
+            });
+            Ok(open.chain(state.decided_gaps.iter().rev().cloned()).take(limit).collect())
+        })
+    }
+
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let lanes = state.lanes.iter().map(|(lane, tables)| {
+            let lanes = all_lanes(state).into_iter().map(|(lane, tables)| {
                 let progress = tables.progress();
                 LaneProgress {
                     lane: lane.clone(),
+                    generation: tables.generation,
                     next: progress.next,
                     epoch: progress.fence.epoch.0,
                     revision: progress.fence.revision.0,
@@ -205,14 +232,29 @@ impl QueryStore for MemoryStore {
     }
 }
 
+/// Lists the lanes with those of generations that are over, in order of lane and generation.
+fn all_lanes(state: &State) -> Vec<(&LaneKey, &LaneTables)> {
+    let former = state.former_lanes.iter().map(|(lane, tables)| (lane, tables));
+    let mut lanes: Vec<_> = former.chain(&state.lanes).collect();
+    lanes.sort_by_key(|(lane, tables)| (*lane, tables.generation));
+    lanes
+}
+
+/// Lists them with the newest generations first.
+fn newest_first(state: &State) -> Vec<(&LaneKey, &LaneTables)> {
+    let mut lanes = all_lanes(state);
+    lanes.sort_by_key(|(_, tables)| std::cmp::Reverse(tables.generation));
+    lanes
+}
+
 /// Walks the behaviours' rows of every lane.
 fn all_states(state: &State) -> impl Iterator<Item = (&StateKey, &StateValue)> {
-    state.lanes.values().flat_map(|tables| tables.states.iter())
+    all_lanes(state).into_iter().flat_map(|(_, tables)| tables.states.iter())
 }
 
 /// Walks the auditor's lanes: only they keep audit logs.
 fn auditor_lanes(state: &State) -> impl Iterator<Item = (&LaneKey, &LaneTables)> {
-    state.lanes.iter().filter(|(lane, _)| lane.group == Group::audit_trail())
+    all_lanes(state).into_iter().filter(|(lane, _)| lane.group == Group::audit_trail())
 }
 
 fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
@@ -224,14 +266,16 @@ fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
         });
         filter.topic.is_none_or(|wanted| topic == wanted)
             && filter.partition.is_none_or(|wanted| partition.0 == wanted)
+            && filter.generation.is_none_or(|wanted| position.generation == wanted)
             && filter.after.is_none_or(|after| *position > after)
             && is_about_job
     };
     let mut found: Vec<(AuditPosition, &AuditEntry)> = Vec::new();
     for (lane, tables) in auditor_lanes(state) {
-        let topic_partition = lane.topic_partition;
+        let (topic_partition, generation) = (lane.topic_partition, tables.generation);
         let entries = tables.audit_entries.values();
-        let placed = entries.map(|entry| (AuditPosition { topic_partition, index: entry.index }, entry));
+        let placed =
+            entries.map(|entry| (AuditPosition { topic_partition, generation, index: entry.index }, entry));
         found.extend(placed.filter(|(position, entry)| is_wanted(position, entry)));
     }
     found.sort_by_key(|(position, _)| *position);
@@ -255,7 +299,7 @@ fn stored_audit_entry(position: AuditPosition, entry: &AuditEntry) -> StoredAudi
     }
 }
 
-fn stored_dead_letter(lane: &LaneKey, kept: &KeptDeadLetter) -> StoredDeadLetter {
+fn stored_dead_letter(lane: &LaneKey, generation: Generation, kept: &KeptDeadLetter) -> StoredDeadLetter {
     let state = match kept.outcome {
         Some(DeadLetterOutcome::Released) => "released",
         Some(DeadLetterOutcome::Discarded) => "discarded",
@@ -264,6 +308,7 @@ fn stored_dead_letter(lane: &LaneKey, kept: &KeptDeadLetter) -> StoredDeadLetter
     };
     StoredDeadLetter {
         lane: lane.clone(),
+        generation,
         record: kept.letter.record.clone(),
         reason: kept.letter.rejection.name().to_owned(),
         detail: kept.letter.rejection.to_string(),
@@ -278,6 +323,7 @@ fn stored_parked_key(lane: &LaneKey, tables: &LaneTables, kept: &KeptParkedKey) 
     let parked = &kept.parked;
     StoredParkedKey {
         lane: lane.clone(),
+        generation: tables.generation,
         key: parked.key.clone(),
         head: parked.head,
         reason: parked.rejection.name().to_owned(),

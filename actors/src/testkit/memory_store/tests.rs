@@ -14,6 +14,7 @@ use crate::ports::query::QueryStore;
 use crate::ports::store::{CommitError, JobStore, LaneCommitted, LaneStore, LaneTransaction};
 use crate::record::{Headers, TimestampType};
 use crate::rejection::Rejection;
+use crate::testkit::contract::sample::PROCESS;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 const PARTITION: TopicPartition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(0) };
@@ -85,7 +86,7 @@ fn parked(offset: u64, payload: &'static [u8]) -> Effects {
 }
 
 async fn commit_first(store: &MemoryStore, effects: Effects) -> LaneCommitted {
-    let opened = store.open_lane(lane()).await.unwrap();
+    let opened = store.open_lane(lane(), PROCESS).await.unwrap();
     store.commit(transaction(opened.fence, None, 1, effects)).await.unwrap()
 }
 
@@ -114,8 +115,8 @@ async fn commit_current_fence_writes_effects_progress_and_outbox() {
 #[tokio::test]
 async fn commit_older_epoch_revision_or_position_is_fenced() {
     let store = MemoryStore::new();
-    let old = store.open_lane(lane()).await.unwrap().fence;
-    let new = store.open_lane(lane()).await.unwrap().fence;
+    let old = store.open_lane(lane(), PROCESS).await.unwrap().fence;
+    let new = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     let unknown_revision = Fence { revision: new.revision.following(), ..new };
 
     let answers = [
@@ -133,7 +134,7 @@ async fn commit_older_epoch_revision_or_position_is_fenced() {
 #[tokio::test]
 async fn commit_one_bad_row_writes_nothing() {
     let store = MemoryStore::new();
-    let fence = store.open_lane(lane()).await.unwrap().fence;
+    let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     let mut effects = counted(1);
     effects.outbox.push(OutgoingRecord { partition: Partition(99), ..outgoing(b"x") });
 
@@ -141,19 +142,6 @@ async fn commit_one_bad_row_writes_nothing() {
 
     assert!(matches!(answer, Err(CommitError::Store(StoreError::Broken(_)))), "{answer:?}");
     assert_nothing_written(&store);
-}
-
-#[tokio::test]
-async fn open_lane_unchanged_next_counts_starts_until_it_moves() {
-    let store = MemoryStore::new();
-    store.open_lane(lane()).await.unwrap();
-
-    let second = store.open_lane(lane()).await.unwrap();
-    store.commit(transaction(second.fence, None, 4, Effects::default())).await.unwrap();
-    let third = store.open_lane(lane()).await.unwrap();
-
-    assert_eq!((second.starts_at_next, third.starts_at_next), (2, 1));
-    assert_eq!(third.next, Some(Offset(4)));
 }
 
 #[tokio::test]
@@ -215,7 +203,7 @@ async fn timers_set_and_cleared_answer_the_earliest() {
 #[tokio::test]
 async fn fault_lost_answer_tells_written_from_unwritten() {
     let store = MemoryStore::new();
-    let fence = store.open_lane(lane()).await.unwrap().fence;
+    let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     store.faults().script(StoreCall::Commit, Fault::UnknownUnwritten);
     store.faults().script_commit(&lane(), Fault::Pass);
     store.faults().script_commit(&lane(), Fault::UnknownWritten);
@@ -237,7 +225,7 @@ async fn fault_lost_answer_tells_written_from_unwritten() {
 #[tokio::test]
 async fn fault_refused_record_refuses_whoever_applies_it_and_passes_its_dead_letter() {
     let store = MemoryStore::new();
-    let fence = store.open_lane(lane()).await.unwrap().fence;
+    let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     store.faults().refuse_record(PARTITION, Offset(2));
 
     let covering = store.commit(transaction(fence, None, 3, counted(1))).await;
@@ -251,11 +239,11 @@ async fn fault_refused_record_refuses_whoever_applies_it_and_passes_its_dead_let
 #[tokio::test(start_paused = true)]
 async fn fault_hang_is_carried_out_after_release_and_open_lane_waits_behind_it() {
     let store = MemoryStore::new();
-    let fence = store.open_lane(lane()).await.unwrap().fence;
+    let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     store.faults().script(StoreCall::Commit, Fault::Hang);
 
     drop(store.commit(transaction(fence, None, 1, counted(1))));
-    let reopened = tokio::spawn(store.open_lane(lane()));
+    let reopened = tokio::spawn(store.open_lane(lane(), PROCESS));
     super::super::wait_until("the commit to hang", Duration::from_secs(5), || store.faults().hanging() == 1)
         .await;
     let waited = store.waiting_writes();
@@ -270,7 +258,7 @@ async fn fault_hang_is_carried_out_after_release_and_open_lane_waits_behind_it()
 #[tokio::test(start_paused = true)]
 async fn fault_slow_makes_writes_take_their_time_one_after_the_other() {
     let store = MemoryStore::new();
-    let fence = store.open_lane(lane()).await.unwrap().fence;
+    let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
     store.faults().slow(Duration::from_secs(10));
     let started = tokio::time::Instant::now();
 
@@ -289,11 +277,11 @@ fn runtime_dropped_loses_what_waited_and_the_next_one_goes_on() {
     let store = MemoryStore::new();
     store.faults().script(StoreCall::Commit, Fault::Hang);
     runtime().block_on(async {
-        let fence = store.open_lane(lane()).await.unwrap().fence;
+        let fence = store.open_lane(lane(), PROCESS).await.unwrap().fence;
         drop(store.commit(transaction(fence, None, 1, counted(1))));
     });
 
-    let reopened = runtime().block_on(store.open_lane(lane())).unwrap();
+    let reopened = runtime().block_on(store.open_lane(lane(), PROCESS)).unwrap();
 
     assert_eq!(reopened.next, None);
     assert_nothing_written(&store);
@@ -304,7 +292,7 @@ async fn fault_away_fails_every_call_but_the_log_until_back() {
     let store = MemoryStore::new();
     store.faults().away();
 
-    let opened = store.open_lane(lane()).await;
+    let opened = store.open_lane(lane(), PROCESS).await;
     let read = store.read(PARTITION, Offset(0), 1, 1);
     let listed = store.progress().await;
     store.faults().back();
@@ -312,7 +300,7 @@ async fn fault_away_fails_every_call_but_the_log_until_back() {
     assert!(opened.unwrap_err().is_transient());
     assert_eq!(read.unwrap(), vec![]);
     assert!(listed.unwrap_err().is_transient());
-    assert!(store.open_lane(lane()).await.is_ok());
+    assert!(store.open_lane(lane(), PROCESS).await.is_ok());
 }
 
 #[tokio::test]

@@ -54,6 +54,9 @@ impl MemberTask {
                 Step::Announce(Announcement::Assigned(partitions)) => self.sink.assigned(partitions),
                 Step::Announce(Announcement::Revoked(revocation)) => self.sink.revoked(revocation),
                 Step::Announce(Announcement::Lost(partitions)) => self.sink.lost(partitions),
+                Step::Announce(Announcement::Broken(partition, incarnation)) => {
+                    self.sink.broken(partition, incarnation);
+                }
                 Step::Deliver(batch) => self.handed_back = self.sink.read(batch).err(),
                 Step::TellEnds(ends) => self.sink.ends(ends),
                 Step::Retry => tokio::time::sleep(RETRY_AFTER).await,
@@ -139,9 +142,9 @@ impl MemberTask {
         let from = delivery.position;
         if from < view.low(source_low, source_end) || from > log_end {
             // The position is gone: the lane has to look again, and finds the gap.
+            let incarnation = delivery.incarnation;
             member.deliveries.remove(&partition);
-            member.announcements.push_back(Announcement::Assigned(vec![partition]));
-            return Step::Announce(Announcement::Lost(vec![partition]));
+            return Step::Announce(Announcement::Broken(partition, incarnation));
         }
         if from == log_end {
             return Step::Idle;

@@ -72,6 +72,7 @@ enum Announcement {
     Assigned(Vec<TopicPartition>),
     Revoked(Revocation),
     Lost(Vec<TopicPartition>),
+    Broken(TopicPartition, Incarnation),
 }
 
 /// What is delivered of a partition.
@@ -360,7 +361,7 @@ impl SimulatedLog {
     }
 
     /// Removes a partition's records below an offset, as retention does. A reader that stands below is told
-    /// that the partition is lost and then assigned again, so that its lane looks and finds the gap.
+    /// that its place is broken, so that its lane looks again and finds the gap.
     pub fn trim(&self, partition: TopicPartition, low: Offset) {
         self.change_view(partition, |view, _| view.trim(low));
     }

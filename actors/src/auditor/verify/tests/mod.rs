@@ -54,6 +54,7 @@ fn forged(before: Option<&StoredAuditEntry>, offset: u64) -> StoredAuditEntry {
     let appended_at = before.map_or(NOON, |entry| entry.appended_at);
     StoredAuditEntry {
         position: AuditPosition {
+            generation: Default::default(),
             topic_partition: topic_partition(),
             index: before.map_or(0, |entry| entry.position.index + 1),
         },

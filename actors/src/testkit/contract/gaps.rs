@@ -1,0 +1,249 @@
+//! Gaps in a log, decisions about them, and generations of a lane (design D2).
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Store;
+use super::sample::{Owner, PROCESS, at, audit, auditor_lane, id, outgoing, parking, partition, text};
+use crate::command::{Command, CommandKind, Principal};
+use crate::gap::{FoundGap, GapAcceptance, GapKind};
+use crate::ids::{CommandId, CorrelationId, Epoch, Generation, LaneKey, Offset, Topic};
+use crate::ports::query::{AuditFilter, StoredGap};
+use crate::ports::store::{CommitError, GapAccepted, LaneOpened, LaneStore};
+use crate::record::OutgoingRecord;
+
+fn lane() -> LaneKey {
+    auditor_lane(Topic::JobLifecycle, 0)
+}
+
+async fn open(store: &impl LaneStore) -> LaneOpened {
+    store.open_lane(lane(), PROCESS).await.expect("a lane can be opened")
+}
+
+/// Opens the lane and moves it by one record, so that it has a position.
+async fn at_one(store: &impl LaneStore) -> Owner {
+    let mut owner = Owner::new(lane(), &open(store).await);
+    let mut step = owner.step(audit(0, &["a"]));
+    step.last_fingerprint = Some([9; 32]);
+    let committed = store.commit(step).await.expect("the owner may write");
+    owner.stepped(&committed);
+    owner
+}
+
+fn gap(kind: GapKind, low: u64) -> FoundGap {
+    FoundGap { kind, next: Offset(1), low: Offset(low), high: Offset(20), found_at: at(7) }
+}
+
+fn acceptance(gap: &FoundGap) -> GapAcceptance {
+    GapAcceptance { lane: lane(), kind: gap.kind, next: gap.next, low: gap.low }
+}
+
+fn command(acceptance: &GapAcceptance) -> Command {
+    Command {
+        command_id: CommandId(Uuid::from_u128(70)),
+        correlation_id: CorrelationId(Uuid::from_u128(71)),
+        principal: Principal { user_id: id("operator") },
+        reason: Some("topic was made anew".to_owned()),
+        idempotency_key: None,
+        requested_at: at(8),
+        kind: CommandKind::AcceptGap(acceptance.clone()),
+    }
+}
+
+fn act() -> OutgoingRecord {
+    outgoing(partition(Topic::AuditTrail, 0), "act")
+}
+
+async fn accept(store: &impl Store, acceptance: GapAcceptance) -> GapAccepted {
+    store.accept_gap(command(&acceptance), acceptance, act()).await.expect("a decision can be stored")
+}
+
+async fn note(store: &impl LaneStore, owner: &Owner, gap: Option<FoundGap>) {
+    let is_owner = store.note_gap(lane(), owner.fence.epoch, gap).await;
+    assert!(matches!(is_owner, Ok(true)), "{is_owner:?}");
+}
+
+async fn listed(store: &impl Store) -> Vec<StoredGap> {
+    store.gaps(10).await.expect("gaps can be read")
+}
+
+fn acts(store: &impl Store) -> Vec<String> {
+    let records = store
+        .read(partition(Topic::AuditTrail, 0), Offset(0), usize::MAX, usize::MAX)
+        .expect("the log can be read");
+    records.iter().map(text).collect()
+}
+
+/// A lane has one open gap at most, and it is shown as it was found last.
+pub async fn gap_found_again_is_one_row_with_what_was_found_last(store: Arc<impl Store>) {
+    let owner = at_one(&*store).await;
+
+    note(&*store, &owner, Some(gap(GapKind::Trimmed, 3))).await;
+    note(&*store, &owner, Some(gap(GapKind::Replaced, 5))).await;
+    let opened = open(&*store).await;
+
+    assert!(opened.has_open_gap);
+    let expected =
+        StoredGap { lane: lane(), generation: Generation(0), gap: gap(GapKind::Replaced, 5), decision: None };
+    assert_eq!(listed(&*store).await, [expected]);
+}
+
+/// A gap that is there no more is not listed.
+pub async fn gap_gone_by_itself_is_forgotten(store: Arc<impl Store>) {
+    let owner = at_one(&*store).await;
+    note(&*store, &owner, Some(gap(GapKind::BeyondEnd, 0))).await;
+
+    note(&*store, &owner, None).await;
+    let opened = open(&*store).await;
+
+    assert!(!opened.has_open_gap);
+    assert_eq!(listed(&*store).await, []);
+}
+
+/// Who owns the lane no more has nothing to say about its gap.
+pub async fn gap_of_other_epoch_is_not_noted(store: Arc<impl Store>) {
+    let zombie = at_one(&*store).await;
+    open(&*store).await;
+
+    let noted = store.note_gap(lane(), zombie.fence.epoch, Some(gap(GapKind::Trimmed, 3))).await;
+    let unknown = store.note_gap(auditor_lane(Topic::JobLifecycle, 9), Epoch(1), None).await;
+
+    assert!(matches!((noted, unknown), (Ok(false), Ok(false))));
+    assert_eq!(listed(&*store).await, []);
+}
+
+/// A decision about another gap than the one that is there writes nothing, and a second one neither.
+pub async fn gap_accepted_as_seen_or_not_at_all(store: Arc<impl Store>) {
+    let owner = at_one(&*store).await;
+    let found = gap(GapKind::Trimmed, 3);
+    let none = accept(&*store, acceptance(&found)).await;
+    note(&*store, &owner, Some(found)).await;
+
+    let mut others = Vec::new();
+    let seen = acceptance(&found);
+    for other in [
+        GapAcceptance { kind: GapKind::Replaced, ..seen.clone() },
+        GapAcceptance { low: Offset(4), ..seen.clone() },
+        GapAcceptance { next: Offset(0), ..seen.clone() },
+    ] {
+        others.push(accept(&*store, other).await);
+    }
+    let before = (acts(&*store), listed(&*store).await);
+    let first = accept(&*store, seen.clone()).await;
+    let second = accept(&*store, seen).await;
+
+    assert_eq!(none, GapAccepted::NoGap);
+    assert!(others.iter().all(|answer| *answer == GapAccepted::Changed(found)), "{others:?}");
+    assert_eq!(before.0, Vec::<String>::new());
+    assert!(before.1.iter().all(|gap| gap.decision.is_none()));
+    assert!(matches!(first, GapAccepted::Accepted { .. }), "{first:?}");
+    assert_eq!(second, GapAccepted::NoGap);
+    assert_eq!(acts(&*store), ["act"]);
+}
+
+/// What was trimmed is given up: the lane goes on at the low watermark, and no older incarnation writes to it.
+pub async fn gap_trimmed_accepted_goes_on_at_low_and_fences(store: Arc<impl Store>) {
+    let owner = at_one(&*store).await;
+    let found = gap(GapKind::Trimmed, 3);
+    note(&*store, &owner, Some(found)).await;
+
+    let answer = accept(&*store, acceptance(&found)).await;
+    let late = store.commit(owner.step(audit(1, &["b"]))).await;
+    let opened = open(&*store).await;
+    let gaps = listed(&*store).await;
+
+    assert_eq!(answer, GapAccepted::Accepted { generation: Generation(0), resumes_at: Offset(3) });
+    assert!(matches!(late, Err(CommitError::Fenced)), "{late:?}");
+    assert_eq!((opened.next, opened.last_fingerprint), (Some(Offset(3)), None));
+    assert_eq!((opened.generation, opened.has_open_gap), (Generation(0), false));
+    let decision = gaps.first().and_then(|gap| gap.decision.clone()).expect("the decision is listed");
+    assert_eq!((decision.decided_by, decision.decided_at), (id("operator"), at(8)));
+    assert_eq!(decision.reason.as_deref(), Some("topic was made anew"));
+    assert_eq!((gaps.len(), decision.command_id), (1, CommandId(Uuid::from_u128(70))));
+}
+
+/// A log that was made anew begins another generation: a first start, under another id, fenced from the old one.
+pub async fn gap_replaced_accepted_begins_new_generation(store: Arc<impl Store>) {
+    let first_id = open(&*store).await.log_id;
+    for kind in [GapKind::Replaced, GapKind::BeyondEnd] {
+        let before = open(&*store).await;
+        let mut owner = Owner::new(lane(), &before);
+        let committed = store.commit(owner.step(audit(0, &["a"]))).await.expect("the owner may write");
+        owner.stepped(&committed);
+        let found = gap(kind, 4);
+        note(&*store, &owner, Some(found)).await;
+
+        let answer = accept(&*store, acceptance(&found)).await;
+        let late = store.commit(owner.step(audit(1, &["b"]))).await;
+        let after = open(&*store).await;
+
+        let generation = before.generation.following();
+        assert_eq!(answer, GapAccepted::Accepted { generation, resumes_at: Offset(4) });
+        assert!(matches!(late, Err(CommitError::Fenced)), "{late:?}");
+        assert_eq!((after.generation, after.next, after.last_fingerprint), (generation, None, None));
+        assert!(
+            after.fence.epoch > before.fence.epoch.following(),
+            "an old owner could pass for the new one"
+        );
+        assert_eq!(after.log_id.as_str(), format!("{first_id}+{generation}"));
+    }
+}
+
+/// Rows of a generation that is over stay as they are, beside those of the new one.
+pub async fn generations_are_listed_side_by_side(store: Arc<impl Store>) {
+    let mut owner = at_one(&*store).await;
+    let committed = store.commit(owner.step(parking("job-1", 1))).await.expect("the owner may write");
+    owner.stepped(&committed);
+    let found = FoundGap { next: Offset(2), ..gap(GapKind::Replaced, 0) };
+    note(&*store, &owner, Some(found)).await;
+    let mut log_ids = vec![open(&*store).await.log_id];
+    accept(&*store, acceptance(&found)).await;
+    let opened = open(&*store).await;
+    log_ids.push(opened.log_id.clone());
+    let mut owner = Owner::new(lane(), &opened);
+    let mut again = audit(0, &["x", "y"]);
+    again.dead_letters = parking("job-1", 1).dead_letters;
+    let committed = store.commit(owner.step(again)).await.expect("the owner may write");
+    owner.stepped(&committed);
+
+    let logs = store.audit_logs().await.expect("logs can be read");
+    let mut entries = Vec::new();
+    for generation in [None, Some(Generation(0)), Some(Generation(1))] {
+        let filter = AuditFilter { generation, limit: 10, ..AuditFilter::default() };
+        let page = store.audit_entries(filter).await.expect("entries can be read");
+        let found = page.entries.iter().map(|entry| (entry.position.generation.0, entry.position.index));
+        entries.push(found.collect::<Vec<_>>());
+    }
+    let after = store
+        .audit_entries(AuditFilter {
+            after: Some(logs_position(&*store).await),
+            limit: 10,
+            ..AuditFilter::default()
+        })
+        .await
+        .expect("entries can be read");
+    let letters = store.dead_letters(None, None, 10).await.expect("dead letters can be read");
+    let parked = store.parked_keys(10).await.expect("parked keys can be read");
+    let progress = store.progress().await.expect("progress can be read");
+
+    let shown: Vec<_> = logs.iter().map(|log| (log.generation.0, log.state.size)).collect();
+    assert_eq!(shown, [(0, 1), (1, 2)]);
+    assert_eq!(logs.iter().map(|log| log.log_id.clone()).collect::<Vec<_>>(), log_ids);
+    assert_eq!(entries, [vec![(0, 0), (1, 0), (1, 1)], vec![(0, 0)], vec![(1, 0), (1, 1)]]);
+    assert_eq!(after.entries.len(), 2, "a page goes on with the next generation");
+    let shown: Vec<_> = letters.iter().map(|letter| (letter.generation.0, letter.record.offset)).collect();
+    assert_eq!(shown, [(0, Offset(1)), (1, Offset(1))]);
+    let shown: Vec<_> = parked.iter().map(|key| (key.generation.0, key.head)).collect();
+    assert_eq!(shown, [(0, Offset(1))]);
+    let shown: Vec<_> = progress.iter().map(|lane| (lane.generation.0, lane.next)).collect();
+    assert_eq!(shown, [(0, Some(Offset(2))), (1, Some(Offset(1)))]);
+    assert_eq!(opened.parked, [], "the new generation does not wait behind keys of the old one");
+}
+
+/// Gives the position of the last entry of the first generation.
+async fn logs_position(store: &impl Store) -> crate::ports::query::AuditPosition {
+    let filter = AuditFilter { generation: Some(Generation(0)), limit: 1, ..AuditFilter::default() };
+    let page = store.audit_entries(filter).await.expect("entries can be read");
+    page.entries.first().expect("the first generation has an entry").position
+}

@@ -1,0 +1,114 @@
+//! `horizons gaps`: gaps in the log that wait for a decision.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use horizons_actors::ports::query::StoredGap;
+use serde_json::{Value, json};
+
+use crate::exit::{Exit, Failure};
+
+use super::client::{Call, ClientOptions};
+use super::output::Form;
+use super::{Context, ask, converse, print_done, print_page, with_output};
+
+/// Gaps that a data folder's list shows at most.
+const GAPS_MAX: usize = 1_000;
+
+/// Look at gaps in the log and accept them
+#[derive(Debug, Subcommand)]
+pub(super) enum GapsCommand {
+    /// List gaps, the open ones first, with what accepting each of them does
+    #[command(after_help = "Examples:\n  horizons gaps list\n  horizons gaps list --json\n  \
+                            horizons gaps list --data data      where no server runs")]
+    List {
+        /// Data folder, to read where no server runs
+        #[arg(long, value_name = "FOLDER")]
+        data: Option<PathBuf>,
+        #[command(flatten)]
+        client: ClientOptions,
+    },
+    /// Let a lane go on behind a gap: skip what was trimmed, or read anew what was made anew
+    #[command(
+        after_help = "Example:\n  horizons gaps accept --group jobs --topic job-lifecycle --partition 3 \
+                            --kind trimmed --next 41 --low 90 --reason 'retention was too short'"
+    )]
+    Accept(AcceptArguments),
+}
+
+/// Names a gap as the list shows it.
+#[derive(Debug, Args)]
+pub(super) struct AcceptArguments {
+    /// Consumer group
+    #[arg(long)]
+    group: String,
+    /// Topic
+    #[arg(long)]
+    topic: String,
+    /// Partition
+    #[arg(long)]
+    partition: u16,
+    /// Kind, as listed
+    #[arg(long)]
+    kind: String,
+    /// Stored position, as listed
+    #[arg(long)]
+    next: u64,
+    /// Low watermark, as listed: there the lane goes on
+    #[arg(long)]
+    low: u64,
+    /// Why; stands in the audit trail
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+const COLUMNS: [(&str, &str); 10] = [
+    ("GROUP", "group"),
+    ("TOPIC", "topic"),
+    ("PARTITION", "partition"),
+    ("STATE", "state"),
+    ("KIND", "kind"),
+    ("NEXT", "next"),
+    ("LOW", "low"),
+    ("REMEDY", "remedy"),
+    ("SKIPPED", "records_skipped"),
+    ("FOUND", "found_at"),
+];
+
+/// Runs one of the commands.
+pub(super) fn run(command: GapsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
+    match command {
+        GapsCommand::List { data: None, client } => {
+            let answer = ask(&client, context, Call::get("/gaps"))?;
+            print_page(&client, context, &COLUMNS, &answer)
+        }
+        GapsCommand::List { data: Some(folder), client } => {
+            let opened = (context.hooks.open_store)(&folder)?;
+            let failed = |error| Failure::new(Exit::Store, &error);
+            let gaps = converse(async { opened.store.gaps(GAPS_MAX).await.map_err(failed) })?;
+            let rows: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
+            with_output(Form::from_flag(client.json), context, |output| {
+                output.rows(&COLUMNS, &rows)?;
+                Ok(Exit::Done)
+            })
+        }
+        GapsCommand::Accept(gap) => accept(&gap, context),
+    }
+}
+
+fn accept(gap: &AcceptArguments, context: &Context<'_>) -> Result<Exit, Failure> {
+    let body = json!({
+        "group": gap.group,
+        "topic": gap.topic,
+        "partition": gap.partition,
+        "kind": gap.kind,
+        "next": gap.next,
+        "low": gap.low,
+        "reason": gap.reason,
+    });
+    let answer = ask(&gap.client, context, Call::post("/gaps/accept", body))?;
+    let lane = format!("{}/{}-{}", gap.group, gap.topic, gap.partition);
+    print_done(&gap.client, context, &format!("gap accepted: {lane} goes on at {}", gap.low), &answer)
+}

@@ -1,0 +1,176 @@
+//! Gaps in the log, and decisions about them (design D2).
+//!
+//! Promises that a lane has one open gap at most, and that a decision about another gap than the one that is
+//! there changes nothing.
+
+use diesel::prelude::*;
+use horizons_actors::clock::Timestamp;
+use horizons_actors::command::Command;
+use horizons_actors::gap::{FoundGap, GapAcceptance, GapKind, GapRemedy};
+use horizons_actors::ids::{CommandId, LogId, Offset, UserId};
+use horizons_actors::ports::query::{GapDecision, StoredGap};
+use horizons_actors::ports::store::{GapAccepted, StoreError};
+
+use super::engine::{Connection, engine};
+use super::lanes::{self, Lanes, StoredLane};
+use super::ports::limit;
+use super::schema::gaps;
+use super::state::{named, parsed, uuid};
+use super::trials;
+use crate::db::words::{Words, WordsRef};
+
+/// What a row says that a lane found.
+type FoundColumns = (String, i64, i64, i64, i64);
+
+fn into_gap((kind, next, low, high, found_at): FoundColumns) -> Result<FoundGap, StoreError> {
+    Ok(FoundGap {
+        kind: named("kind of a gap", &kind, GapKind::from_name)?,
+        next: Offset(next.cast_unsigned()),
+        low: Offset(low.cast_unsigned()),
+        high: Offset(high.cast_unsigned()),
+        found_at: Timestamp::from_micros(found_at),
+    })
+}
+
+/// Reads the open gap of a lane.
+pub(super) fn read_open(connection: &mut Connection, lane: i64) -> Result<Option<FoundGap>, StoreError> {
+    let row: Option<FoundColumns> = gaps::table
+        .filter(gaps::lane.eq(lane))
+        .filter(gaps::decided_at.is_null())
+        .select((gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at))
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    row.map(into_gap).transpose()
+}
+
+/// Stores the open gap of a lane: one that is there already is shown as it was found last.
+pub(super) fn note(connection: &mut Connection, lane: i64, gap: &FoundGap) -> Result<(), StoreError> {
+    let said = (
+        gaps::kind.eq(gap.kind.name()),
+        gaps::next_offset.eq(gap.next.0.cast_signed()),
+        gaps::low_offset.eq(gap.low.0.cast_signed()),
+        gaps::high_offset.eq(gap.high.0.cast_signed()),
+        gaps::found_at.eq(gap.found_at.as_micros()),
+    );
+    let open = gaps::table.filter(gaps::lane.eq(lane)).filter(gaps::decided_at.is_null());
+    let updated = diesel::update(open).set(said).execute(connection).map_err(engine)?;
+    if updated == 0 {
+        diesel::insert_into(gaps::table)
+            .values((gaps::lane.eq(lane), said))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(())
+}
+
+/// Removes the open gap of a lane, which is gone by itself.
+pub(super) fn forget_open(connection: &mut Connection, lane: i64) -> Result<(), StoreError> {
+    diesel::delete(gaps::table.filter(gaps::lane.eq(lane)).filter(gaps::decided_at.is_null()))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+/// Carries out a decision about a gap; gives the generation that it makes, if it makes one.
+pub(super) fn accept(
+    connection: &mut Connection,
+    lanes: &Lanes,
+    log_id: &LogId,
+    command: &Command,
+    acceptance: &GapAcceptance,
+) -> Result<(GapAccepted, Option<StoredLane>), StoreError> {
+    let Some(number) = lanes.find(connection, &acceptance.lane)? else {
+        return Ok((GapAccepted::NoGap, None));
+    };
+    // Held first, so that no incarnation moves the lane between the look and the decision.
+    let progress = lanes::lock_progress(connection, number)?;
+    let Some(gap) = read_open(connection, number)? else { return Ok((GapAccepted::NoGap, None)) };
+    let stands_there = progress.is_some_and(|progress| progress.next == Some(gap.next));
+    if !acceptance.is_about(&gap) || !stands_there {
+        return Ok((GapAccepted::Changed(gap), None));
+    }
+    diesel::update(gaps::table.filter(gaps::lane.eq(number)).filter(gaps::decided_at.is_null()))
+        .set((
+            gaps::decided_at.eq(command.requested_at.as_micros()),
+            gaps::decided_by.eq(command.principal.user_id.as_str()),
+            gaps::command_id.eq(command.command_id.0.as_bytes().as_slice()),
+            gaps::reason.eq(command.reason.as_deref().map(WordsRef)),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    let mut made = None;
+    let stored = lanes::find_or_make(connection, log_id, &acceptance.lane)?;
+    let generation = match gap.kind.remedy() {
+        GapRemedy::Skip => {
+            lanes::skip_to(connection, number, gap.low)?;
+            trials::forget_log(connection, number)?;
+            stored.generation
+        }
+        GapRemedy::ReadAnew => {
+            let next = stored.generation.following();
+            let new = lanes::make(connection, log_id, &acceptance.lane, next)?;
+            lanes::hand_on(connection, number, new.number)?;
+            made = Some(new);
+            next
+        }
+    };
+    Ok((GapAccepted::Accepted { generation, resumes_at: gap.low }, made))
+}
+
+/// The columns of a gap as they are read.
+type GapColumns = (i64, FoundColumns, Option<i64>, Option<String>, Option<Vec<u8>>, Option<Words>);
+
+/// Lists gaps: open ones in order of lane, then the decided ones, newest first.
+pub(super) fn list(
+    connection: &mut Connection,
+    lanes: &Lanes,
+    wanted: usize,
+) -> Result<Vec<StoredGap>, StoreError> {
+    let columns = (
+        gaps::lane,
+        (gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at),
+        gaps::decided_at,
+        gaps::decided_by,
+        gaps::command_id,
+        gaps::reason,
+    );
+    let open: Vec<GapColumns> = gaps::table
+        .filter(gaps::decided_at.is_null())
+        .limit(limit(wanted))
+        .select(columns)
+        .load(connection)
+        .map_err(engine)?;
+    let decided: Vec<GapColumns> = gaps::table
+        .filter(gaps::decided_at.is_not_null())
+        .order(gaps::gap.desc())
+        .limit(limit(wanted))
+        .select(columns)
+        .load(connection)
+        .map_err(engine)?;
+    let lanes = lanes.sorted(connection)?;
+    let into_stored = |row: GapColumns| -> Result<Option<StoredGap>, StoreError> {
+        let (number, found, decided_at, decided_by, command_id, reason) = row;
+        let Some(stored) = lanes.iter().find(|stored| stored.number == number) else { return Ok(None) };
+        let decision = match (decided_at, decided_by, command_id) {
+            (Some(decided_at), Some(decided_by), Some(command_id)) => Some(GapDecision {
+                command_id: CommandId(uuid(&command_id)?),
+                decided_by: parsed("user id", &decided_by, UserId::parse)?,
+                reason: reason.map(String::from),
+                decided_at: Timestamp::from_micros(decided_at),
+            }),
+            _ => None,
+        };
+        let (lane, generation) = (stored.lane.clone(), stored.generation);
+        Ok(Some(StoredGap { lane, generation, gap: into_gap(found)?, decision }))
+    };
+    // Gaps of another log that the store was about before have no lane here.
+    let mut listed: Vec<StoredGap> =
+        open.into_iter().filter_map(|row| into_stored(row).transpose()).collect::<Result<_, _>>()?;
+    listed.sort_by(|left, right| left.lane.cmp(&right.lane));
+    for row in decided {
+        listed.extend(into_stored(row)?);
+    }
+    listed.truncate(wanted);
+    Ok(listed)
+}

@@ -1,0 +1,70 @@
+//! Gaps in the log: list and accept.
+//!
+//! Promises that the list says what accepting each gap does and costs, and that an acceptance is about the gap as
+//! it was shown: when it has changed since, it is refused.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use horizons_actors::command::CommandKind;
+use horizons_actors::gap::{GapAcceptance, GapKind};
+use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::ports::query::StoredGap;
+use serde_json::{Value, json};
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Shared;
+use super::answer::{cut_page, json_answer};
+use super::document::invalid;
+use super::error::ApiError;
+use super::request::ApiRequest;
+use super::route::{Route, RouteMethod};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route { method: RouteMethod::Get, template: "/gaps", handler: |s, r| list(s, r).boxed() },
+    Route { method: RouteMethod::Post, template: "/gaps/accept", handler: |s, r| accept(s, r).boxed() },
+];
+
+async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let limit = request.query(&["limit"])?.limit()?;
+    let (gaps, has_more) = cut_page(shared.state.queries.gaps(limit + 1).await?, limit);
+    let gaps: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
+    Ok(json_answer(StatusCode::OK, &json!({ "gaps": gaps, "has_more": has_more })))
+}
+
+async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let (acceptance, reason) = read_acceptance(&request)?;
+    let state = &shared.state;
+    let kind = CommandKind::AcceptGap(acceptance);
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind);
+    let command_id = command.command_id;
+
+    let accepted = state.commands.accept_gap(command).await?;
+    let answer = json!({
+        "command_id": command_id,
+        "generation": accepted.generation,
+        "resumes_at": accepted.resumes_at,
+    });
+    Ok(json_answer(StatusCode::ACCEPTED, &answer))
+}
+
+fn read_acceptance(request: &ApiRequest) -> Result<(GapAcceptance, String), ApiError> {
+    let mut fields = request.document()?;
+    let group = fields.parsed("group", Group::parse)?;
+    let topic = fields.parsed("topic", Topic::parse)?;
+    let partition = fields.partition("partition")?;
+    let kind = fields.parsed("kind", |text| {
+        GapKind::from_name(text).ok_or("wanted `trimmed`, `beyond_end` or `replaced`")
+    })?;
+    let next = fields.number("next")?;
+    let low = fields.number("low")?;
+    let reason = fields.text("reason")?;
+    fields.finish("`group`, `topic`, `partition`, `kind`, `next`, `low`, `reason`")?;
+    if partition >= topic.partitions() {
+        let last = topic.partitions() - 1;
+        return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
+    }
+    let lane = LaneKey { group, topic_partition: TopicPartition { topic, partition: Partition(partition) } };
+    Ok((GapAcceptance { lane, kind, next: Offset(next), low: Offset(low) }, reason))
+}

@@ -1,0 +1,144 @@
+//! Faults of PostgreSQL: restarted, killed, its backends ended, connections cut around COMMIT, a black hole.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+
+use super::stage::{Engine, Stage, place_on, unique};
+use crate::process::place::{Place, Rows};
+use crate::process::server::{pass, wait_for};
+use crate::services::kafka::Kafka;
+use crate::services::postgres::Cluster;
+use crate::services::proxy::{Cut, Direction, FaultProxy, Faults, Swallow, contains};
+
+/// How long the server stays away after it was ended.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// How long backends are ended again and again, and the pause in between.
+const TERMINATING: Duration = Duration::from_secs(5);
+const TERMINATION_PAUSE: Duration = Duration::from_millis(150);
+
+/// How long nothing arrives.
+const BLACK_HOLE: Duration = Duration::from_secs(4);
+
+/// What the program waits for an answer before it takes the connection for dead: less than the black hole lasts.
+const ANSWER_LIMIT_MS: u64 = 1_500;
+
+/// Gives a place whose rows are on this server, past or through a proxy.
+fn place_with(cluster: &Cluster, proxy: Option<&FaultProxy>) -> Place {
+    let direct = cluster.url();
+    let url = match proxy {
+        Some(proxy) => direct.replace(&format!(":{}", cluster.port()), &format!(":{}", proxy.port())),
+        None => direct.clone(),
+    };
+    let place = place_on(Engine::Sqlite, Kafka::shared());
+    Place { rows: Rows::Postgres { url, direct, schema: unique() }, ..place }
+}
+
+fn proxy_before(cluster: &Cluster) -> FaultProxy {
+    FaultProxy::in_front_of(SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port())))
+}
+
+fn taken_away(who: &str, take_away: impl Fn(&Cluster)) {
+    let rounds = crate::process::count("HORIZONS_TEST_DATABASE_ROUNDS", 2);
+    let mut cluster = Cluster::start();
+    let mut stage = Stage::at(who, place_with(&cluster, None));
+    stage.while_working(|on| on.wait_until_it_works());
+
+    for _ in 0..rounds {
+        let took = stage.while_working(|on| {
+            take_away(&cluster);
+            pass(AWAY);
+            cluster.restart();
+            on.wait_until_it_works()
+        });
+        println!("{who}: works {took:?} after it accepts again");
+    }
+    stage.finish();
+}
+
+#[test]
+fn postgres_restarted_under_load_loses_and_doubles_nothing() {
+    taken_away("PostgreSQL restarted", Cluster::terminate);
+}
+
+#[test]
+fn postgres_killed_under_load_loses_and_doubles_nothing() {
+    taken_away("PostgreSQL killed", Cluster::kill);
+}
+
+#[test]
+fn backends_ended_again_and_again_lose_and_double_nothing() {
+    let cluster = Cluster::start();
+    let mut stage = Stage::at("backends ended", place_with(&cluster, None));
+    let mut operator = PgConnection::establish(&cluster.url()).unwrap();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+
+    let (times, took) = stage.while_working(|on| {
+        let until = Instant::now() + TERMINATING;
+        let mut times = 0;
+        while Instant::now() < until {
+            operator.batch_execute(terminate).unwrap();
+            times += 1;
+            pass(TERMINATION_PAUSE);
+        }
+        (times, on.wait_until_it_works())
+    });
+    println!("all backends ended {times} times in {TERMINATING:?}: works after {took:?}");
+    stage.finish();
+}
+
+#[test]
+fn connections_cut_around_commit_lose_and_double_nothing() {
+    let rounds = crate::process::count("HORIZONS_TEST_COMMIT_CUTS", 6);
+    let cluster = Cluster::start();
+    let proxy = proxy_before(&cluster);
+    let mut stage = Stage::at("cut around COMMIT", place_with(&cluster, Some(&proxy)));
+    stage.while_working(|on| on.wait_until_it_works());
+    let is_commit = |bytes: &[u8]| contains(bytes, b"COMMIT");
+
+    for round in 0..rounds {
+        let how = if stage.random.below(2) == 0 { Cut::Reset } else { Cut::Close };
+        let fired = proxy.fired();
+        let took = stage.while_working(|on| {
+            // Not at the first commit that comes by, or every round would be about the same statement.
+            pass(Duration::from_millis(50 * (round + 1)));
+            if round % 2 == 0 {
+                proxy.cut_before(Direction::Up, is_commit, how);
+            } else {
+                proxy.cut_behind(Direction::Up, is_commit, how);
+            }
+            wait_for("a COMMIT to come by", || proxy.fired() > fired);
+            on.wait_until_it_works()
+        });
+        let place = if round % 2 == 0 { "before" } else { "behind" };
+        println!("cut {place} a COMMIT ({how:?}): works after {took:?}");
+    }
+    stage.finish();
+}
+
+#[test]
+fn postgres_behind_a_black_hole_loses_and_doubles_nothing() {
+    let cluster = Cluster::start();
+    let proxy = proxy_before(&cluster);
+    let place = place_with(&cluster, Some(&proxy)).with("HORIZONS_POSTGRES_TIMEOUT_MS", ANSWER_LIMIT_MS);
+    let mut stage = Stage::at("black hole", place);
+    stage.while_working(|on| on.wait_until_it_works());
+
+    for swallow in [Swallow::Up, Swallow::Down, Swallow::Both] {
+        let took = stage.while_working(|on| {
+            proxy.set(Faults { swallow, ..Faults::default() });
+            pass(BLACK_HOLE);
+            proxy.heal();
+            // Bytes are missing in the middle: as a router that has forgotten them, it resets what is left.
+            proxy.cut(Cut::Reset);
+            on.wait_until_it_works()
+        });
+        println!("black hole ({swallow:?}) for {BLACK_HOLE:?}: works after {took:?}");
+    }
+    stage.finish();
+}
