@@ -29,13 +29,13 @@ chmod 755 "$work"
 broker_pid="" as_postgres=()
 
 finish() {
+    if [ -d "$work/postgres/data" ]; then
+        "${as_postgres[@]}" "$bin/pg_ctl" -D "$work/postgres/data" -m immediate stop >/dev/null 2>&1 || true
+    fi
     # The broker lives as long as its standard input.
     if [ -n "$broker_pid" ]; then
         exec 8>&-
         wait "$broker_pid" || true
-    fi
-    if [ -d "$work/postgres/data" ]; then
-        "${as_postgres[@]}" "$bin/pg_ctl" -D "$work/postgres/data" -m immediate stop >/dev/null 2>&1 || true
     fi
     rm -rf "$work"
 }
@@ -80,7 +80,7 @@ start_postgres() {
     "${as_postgres[@]}" "$bin/initdb" -D "$work/postgres/data" --auth=trust --username=horizons --encoding=UTF8 \
         --locale=C >/dev/null
     "${as_postgres[@]}" "$bin/pg_ctl" -D "$work/postgres/data" -w -t 120 -l "$work/postgres/log" start \
-        -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$work/postgres -c max_wal_size=4GB" >/dev/null
+        -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$work/postgres -c max_wal_size=4GB" >/dev/null 8>&-
     url="postgres://horizons@127.0.0.1:$port/postgres"
     cd "$root"
 }
