@@ -66,7 +66,7 @@ pub(super) struct Sent {
     pub(super) recorded_at: Timestamp,
     /// When its commit was known to us.
     pub(super) committed_at: Instant,
-    /// Whether nothing else of the partition was in flight, or will be before its answer.
+    /// Whether nothing else of the partition was in flight beside it so far.
     is_alone: bool,
     acknowledged: Option<Offset>,
 }
@@ -168,10 +168,13 @@ impl PartitionState {
         bytes: usize,
         recorded_at: Timestamp,
         committed_at: Instant,
-        now: Instant,
     ) {
         debug_assert_eq!(offset, self.unsent, "rows are sent in order");
-        let is_alone = self.goes_one_by_one(now);
+        // What travels beside another may have been refused for the other's sake, or for that of the batch.
+        for other in &mut self.in_flight {
+            other.is_alone = false;
+        }
+        let is_alone = self.in_flight.is_empty();
         self.unsent = offset.following();
         self.in_flight.push_back(Sent {
             offset,

@@ -402,7 +402,7 @@ fn hand_over(
         let committed_at = commit_time(lane, row.offset, now);
         let bytes = row.weight_bytes();
         lane.metrics.record_bytes.observe(record_bytes(row) as f64);
-        lane.state.sent(row.offset, bytes, row.timestamp, committed_at, now);
+        lane.state.sent(row.offset, bytes, row.timestamp, committed_at);
         leading.unanswered += 1;
         leading.in_flight_bytes += bytes;
         return HandOver::Taken;

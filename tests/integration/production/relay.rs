@@ -10,9 +10,10 @@ use crate::process::random::Random;
 use crate::process::server::{wait_for, wait_some};
 use crate::services::kafka::Kafka;
 
-/// What the topic takes after it was narrowed, and the size of the record that is too large for it.
-const NARROW_BYTES: &str = "4000";
-const LARGE_BYTES: usize = 20_000;
+/// What the topic takes after it was narrowed, room for a batch of small records, and the size of the record that is
+/// too large for it.
+const NARROW_BYTES: &str = "100000";
+const LARGE_BYTES: usize = 300_000;
 
 /// Keys of probes: enough to meet every partition.
 const PROBES: usize = 30;

@@ -22,8 +22,23 @@ fn flowing(now: Instant) -> PartitionState {
 fn send(state: &mut PartitionState, rows: usize, now: Instant) {
     for _ in 0..rows.min(state.may_send(rows, now)) {
         let offset = state.unsent();
-        state.sent(offset, 1, Timestamp::from_micros(0), now, now);
+        state.sent(offset, 1, Timestamp::from_micros(0), now);
     }
+}
+
+#[test]
+fn partition_row_that_was_sent_alone_and_got_company_is_only_doubted() {
+    let now = Instant::now();
+    let mut state = PartitionState::new(&cursor(0, Some(0)), Offset(0));
+    send(&mut state, 1, now);
+    // The sender asked before the time ran out for which the broker is held to know the producer.
+    state.sent(Offset(1), 1, Timestamp::from_micros(0), now);
+
+    let in_company = state.failed(Offset(0), true, "batch too large".to_owned(), now);
+    state.rebuilt();
+
+    assert_eq!(in_company, Verdict::Doubt);
+    assert!(!matches!(state.phase(), Phase::Stopped { .. }));
 }
 
 #[test]
