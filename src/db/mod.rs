@@ -8,6 +8,7 @@
 //! (the connection, how rows are written in bulk, what a failure means), `super::link` (the writer's connection),
 //! `super::numbers` and `super::store` of its engine.
 
+mod bare_tables;
 pub mod error;
 pub mod fatal;
 mod key;

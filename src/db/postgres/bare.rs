@@ -4,7 +4,7 @@
 //! Promises the settings of the store's own writing connection and the rows and bytes of an audited record (an
 //! entry and a body, each with its primary key), in COPY's binary form, which is made before the clock starts,
 //! committed every so many records. Its tables have no triggers, no checks and no references; nothing is
-//! hashed, decoded or fenced. Promises as well that only schemas which it is told to remove are removed.
+//! hashed, decoded or fenced.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -19,29 +19,8 @@ use horizons_actors::record::{OutgoingRecord, TimestampType};
 use super::config::{PostgresConfig, quoted};
 use super::connection;
 use super::engine::{Connection, engine};
+use crate::db::bare_tables::{bare_bodies, bare_entries};
 use crate::db::error::OpenError;
-
-diesel::table! {
-    bare_entries (entry) {
-        entry -> BigInt,
-        record_offset -> BigInt,
-        leaf_hash -> Binary,
-        chain_hash -> Binary,
-        mark -> Text,
-        appended_at -> BigInt,
-    }
-}
-
-diesel::table! {
-    bare_bodies (entry) {
-        entry -> BigInt,
-        recorded_at -> BigInt,
-        time_type -> Integer,
-        key -> Nullable<Binary>,
-        headers -> Binary,
-        payload -> Nullable<Binary>,
-    }
-}
 
 const TABLES: &str = "
     CREATE TABLE bare_entries (entry BIGINT PRIMARY KEY, record_offset BIGINT NOT NULL, leaf_hash BYTEA NOT NULL,
@@ -176,17 +155,6 @@ impl BareCopy {
         };
         Ok((count("bare_entries")?, count("bare_bodies")?))
     }
-}
-
-/// Removes the configuration's schema with all that is in it, if it is there.
-pub fn remove_schema(config: &PostgresConfig) -> Result<(), OpenError> {
-    let mut connection = connection::open(config)?;
-    connection
-        .batch_execute(&format!(
-            "SET client_min_messages = warning; SET statement_timeout = 0; DROP SCHEMA IF EXISTS {} CASCADE",
-            quoted(&config.schema)
-        ))
-        .map_err(|error| connection::open_error(config, &error))
 }
 
 /// Has the server write out what it holds, so that nobody pays for what was written before; a role that may

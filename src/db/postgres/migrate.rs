@@ -46,6 +46,19 @@ pub fn migrate(config: &PostgresConfig) -> Result<(), OpenError> {
     apply(&mut connection, config)
 }
 
+/// Removes the configuration's schema with all that is in it, if it is there.
+///
+/// *Errors*: [`OpenError::Unreachable`], and [`OpenError::Refused`] where the role may not.
+pub fn remove_schema(config: &PostgresConfig) -> Result<(), OpenError> {
+    let mut connection = connection::open(config)?;
+    connection
+        .batch_execute(&format!(
+            "SET client_min_messages = warning; SET statement_timeout = 0; DROP SCHEMA IF EXISTS {} CASCADE",
+            quoted(&config.schema)
+        ))
+        .map_err(|error| open_error(config, &error))
+}
+
 /// Applies what is missing over a connection.
 pub(super) fn apply(connection: &mut Connection, config: &PostgresConfig) -> Result<(), OpenError> {
     // The lock is the session's: it goes with the connection, however that ends. Whoever waits for it waits as

@@ -73,11 +73,11 @@ mod trials;
 #[path = "../shared/writer.rs"]
 mod writer;
 
-pub use bare::{BareCopy, checkpoint, remove_schema};
+pub use bare::{BareCopy, checkpoint};
 pub use config::{ConnectionUrl, Migrations, PostgresConfig, UnsafeServer};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use lease::{Lease, Taken};
-pub use migrate::migrate;
+pub use migrate::{migrate, remove_schema};
 pub use profile::WriterTimes;
 pub use store::{PostgresReader, PostgresStore};
 

@@ -26,29 +26,8 @@ use super::engine::insert_rows;
 use super::folder::FolderLock;
 use super::key;
 use super::records::{Blob, Digest, blob};
+use crate::db::bare_tables::{bare_bodies, bare_entries};
 use crate::db::error::{OpenError, engine};
-
-diesel::table! {
-    bare_entries (entry) {
-        entry -> BigInt,
-        record_offset -> BigInt,
-        leaf_hash -> Binary,
-        chain_hash -> Binary,
-        mark -> Text,
-        appended_at -> BigInt,
-    }
-}
-
-diesel::table! {
-    bare_bodies (entry) {
-        entry -> BigInt,
-        recorded_at -> BigInt,
-        time_type -> Integer,
-        key -> Nullable<Binary>,
-        headers -> Binary,
-        payload -> Nullable<Binary>,
-    }
-}
 
 const TABLES: &str = "
     CREATE TABLE bare_entries (entry INTEGER PRIMARY KEY, record_offset, leaf_hash, chain_hash, mark, appended_at);
