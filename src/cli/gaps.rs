@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::exit::{Exit, Failure};
 
 use super::client::{Call, ClientOptions};
+use super::lane::LaneArguments;
 use super::output::Form;
 use super::{Context, ask, converse, print_done, print_page, with_output};
 
@@ -39,15 +40,8 @@ pub(super) enum GapsCommand {
 /// Names a gap as the list shows it.
 #[derive(Debug, Args)]
 pub(super) struct AcceptArguments {
-    /// Consumer group
-    #[arg(long)]
-    group: String,
-    /// Topic
-    #[arg(long)]
-    topic: String,
-    /// Partition
-    #[arg(long)]
-    partition: u16,
+    #[command(flatten)]
+    lane: LaneArguments,
     /// Kind, as listed
     #[arg(long)]
     kind: String,
@@ -100,15 +94,14 @@ pub(super) fn run(command: GapsCommand, context: &Context<'_>) -> Result<Exit, F
 
 fn accept(gap: &AcceptArguments, context: &Context<'_>) -> Result<Exit, Failure> {
     let body = json!({
-        "group": gap.group,
-        "topic": gap.topic,
-        "partition": gap.partition,
+        "group": gap.lane.group,
+        "topic": gap.lane.topic,
+        "partition": gap.lane.partition,
         "kind": gap.kind,
         "next": gap.next,
         "low": gap.low,
         "reason": gap.reason,
     });
     let answer = ask(&gap.client, context, Call::post("/gaps/accept", body))?;
-    let lane = format!("{}/{}-{}", gap.group, gap.topic, gap.partition);
-    print_done(&gap.client, context, &format!("gap accepted: {lane} goes on at {}", gap.low), &answer)
+    print_done(&gap.client, context, &format!("gap accepted: {} goes on at {}", gap.lane, gap.low), &answer)
 }

@@ -16,6 +16,7 @@ mod events;
 mod gaps;
 mod hooks;
 mod jobs;
+mod lane;
 mod output;
 mod parked;
 mod relay;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::exit::{Exit, Failure};
 
 use super::client::{Call, ClientOptions, base64_bytes, base64_text};
+use super::lane::LaneArguments;
 use super::{Context, ask, print_done, print_page};
 
 /// Look at parked keys, release them or give their poison event up
@@ -34,15 +35,8 @@ pub(super) enum ParkedCommand {
 /// Names a parked key.
 #[derive(Debug, Args)]
 pub(super) struct KeyArguments {
-    /// Consumer group
-    #[arg(long)]
-    group: String,
-    /// Topic
-    #[arg(long)]
-    topic: String,
-    /// Partition
-    #[arg(long)]
-    partition: u16,
+    #[command(flatten)]
+    lane: LaneArguments,
     /// Key as text
     #[arg(long, required_unless_present = "key_base64", conflicts_with = "key_base64")]
     key: Option<String>,
@@ -96,15 +90,14 @@ fn name_keys(page: &mut Value) {
 fn act(key: &KeyArguments, path: &str, done: &str, context: &Context<'_>) -> Result<Exit, Failure> {
     let from_text = key.key.as_ref().map(|text| base64_text(text.as_bytes()));
     let body = json!({
-        "group": key.group,
-        "topic": key.topic,
-        "partition": key.partition,
+        "group": key.lane.group,
+        "topic": key.lane.topic,
+        "partition": key.lane.partition,
         "key_base64": from_text.or_else(|| key.key_base64.clone()),
         "reason": key.reason,
     });
     let answer = ask(&key.client, context, Call::post(path, body))?;
-    let lane = format!("{}/{}-{}", key.group, key.topic, key.partition);
-    print_done(&key.client, context, &format!("{done}: a key of {lane}"), &answer)
+    print_done(&key.client, context, &format!("{done}: a key of {}", key.lane), &answer)
 }
 
 #[cfg(test)]
