@@ -15,12 +15,10 @@ use tempfile::TempDir;
 
 use super::client::Client;
 use super::place::{Events, Place};
+use crate::services::wait::wait_within;
 
 /// Longer than anything takes on a loaded machine; a test that waits so long has failed.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(60);
-
-/// Between two looks at a condition.
-const LOOK_PAUSE: Duration = Duration::from_millis(3);
 
 /// Waits for a condition, with a limit.
 pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -28,15 +26,8 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Waits for a value, with a limit.
-pub(crate) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up_at = Instant::now() + WAIT_LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < give_up_at, "waited too long for {what}");
-        std::thread::park_timeout(LOOK_PAUSE);
-    }
+pub(crate) fn wait_some<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(WAIT_LIMIT, what, look)
 }
 
 /// Lets a moment pass that the test is about, a kill's for instance.

@@ -18,13 +18,18 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Waits for a value, with a limit.
-pub(crate) fn wait_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let give_up_at = Instant::now() + WAIT_LIMIT;
+pub(crate) fn wait_some<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(WAIT_LIMIT, what, look)
+}
+
+/// Waits for a value, with a limit of its own.
+pub(crate) fn wait_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let give_up_at = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < give_up_at, "waited too long for {what}");
+        assert!(Instant::now() < give_up_at, "waited longer than {limit:?} for {what}");
         std::thread::park_timeout(LOOK_PAUSE);
     }
 }
