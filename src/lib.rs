@@ -41,4 +41,5 @@ pub mod metrics;
 pub mod orchestrator;
 pub mod run_agent;
 pub mod scheduler;
+pub mod secret;
 pub mod telemetry;

@@ -232,10 +232,12 @@ pub const RECORD_MAX_BYTES: usize = 1_048_576 - 512;
 
 /// What a dead-letter topic takes above its source: room for the headers that tell the origin.
 ///
-/// *Units*: bytes. Those headers measure at most 2 KiB (the detail of a rejection is 300 characters).
-pub const DEAD_LETTER_ROOM_BYTES: usize = 16_384;
+/// *Units*: bytes. Those headers measure at most 2 KiB (the detail of a rejection is 300 characters); the rest
+/// is for later ones, as the topics of a running cluster are not changed.
+pub const DEAD_LETTER_ROOM_BYTES: usize = 65_536;
 
-/// What Kafka's own default for `max.message.bytes` allows.
+/// What Kafka's own default for `max.message.bytes` allows; named in every topic, so that a cluster with another
+/// default is noticed.
 const KAFKA_MESSAGE_MAX_BYTES: usize = 1_048_588;
 
 impl LogTopic {

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use horizons_actors::ids::LogId;
+
 use crate::config::{Config, KafkaSecurity, KafkaUser};
-use crate::kafka::config::{
-    BatchLimits, KafkaConfig, SaslConfig, ScramHash, Secret, SecurityConfig, TlsConfig,
-};
-use crate::kafka::producer::{Compression, ProducerConfig};
+use crate::db::log_choice::kafka_log_id;
+use crate::kafka::cluster_id;
+use crate::kafka::config::{BatchLimits, KafkaConfig, SaslConfig, ScramHash, SecurityConfig, TlsConfig};
+use crate::kafka::error::KafkaLogError;
+use crate::kafka::producer::{Compression, MESSAGE_MAX_BYTES, ProducerConfig};
 use crate::kafka::relay::{RelayConfig, Writers};
 
 /// What the relay's producer waits for more records: nothing, as batches form while others are in flight.
 const LINGER: Duration = Duration::ZERO;
-
-/// The largest record that any topic takes, dead letters and what the protocol adds included.
-const MESSAGE_MAX_BYTES: usize = 4 << 20;
 
 /// What the relay keeps in flight at most.
 const IN_FLIGHT_RECORDS: usize = 20_000;
@@ -40,6 +40,13 @@ pub(super) fn kafka_config(config: &Config) -> KafkaConfig {
     }
 }
 
+/// Asks the brokers who they are, and gives the id of the log that their topics under the prefix are. Blocks.
+pub(super) fn identify_log(config: &Config, within: Duration) -> Result<LogId, KafkaLogError> {
+    let kafka = kafka_config(config);
+    let cluster = cluster_id(&kafka, within)?;
+    kafka_log_id(cluster.as_str(), &kafka.topic_prefix).map_err(KafkaLogError::ClusterId)
+}
+
 fn security(config: &Config) -> SecurityConfig {
     let tls = || {
         let (certificate_file, key_file) = config.kafka.certificate.clone().unzip();
@@ -60,7 +67,7 @@ fn sasl(user: &KafkaUser) -> SaslConfig {
             _ => ScramHash::Sha512,
         },
         user: user.user.clone(),
-        password: Secret::new(user.password.reveal()),
+        password: user.password.clone(),
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::{EventLog, RecordSource};
 
-use super::kafka::kafka_config;
+use super::kafka::{identify_log, kafka_config};
 use crate::config::{Config, EventLogKind};
-use crate::db::log_choice::{LogChoice, kafka_log_id};
+use crate::db::log_choice::LogChoice;
 use crate::embedded_log::{BatchLimits, EmbeddedLog};
 use crate::exit::{Exit, Failure};
+use crate::kafka::KafkaLog;
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::topics::{TopicAdmin, plan};
-use crate::kafka::{KafkaLog, cluster_id};
 
 /// How long a start waits for brokers.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -53,16 +53,14 @@ enum Unusable {
 
 /// Asks the brokers who they are, and checks the topics.
 fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
-    let kafka = kafka_config(config);
     let judge = |error: KafkaLogError| match error.is_transient() {
         true => Unusable::Away(error),
         false => Unusable::ForGood(Failure::new(Exit::Config, &error)),
     };
-    let cluster = cluster_id(&kafka, within).map_err(judge)?;
-    let log_id = kafka_log_id(cluster.as_str(), &kafka.topic_prefix)
-        .map_err(|error| Unusable::ForGood(Failure::new(Exit::Config, &error)))?;
-    let planned = plan(&kafka.topic_prefix, config.kafka.replication_factor);
-    let differences = TopicAdmin::new(kafka).and_then(|admin| admin.check(&planned)).map_err(judge)?;
+    let log_id = identify_log(config, within).map_err(judge)?;
+    let planned = plan(&config.kafka.topic_prefix, config.kafka.replication_factor);
+    let checked = TopicAdmin::new(kafka_config(config)).and_then(|admin| admin.check(&planned));
+    let differences = checked.map_err(judge)?;
     let (fatal, others): (Vec<_>, Vec<_>) = differences.iter().partition(|difference| difference.is_fatal());
     for difference in others {
         tracing::warn!(%difference, "a topic is not as Horizons makes it");

@@ -11,7 +11,6 @@ mod keys;
 mod raw;
 mod reference;
 mod rules;
-mod secret;
 mod values;
 
 use std::collections::BTreeMap;
@@ -22,11 +21,11 @@ use std::time::Duration;
 use horizons_actors::backoff::{BackoffPolicy, RestartPolicy};
 use horizons_actors::ids::{AgentName, Topic};
 
+pub use crate::secret::Secret;
 pub use agents::{Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, TIME_LIMIT_DEFAULT};
 pub use error::{ConfigError, Fault, Origin, Problem};
 pub use keys::{DefaultValue, ENVIRONMENT_PREFIX, KEYS, Key, Kind, OTHER_VARIABLES};
 pub use reference::{example_file, markdown_tables};
-pub use secret::Secret;
 
 /// Everything that can be configured, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

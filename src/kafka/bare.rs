@@ -1,17 +1,14 @@
 //! The bare client: what this cluster gives and takes when nothing is done with the records, as a limit to
 //! compare a real consumer with (`benches/README.md`).
 //!
-//! Promises the settings of a group's own client, records that are only borrowed, and topics that are removed
-//! only when they are named. The calls block.
+//! Promises the settings of a group's own client, and records that are only borrowed. The calls block.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use horizons_actors::ids::{LogTopic, Offset, TopicPartition};
+use horizons_actors::ids::{LogTopic, TopicPartition};
 use horizons_actors::record::OutgoingRecord;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -19,13 +16,14 @@ use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::block::wait_for;
 use super::config::KafkaConfig;
 use super::error::KafkaLogError;
 use super::names::{TopicNames, topic_name};
 use super::producer::{
-    Compression, Delivery, DeliverySink, IdempotentProducer, ProducedRecord, ProducerConfig, with_header,
+    Compression, Delivery, DeliverySink, IdempotentProducer, MESSAGE_MAX_BYTES, ProducedRecord,
+    ProducerConfig, with_header,
 };
+use super::topics::end_of;
 
 /// How long nothing may move before a call is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -38,9 +36,6 @@ const FULL_WAIT: Duration = Duration::from_millis(1);
 
 /// What a filler keeps in flight.
 const IN_FLIGHT: (usize, usize) = (100_000, 64 << 20);
-
-/// The largest record that a filler sends.
-const MESSAGE_MAX_BYTES: usize = 4 << 20;
 
 fn stalled(config: &KafkaConfig) -> KafkaLogError {
     KafkaLogError::Unreachable { bootstrap: config.bootstrap.clone(), within: STALL_LIMIT }
@@ -167,7 +162,7 @@ fn consumer(config: &KafkaConfig, partitions: &[TopicPartition]) -> Result<BaseC
     let settings = KafkaConfig { group_instance_id: None, ..config.clone() }.member("bare");
     let consumer = BaseConsumer::from_config(&settings).map_err(KafkaLogError::Client)?;
     for partition in partitions {
-        end(config, &consumer, &names, *partition)?;
+        end_of(consumer.client(), names.name(partition.topic), partition.partition, config)?;
     }
     Ok(consumer)
 }
@@ -284,50 +279,4 @@ pub fn wait_until(at: Instant) {
     while let Some(left) = at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
     }
-}
-
-/// Asks for the end of a partition, again while a new topic has no leader yet.
-fn end(
-    config: &KafkaConfig,
-    consumer: &BaseConsumer,
-    names: &TopicNames,
-    partition: TopicPartition,
-) -> Result<Offset, KafkaLogError> {
-    let number = i32::from(partition.partition.0);
-    let deadline = Instant::now() + STALL_LIMIT;
-    loop {
-        match consumer.fetch_watermarks(names.name(partition.topic), number, config.request_limit) {
-            Ok((_, high)) => return Ok(Offset(u64::try_from(high).unwrap_or_default())),
-            Err(_) if Instant::now() < deadline => std::thread::park_timeout(POLL),
-            Err(source) => return Err(KafkaLogError::Request { operation: "read the ends", source }),
-        }
-    }
-}
-
-/// Gives the ends of partitions.
-pub fn ends(
-    config: &KafkaConfig,
-    partitions: &[TopicPartition],
-) -> Result<Vec<(TopicPartition, Offset)>, KafkaLogError> {
-    let names = TopicNames::new(&config.topic_prefix)?;
-    let consumer: BaseConsumer =
-        BaseConsumer::from_config(&config.client("bare")).map_err(KafkaLogError::Client)?;
-    let end = |partition: &TopicPartition| Ok((*partition, end(config, &consumer, &names, *partition)?));
-    partitions.iter().map(end).collect()
-}
-
-/// Removes topics; those that are not there are no failure.
-pub fn remove_topics(config: &KafkaConfig, names: &[&str]) -> Result<(), KafkaLogError> {
-    let client: AdminClient<DefaultClientContext> =
-        AdminClient::from_config(&config.client("bare")).map_err(KafkaLogError::Client)?;
-    let limit = config.request_limit;
-    let options = AdminOptions::new().request_timeout(Some(limit)).operation_timeout(Some(limit));
-    let removed = wait_for(client.delete_topics(names, &options), Instant::now() + limit * 2)
-        .ok_or_else(|| stalled(config))?
-        .map_err(|source| KafkaLogError::Request { operation: "remove topics", source })?;
-    let refused = removed.into_iter().find_map(|answer| match answer {
-        Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => None,
-        Err((topic, code)) => Some(KafkaLogError::Topic { operation: "remove topic", topic, code }),
-    });
-    refused.map_or(Ok(()), Err)
 }

@@ -3,7 +3,6 @@
 //! Promises that a name which the client library would panic on is refused here, and that no secret is
 //! printed. The settings are the ones that were measured or that a promise depends on; each says why.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,28 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use super::error::KafkaLogError;
 use super::names::check_name;
-
-/// A password, which is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes the password.
-    pub fn new(password: impl Into<String>) -> Self {
-        Self(password.into())
-    }
-
-    /// Gives the password, to hand it to a client.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
+use crate::secret::Secret;
 
 /// The certificates of a TLS connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -255,7 +233,7 @@ impl KafkaConfig {
             client
                 .set("sasl.mechanism", hash.mechanism())
                 .set("sasl.username", user)
-                .set("sasl.password", password.expose());
+                .set("sasl.password", password.reveal());
         }
         client
     }

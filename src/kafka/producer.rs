@@ -16,6 +16,9 @@ use rdkafka::producer::{
 };
 use rdkafka::{ClientContext, Message};
 
+/// The largest record that any topic takes, dead letters and what the protocol adds included.
+pub const MESSAGE_MAX_BYTES: usize = 4 << 20;
+
 /// How batches are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {

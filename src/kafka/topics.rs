@@ -1,31 +1,22 @@
 //! The topics that the program needs: what they should be, what they are, and making those that are missing.
 //!
-//! Promises that nothing that exists is ever changed or removed: a difference is named, and an operator
-//! decides. The calls block.
+//! Promises that nothing that exists is ever changed, and removed only when it is named: a difference is told,
+//! and an operator decides. The calls block.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use horizons_actors::ids::{LogTopic, Topic};
+use horizons_actors::ids::{LogTopic, Offset, Partition, Topic, TopicPartition};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::block::wait_for;
 use super::config::KafkaConfig;
 use super::error::KafkaLogError;
-use super::names::topic_name;
-
-/// The largest record that a topic of record takes, as its broker counts it.
-///
-/// *Source*: Kafka's own default (`max.message.bytes`), named so that a cluster with another one is noticed.
-pub const RECORD_BYTES_MAX: u32 = 1_048_588;
-
-/// What a topic of dead letters takes beyond that: the record's own headers and those that tell where it came
-/// from, and why.
-pub const DEAD_LETTER_BYTES_EXTRA: u32 = 65_536;
+use super::names::{TopicNames, topic_name};
 
 /// With so many copies or more, two must have a record before it counts as written.
 const COPIES_FOR_TWO_IN_SYNC: u16 = 3;
@@ -132,13 +123,9 @@ const CLEANUP_POLICY: &str = "cleanup.policy";
 pub fn plan(prefix: &str, replication: u16) -> Vec<PlannedTopic> {
     let of = |topic: LogTopic| {
         let source = topic.source();
-        let bytes_max = match topic {
-            LogTopic::Record(_) => RECORD_BYTES_MAX,
-            LogTopic::DeadLetter(_) => RECORD_BYTES_MAX + DEAD_LETTER_BYTES_EXTRA,
-        };
         let mut settings = BTreeMap::from([
             ("retention.ms", source.retention().as_millis().to_string()),
-            ("max.message.bytes", bytes_max.to_string()),
+            ("max.message.bytes", topic.kafka_max_message_bytes().to_string()),
             (CLEANUP_POLICY, "delete".to_owned()),
             ("message.timestamp.type", "CreateTime".to_owned()),
         ]);
@@ -312,27 +299,32 @@ impl TopicAdmin {
         Ok(metadata.brokers().len())
     }
 
-    /// Gives the ends of a topic's partitions, by number: the offset that the next record of each would get.
+    /// Gives the ends of partitions of record: the offset that the next record of each would get.
     ///
     /// *Errors*: [`KafkaLogError::Request`].
-    pub fn ends(&self, topic: &str, partitions: u16) -> Result<Vec<u64>, KafkaLogError> {
-        let limit = self.config.request_limit;
-        let request = |source| KafkaLogError::Request { operation: "read ends", source };
-        let end = |partition: u16| {
-            let (_, end) = self.client.inner().fetch_watermarks(topic, i32::from(partition), limit)?;
-            Ok(end.max(0).cast_unsigned())
+    pub fn ends(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<(TopicPartition, Offset)>, KafkaLogError> {
+        let names = TopicNames::new(&self.config.topic_prefix)?;
+        let end = |at: &TopicPartition| {
+            let end = end_of(self.client.inner(), names.name(at.topic), at.partition, &self.config)?;
+            Ok((*at, end))
         };
-        (0..partitions).map(end).collect::<Result<_, _>>().map_err(request)
+        partitions.iter().map(end).collect()
     }
 
     /// Removes topics and groups with all that is in them; those that do not exist are fine.
     ///
     /// *Errors*: [`KafkaLogError::Topic`] for the first topic that the cluster will not remove,
     /// [`KafkaLogError::Request`], [`KafkaLogError::Unreachable`].
-    pub fn remove(&self, topics: &[&str], groups: &[&str]) -> Result<(), KafkaLogError> {
-        // A group that has members yet, or never had any, is left: it goes by itself when its offsets expire.
-        let _left = self.finish("remove groups", self.client.delete_groups(groups, &self.options()))?;
-        let answers = self.finish("remove topics", self.client.delete_topics(topics, &self.options()))?;
+    pub fn remove(&self, planned: &[PlannedTopic], groups: &[&str]) -> Result<(), KafkaLogError> {
+        if !groups.is_empty() {
+            // A group that has members yet, or never had any, is left: it goes when its offsets expire.
+            let _left = self.finish("remove groups", self.client.delete_groups(groups, &self.options()))?;
+        }
+        let names: Vec<&str> = planned.iter().map(|topic| topic.name.as_str()).collect();
+        let answers = self.finish("remove topics", self.client.delete_topics(&names, &self.options()))?;
         answers.into_iter().try_for_each(|answer| match answer {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(()),
             Err((topic, code)) => Err(KafkaLogError::Topic { operation: "remove topic", topic, code }),
@@ -354,6 +346,23 @@ impl TopicAdmin {
         match wait_for(answer, Instant::now() + within) {
             Some(answer) => answer.map_err(|source| KafkaLogError::Request { operation, source }),
             None => Err(KafkaLogError::Unreachable { bootstrap: self.config.bootstrap.clone(), within }),
+        }
+    }
+}
+
+/// Asks for the end of a partition, again while a new topic has no leader yet.
+pub(super) fn end_of<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partition: Partition,
+    config: &KafkaConfig,
+) -> Result<Offset, KafkaLogError> {
+    let until = Instant::now() + config.request_limit;
+    loop {
+        match client.fetch_watermarks(topic, i32::from(partition.0), config.request_limit) {
+            Ok((_, end)) => return Ok(Offset(end.max(0).cast_unsigned())),
+            Err(_) if Instant::now() < until => std::thread::park_timeout(LOOK_PAUSE),
+            Err(source) => return Err(KafkaLogError::Request { operation: "read ends", source }),
         }
     }
 }

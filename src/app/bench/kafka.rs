@@ -18,19 +18,19 @@ use super::lens::Lens;
 use super::load::Load;
 use super::report::{Figure, per_second};
 use super::{Audited, failed, print, profile, remove, watched};
-use crate::app::kafka::kafka_config;
+use crate::app::kafka::{identify_log, kafka_config};
 use crate::app::store::{open_sqlite_for, postgres_config};
 use crate::app::topics::failure as kafka_failure;
 use crate::app::{Store, log, open_failure};
 use crate::cli::{BenchOptions, Form, KafkaBench, Output};
 use crate::config::{Config, EventLogKind, StoreEngine};
-use crate::db::log_choice::{LogChoice, kafka_log_id};
+use crate::db::log_choice::LogChoice;
 use crate::db::postgres::{self, BareCopy, PostgresConfig, PostgresStore};
 use crate::db::sqlite::{BareInsert, WriterTimes};
 use crate::exit::{Exit, Failure};
 use crate::kafka::bare::{self, Filler};
-use crate::kafka::cluster_id;
-use crate::kafka::topics::{TopicAdmin, plan};
+use crate::kafka::error::KafkaLogError;
+use crate::kafka::topics::{PlannedTopic, TopicAdmin, plan};
 
 /// How long the brokers may take to say who they are.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -64,13 +64,19 @@ impl Place {
         config.kafka.replication_factor = services.replication;
         config.postgres.url = services.postgres.clone().unwrap_or_default();
         config.postgres.schema = format!("{PREFIX}_{}", name.get(..8).unwrap_or(&name));
-        let kafka = kafka_config(&config);
-        let cluster = cluster_id(&kafka, START_LIMIT).map_err(kafka_failure)?;
-        let log_id = kafka_log_id(cluster.as_str(), &config.kafka.topic_prefix)
-            .map_err(|error| Failure::new(Exit::Config, &error))?;
-        let planned = plan(&config.kafka.topic_prefix, config.kafka.replication_factor);
-        TopicAdmin::new(kafka).and_then(|admin| admin.create(&planned)).map_err(kafka_failure)?;
-        Ok(Self { config, log_id, keeps_topics: services.keep_topics.is_some() })
+        let log_id = identify_log(&config, START_LIMIT).map_err(kafka_failure)?;
+        let place = Self { config, log_id, keeps_topics: services.keep_topics.is_some() };
+        place.admin().and_then(|admin| admin.create(&place.planned())).map_err(kafka_failure)?;
+        Ok(place)
+    }
+
+    /// Gives a client that looks at topics and removes them.
+    pub(super) fn admin(&self) -> Result<TopicAdmin, KafkaLogError> {
+        TopicAdmin::new(kafka_config(&self.config))
+    }
+
+    fn planned(&self) -> Vec<PlannedTopic> {
+        plan(&self.config.kafka.topic_prefix, self.config.kafka.replication_factor)
     }
 
     /// Gives what the store on PostgreSQL is told.
@@ -89,9 +95,7 @@ impl Place {
         if self.keeps_topics {
             return;
         }
-        let planned = plan(&self.config.kafka.topic_prefix, self.config.kafka.replication_factor);
-        let names: Vec<&str> = planned.iter().map(|topic| topic.name.as_str()).collect();
-        if let Err(error) = bare::remove_topics(&kafka_config(&self.config), &names) {
+        if let Err(error) = self.admin().and_then(|admin| admin.remove(&self.planned(), &[])) {
             tracing::warn!(%error, prefix = self.config.kafka.topic_prefix, "failed to remove the topics");
         }
     }
@@ -199,7 +203,7 @@ fn fill(place: &Place, begin: Timestamp, options: &BenchOptions) -> Result<Vec<T
     filler.finish().map_err(kafka_failure)?;
     let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
     let all: Vec<TopicPartition> = Topic::ALL.into_iter().flat_map(Topic::all_partitions).collect();
-    let ends = bare::ends(&kafka_config(&place.config), &all).map_err(kafka_failure)?;
+    let ends = place.admin().and_then(|admin| admin.ends(&all)).map_err(kafka_failure)?;
     let held: u64 = ends.iter().map(|(_, end)| end.0).sum();
     match held == options.records.get() {
         true => Ok(partitions),

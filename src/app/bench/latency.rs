@@ -257,7 +257,7 @@ async fn maximum(
 async fn check(running: &Running, timeline: &Timeline, place: &Place) -> Result<(), Failure> {
     let published = timeline.ends();
     let partitions: Vec<TopicPartition> = published.iter().map(|(partition, _)| *partition).collect();
-    let held = bare::ends(&kafka_config(&place.config), &partitions).map_err(kafka_failure)?;
+    let held = place.admin().and_then(|admin| admin.ends(&partitions)).map_err(kafka_failure)?;
     if held != published {
         let text = format!("Kafka does not hold what was published: wanted {published:?}, got {held:?}");
         return Err(Failure::text(Exit::Failed, text));

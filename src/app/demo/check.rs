@@ -187,13 +187,11 @@ fn count_in_kafka(config: &Config) -> Result<Option<BTreeMap<Topic, u64>>, Failu
         return Ok(None);
     }
     let admin = TopicAdmin::new(kafka_config(config)).map_err(topics::failure)?;
+    let partitions: Vec<TopicPartition> = Topic::ALL.into_iter().flat_map(Topic::all_partitions).collect();
     let mut counts = BTreeMap::new();
-    for topic in Topic::ALL {
-        let name = format!("{}{topic}", config.kafka.topic_prefix);
-        let ends = admin.ends(&name, topic.partitions()).map_err(topics::failure)?;
-        let records: u64 = ends.into_iter().sum();
-        if records > 0 {
-            counts.insert(topic, records);
+    for (partition, end) in admin.ends(&partitions).map_err(topics::failure)? {
+        if end.0 > 0 {
+            *counts.entry(partition.topic).or_default() += end.0;
         }
     }
     Ok(Some(counts))

@@ -66,13 +66,12 @@ impl Stage {
         }
         let admin = TopicAdmin::new(kafka_config(&self.config)).map_err(topics::failure)?;
         let planned = plan(&self.config.kafka.topic_prefix, self.config.kafka.replication_factor);
-        let topics: Vec<&str> = planned.iter().map(|topic| topic.name.as_str()).collect();
         let groups: Vec<String> = [Group::audit_trail(), Group::jobs(), Group::job_metrics()]
             .iter()
             .map(|group| format!("{}{group}", self.config.kafka.group_prefix))
             .collect();
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        admin.remove(&topics, &groups).map_err(topics::failure)
+        admin.remove(&planned, &groups).map_err(topics::failure)
     }
 
     /// Leaves everything where it is, and tells the folder and the names that are not in it.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use horizons::kafka::cluster_id;
-use horizons::kafka::config::{KafkaConfig, SaslConfig, ScramHash, Secret, SecurityConfig, TlsConfig};
+use horizons::kafka::config::{KafkaConfig, SaslConfig, ScramHash, SecurityConfig, TlsConfig};
 use horizons::kafka::error::KafkaLogError;
 use horizons::kafka::topics::{Created, Difference, plan};
+use horizons::secret::Secret;
 use horizons_actors::ids::Topic;
 
 use super::world::{Manner, Member, PLENTY, Store, World, ask, lifecycle};
