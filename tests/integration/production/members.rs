@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -11,8 +14,8 @@ use super::stage::{
 };
 use crate::process::checker::GROUPS;
 use crate::process::client::Client;
-use crate::process::place::Place;
-use crate::process::server::{World, pass, wait_for};
+use crate::process::place::{Place, Rows};
+use crate::process::server::{Server, World, pass, wait_for};
 use crate::services::kafka::Kafka;
 
 /// Lanes of all groups: the auditor follows 33 partitions, the jobs 10, the metrics 20.
@@ -20,6 +23,10 @@ pub(super) const LANES: usize = 63;
 
 /// A process that joins stays for so long.
 const STAY: Duration = Duration::from_secs(1);
+
+/// Between two looks at what a frozen process has open: more than any other's round takes, and less than the
+/// server waits before it ends the transaction.
+const WITHIN_ROUND: Duration = Duration::from_millis(250);
 
 /// Gives a place for several processes.
 pub(super) fn shared_place() -> Place {
@@ -87,12 +94,50 @@ fn lives(client: Client) -> Vec<(String, String, u64, u64, u64)> {
     lives.collect()
 }
 
+/// A session that has written lanes' progress and waits, in a transaction that is open.
+#[derive(QueryableByName, PartialEq)]
+struct OpenRound {
+    #[diesel(sql_type = Text)]
+    backend: String,
+}
+
+/// Gives the sessions that have written progress and not committed yet.
+fn open_rounds(place: &Place) -> Vec<OpenRound> {
+    let Rows::Postgres { direct, schema, .. } = &place.rows else { return Vec::new() };
+    let mut operator = PgConnection::establish(direct).unwrap();
+    diesel::sql_query(
+        "SELECT a.pid || ' since ' || a.xact_start AS backend
+         FROM pg_stat_activity AS a JOIN pg_locks AS l ON l.pid = a.pid
+         WHERE a.state = 'idle in transaction' AND l.mode = 'RowExclusiveLock'
+           AND l.relation = to_regclass(quote_ident($1) || '.progress')",
+    )
+    .bind::<Text, _>(schema)
+    .load(&mut operator)
+    .unwrap()
+}
+
+/// Freezes a server while it has a round that is written and not committed: what another process has open goes
+/// on, what this one has stays.
+fn freeze_within_a_round(server: &Server, place: &Place) {
+    wait_for("the server to be frozen within a round", || {
+        server.signal(Signal::SIGSTOP);
+        let open = open_rounds(place);
+        pass(WITHIN_ROUND);
+        let is_held = !open.is_empty() && open_rounds(place).iter().any(|round| open.contains(round));
+        if !is_held {
+            server.signal(Signal::SIGCONT);
+            pass(WITHIN_ROUND);
+        }
+        is_held
+    });
+}
+
 #[test]
 fn owner_frozen_beyond_its_session_is_refused_when_it_wakes() {
     // What a zombie has locked in the database is free again before its session is over.
     let place = shared_place().with("HORIZONS_POSTGRES_TIMEOUT_MS", SESSION_MS / 2);
     let mut stage = Stage::at("zombie", place.clone());
-    // The one that will freeze nearly always has a round that is written and not committed.
+    // The one that will freeze has a round most of the time that is written and not committed.
     stage.start_again(Some("store-before-commit=delay:150"));
     let second = second_of(&place);
     let rightful = second.serve();
@@ -105,7 +150,7 @@ fn owner_frozen_beyond_its_session_is_refused_when_it_wakes() {
 
     let (taken_over, before) = work_steadily(&stage.load, heir, &seeds, || {
         pass(Duration::from_secs(1));
-        stage.server.signal(Signal::SIGSTOP);
+        freeze_within_a_round(&stage.server, &place);
         let frozen_at = Instant::now();
         wait_for_lanes(heir, LANES);
         let taken_over = frozen_at.elapsed();
