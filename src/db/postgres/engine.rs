@@ -5,23 +5,28 @@
 
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{DefaultLoadingMode, SimpleConnection};
 use diesel::prelude::*;
+use diesel::query_dsl::methods::LoadQuery;
 use diesel::r2d2::{ConnectionManager, Pool};
-use diesel::sql_types::{Array, BigInt, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use horizons_actors::effect::TimerId;
+use horizons_actors::ids::{EventId, JobId, Sequence};
 use horizons_actors::ports::store::StoreError;
+use horizons_actors::state::LifecycleOwner;
 
 use super::errors::{Fault, fault_of};
-use super::fixed::Fixed;
+use super::fixed::{Fixed, run};
 use super::lease;
-use super::schema::live_job_views;
+use super::outbox::{OutboxRange, OutboxRow};
+use super::schema::audit_logs;
+use super::state::{AuditLogRow, uuid};
 use crate::db::outcome::RoundError;
 use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
-pub(super) use super::heads::take_offsets;
+pub(super) use super::heads::{advance_cursors, take_offsets};
 pub(super) use super::progress::advance;
 pub(super) use super::scan::SCAN;
 
@@ -44,12 +49,19 @@ pub(super) const IS_SHARED: bool = true;
 pub(super) const READ_ROWS: usize = 128;
 
 /// From so many rows on, COPY is faster than an insert of many rows.
-pub(super) const COPY_ROWS: usize = 8;
+pub(super) const COPY_ROWS: usize = 32;
 
-/// Rows of one upsert; the rest is written by single ones. Each size is its own prepared statement.
-pub(super) const UPSERT_ROWS: usize = 16;
+/// Rows of the largest statement over rows. Each size is its own prepared statement.
+const ROWS_AT_ONCE: usize = 64;
 
-/// Inserts a list of rows: a few by one statement, many by COPY in its binary form.
+/// Gives how many of so many rows the next statement takes: a power of two, so that the statements are few and
+/// the last rows of many are not written one by one.
+pub(super) fn rows_at_once(left: usize) -> usize {
+    left.checked_ilog2().map_or(0, |bits| (1 << bits).min(ROWS_AT_ONCE))
+}
+
+/// Inserts a list of rows: a few by prepared statements, many by COPY in its binary form, which is planned anew
+/// each time.
 macro_rules! insert_rows {
     ($connection:expr, $table:expr, $rows:expr) => {{
         let rows = $rows;
@@ -58,10 +70,15 @@ macro_rules! insert_rows {
                 .from_insertable(rows)
                 .execute($connection)
                 .map_err($crate::db::postgres::engine::engine)?;
-        } else if !rows.is_empty() {
-            $crate::db::postgres::fixed::Fixed(diesel::insert_into($table).values(rows))
-                .execute($connection)
-                .map_err($crate::db::postgres::engine::engine)?;
+        } else {
+            let mut left: &[_] = &rows;
+            while !left.is_empty() {
+                let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
+                let insert = diesel::insert_into($table).values(rows);
+                $crate::db::postgres::fixed::run($connection, insert)
+                    .map_err($crate::db::postgres::engine::engine)?;
+                left = later;
+            }
         }
     }};
 }
@@ -77,28 +94,18 @@ pub(super) use insert_borrowed;
 
 /// Inserts a list of rows; one with the same key is replaced. No key comes twice.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:tt, set: [$($column:path),+ $(,)?]) => {{
-        let (many, rest) = $rows.as_chunks::<{ $crate::db::postgres::engine::UPSERT_ROWS }>();
-        for rows in many {
-            let rows: &[_] = rows;
+    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: [$($column:path),+ $(,)?]) => {{
+        let mut left: &[_] = $rows;
+        while !left.is_empty() {
+            let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
             let upsert = diesel::insert_into($table)
                 .values(rows)
                 .on_conflict($key)
                 .do_update()
                 .set(($($column.eq(diesel::upsert::excluded($column)),)+));
-            $crate::db::postgres::fixed::Fixed(upsert)
-                .execute($connection)
+            $crate::db::postgres::fixed::run($connection, upsert)
                 .map_err($crate::db::postgres::engine::engine)?;
-        }
-        for row in rest {
-            let upsert = diesel::insert_into($table)
-                .values(row)
-                .on_conflict($key)
-                .do_update()
-                .set(($($column.eq(diesel::upsert::excluded($column)),)+));
-            $crate::db::postgres::fixed::Fixed(upsert)
-                .execute($connection)
-                .map_err($crate::db::postgres::engine::engine)?;
+            left = later;
         }
     }};
 }
@@ -118,14 +125,16 @@ pub(super) use insert_or_ignore;
 
 /// Inserts those rows of a list whose key is not there.
 macro_rules! insert_or_ignore_rows {
-    ($connection:expr, $table:expr, $rows:expr) => {
-        for rows in $rows.chunks($crate::db::postgres::engine::UPSERT_ROWS) {
+    ($connection:expr, $table:expr, $rows:expr) => {{
+        let mut left: &[_] = $rows;
+        while !left.is_empty() {
+            let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
             let insert = diesel::insert_into($table).values(rows).on_conflict_do_nothing();
-            $crate::db::postgres::fixed::Fixed(insert)
-                .execute($connection)
+            $crate::db::postgres::fixed::run($connection, insert)
                 .map_err($crate::db::postgres::engine::engine)?;
+            left = later;
         }
-    };
+    }};
 }
 pub(super) use insert_or_ignore_rows;
 
@@ -140,11 +149,6 @@ pub(super) use lock_row;
 /// Turns a failure into the port's error, for `map_err`.
 pub(super) fn engine(error: diesel::result::Error) -> StoreError {
     store_error(&error)
-}
-
-/// Keeps a statement for the connection's life, whose text is always the same.
-pub(super) const fn prepared<S>(statement: S) -> Fixed<S> {
-    Fixed(statement)
 }
 
 /// Begins a transaction that writes.
@@ -202,21 +206,115 @@ pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerI
     .bind::<BigInt, _>(lane)
     .bind::<Array<Text>, _>(kinds)
     .bind::<Array<Text>, _>(keys);
-    Fixed(delete).execute(connection).map(|_| ())
+    run(connection, delete)
 }
 
 /// Removes jobs from the list of those that live.
-pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) -> QueryResult<()> {
-    if jobs.is_empty() {
+pub(super) fn clear_live(connection: &mut Connection, ended: &[(i64, &str)]) -> QueryResult<()> {
+    if ended.is_empty() {
         return Ok(());
     }
-    diesel::delete(
-        live_job_views::table
-            .filter(live_job_views::job_id.eq_any(jobs))
-            .filter(live_job_views::lane.eq(lane)),
+    let (lanes, jobs): (Vec<i64>, Vec<&str>) = ended.iter().copied().unzip();
+    let delete = diesel::sql_query(
+        "DELETE FROM live_job_views AS l USING unnest($1, $2) AS e (lane, job_id)
+         WHERE l.job_id = e.job_id AND l.lane = e.lane",
     )
-    .execute(connection)
-    .map(|_| ())
+    .bind::<Array<BigInt>, _>(lanes)
+    .bind::<Array<Text>, _>(jobs);
+    run(connection, delete)
+}
+
+/// Writes where audit logs stand.
+pub(super) fn store_audit_logs(connection: &mut Connection, rows: &[AuditLogRow]) -> Result<(), StoreError> {
+    replace_rows!(
+        connection,
+        audit_logs::table,
+        rows,
+        key: audit_logs::lane,
+        set: [
+            audit_logs::size,
+            audit_logs::chain_head,
+            audit_logs::frontier,
+            audit_logs::last_offset,
+            audit_logs::segment_number,
+            audit_logs::segment_first,
+            audit_logs::segment_opened_at,
+        ]
+    );
+    Ok(())
+}
+
+/// What the orchestrator has written about a sequence, if it knows the job.
+#[derive(QueryableByName)]
+struct OwnerRow {
+    #[diesel(sql_type = Nullable<Binary>)]
+    event_id: Option<Vec<u8>>,
+    #[diesel(sql_type = Bool)]
+    is_known: bool,
+}
+
+/// What is read of each sequence that is wanted (`w`), and where from.
+const OWNERS: &str = "SELECT e.event_id, e.job_id IS NOT NULL OR j.job_id IS NOT NULL AS is_known";
+const OF_OWNERS: &str = "LEFT JOIN job_events AS e ON e.job_id = w.job_id AND e.sequence = w.sequence
+    LEFT JOIN jobs AS j ON j.job_id = w.job_id";
+
+/// Loads what the orchestrator has written about lifecycle sequences, in the order given.
+pub(super) fn load_owners(
+    connection: &mut Connection,
+    wanted: &[(&JobId, Sequence)],
+) -> Result<Vec<Option<LifecycleOwner>>, StoreError> {
+    let sequence = |sequence: &Sequence| sequence.0.cast_signed();
+    let rows: Vec<OwnerRow> = match wanted {
+        // One is the rule, and the server plans a list anew each time, as it may be long.
+        [(job_id, one)] => {
+            let select = diesel::sql_query(format!(
+                "{OWNERS} FROM (VALUES ($1, $2)) AS w (job_id, sequence) {OF_OWNERS}"
+            ))
+            .bind::<Text, _>(job_id.as_str())
+            .bind::<BigInt, _>(sequence(one));
+            Fixed(select).load(connection)
+        }
+        many => {
+            let (jobs, sequences): (Vec<&str>, Vec<i64>) =
+                many.iter().map(|(job_id, one)| (job_id.as_str(), sequence(one))).unzip();
+            let select = diesel::sql_query(format!(
+                "{OWNERS} FROM unnest($1, $2) WITH ORDINALITY AS w (job_id, sequence, number) {OF_OWNERS}
+                 ORDER BY w.number"
+            ))
+            .bind::<Array<Text>, _>(jobs)
+            .bind::<Array<BigInt>, _>(sequences);
+            Fixed(select).load(connection)
+        }
+    }
+    .map_err(engine)?;
+    let owner = |row: OwnerRow| -> Result<Option<LifecycleOwner>, StoreError> {
+        let event_id = row.event_id.as_deref().map(uuid).transpose()?.map(EventId);
+        Ok(row.is_known.then_some(LifecycleOwner { event_id }))
+    };
+    rows.into_iter().map(owner).collect()
+}
+
+/// Gives one statement that reads several ranges of the outbox, one after the other.
+pub(super) fn read_outbox(
+    ranges: &[OutboxRange],
+) -> impl LoadQuery<'static, Connection, OutboxRow, DefaultLoadingMode> {
+    let of = |number: fn(&OutboxRange) -> i64| -> Vec<i64> { ranges.iter().map(number).collect() };
+    let select = diesel::sql_query(
+        "SELECT r.*
+         FROM unnest($1, $2, $3) WITH ORDINALITY AS w (first, last, rows, number)
+         CROSS JOIN LATERAL (
+             SELECT position, recorded_at, time_type, key, headers, payload
+             FROM log
+             WHERE position BETWEEN w.first AND w.last
+             ORDER BY position
+             LIMIT w.rows
+         ) AS r
+         ORDER BY w.number, r.position",
+    )
+    .bind::<Array<BigInt>, _>(of(|range| range.first))
+    .bind::<Array<BigInt>, _>(of(|range| range.last))
+    .bind::<Array<BigInt>, _>(of(|range| range.rows));
+    Fixed(select)
 }
 
 /// The lease of the relay.

@@ -2,10 +2,14 @@
 //!
 //! diesel never keeps an update, an upsert or an insert of many rows, as there could be any number of them.
 //! Ours are few: what is wrapped here has a text that depends on nothing but sizes from a short list.
+//!
+//! A statement is run by loading its rows, also where it gives none: diesel's `execute` asks a reference to the
+//! statement whether it may be kept, and a reference does not pass the question on.
 
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::Integer;
 
 use super::engine::Connection;
 
@@ -34,3 +38,21 @@ impl<S: Query> Query for Fixed<S> {
 }
 
 impl<S> RunQueryDsl<Connection> for Fixed<S> {}
+
+/// A statement that gives no rows.
+struct Silent<S>(S);
+
+impl<S: QueryFragment<Pg>> QueryFragment<Pg> for Silent<S> {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        self.0.walk_ast(out)
+    }
+}
+
+impl<S> Query for Silent<S> {
+    type SqlType = Integer;
+}
+
+/// Runs a statement that gives no rows.
+pub(super) fn run<S: QueryFragment<Pg>>(connection: &mut Connection, statement: S) -> QueryResult<()> {
+    Fixed(Silent(statement)).load::<i32>(connection).map(drop)
+}

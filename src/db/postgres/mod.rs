@@ -68,6 +68,8 @@ mod schema;
 mod source;
 #[path = "../shared/state.rs"]
 mod state;
+#[path = "../shared/state_rows.rs"]
+mod state_rows;
 #[path = "../shared/trials.rs"]
 mod trials;
 #[path = "../shared/writer.rs"]

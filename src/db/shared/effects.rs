@@ -1,9 +1,9 @@
 //! What a lane's transaction writes beside its progress, table by table.
 //!
 //! Promises that each kind of row is written in the order in which its behaviour made it, through cached
-//! statements. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
+//! statements, and that what most transactions write is written for all lanes of a commit together. Audit entries stand in [`super::audit_append`], poison and parking in [`super::parking`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use diesel::prelude::*;
 use horizons_actors::command::Order;
@@ -15,25 +15,59 @@ use super::audit_append::AuditRows;
 use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
 use super::lanes::Seen;
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
-use super::{key, parking, state, trials};
+use super::state_rows::StateRows;
+use super::{key, parking, trials};
 use crate::db::words::WordsRef;
 
-/// Writes the effects of one transaction. The outbox and the audit entries, which are only gathered here, come
-/// later, with those of all others.
-pub(super) fn write(
+/// Rows that the lanes of one commit write together.
+#[derive(Default)]
+pub(super) struct LaneRows<'a> {
+    lanes: HashSet<i64>,
+    states: StateRows<'a>,
+    timeline: Vec<NewTimelineRow<'a>>,
+    refusals: Vec<NewRefusalRow<'a>>,
+}
+
+impl<'a> LaneRows<'a> {
+    /// Tells whether a lane's rows are among these: what it writes next must be written after them.
+    pub(super) fn has(&self, lane: i64) -> bool {
+        self.lanes.contains(&lane)
+    }
+
+    fn gather(&mut self, lane: i64, effects: &'a Effects) -> Result<(), StoreError> {
+        self.lanes.insert(lane);
+        self.states.gather(lane, &effects.states)?;
+        self.timeline.extend(effects.timeline.iter().map(|entry| timeline_row(lane, entry)));
+        for refusal in &effects.refusals {
+            self.refusals.push(refusal_row(lane, refusal)?);
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered, table by table.
+    pub(super) fn write(self, connection: &mut Connection) -> Result<(), StoreError> {
+        self.states.write(connection)?;
+        insert_borrowed!(connection, job_timeline::table, self.timeline);
+        insert_borrowed!(connection, refusals::table, self.refusals);
+        Ok(())
+    }
+}
+
+/// Writes what is rare of the effects of one transaction, and gathers the rest in `rows` and `audit`. The outbox
+/// comes later, with that of all others.
+pub(super) fn write<'a>(
     connection: &mut Connection,
     lane: i64,
-    effects: &Effects,
+    effects: &'a Effects,
     seen: &Seen,
+    rows: &mut LaneRows<'a>,
     audit: &mut AuditRows<'_>,
 ) -> Result<(), StoreError> {
     audit.gather(connection, lane, effects, seen)?;
+    rows.gather(lane, effects)?;
     for segment in &effects.audit_segments {
         write_segment(connection, lane, segment)?;
     }
-    state::store_all(connection, lane, &effects.states)?;
-    write_timeline(connection, lane, &effects.timeline)?;
-    write_refusals(connection, lane, &effects.refusals)?;
     write_orders(connection, &effects.orders)?;
     // Cleared first: a timer that fired may be set anew in the same transaction.
     clear_timers(connection, lane, &effects.timers_cleared).map_err(engine)?;
@@ -79,29 +113,20 @@ struct NewTimelineRow<'a> {
     payload: WordsRef<'a>,
 }
 
-fn write_timeline(
-    connection: &mut Connection,
-    lane: i64,
-    entries: &[TimelineEntry],
-) -> Result<(), StoreError> {
-    let mut rows = Vec::with_capacity(entries.len());
-    for entry in entries {
-        rows.push(NewTimelineRow {
-            job_id: entry.job_id.as_str(),
-            lane,
-            record_offset: entry.offset.0.cast_signed(),
-            event_id: entry.event_id.0.as_bytes(),
-            event_type: entry.event_type.name(),
-            sequence: entry.sequence.0.cast_signed(),
-            status: entry.status.name(),
-            attempt: i64::from(entry.attempt.0),
-            happened_at: entry.happened_at.as_micros(),
-            applied_at: entry.applied_at.as_micros(),
-            payload: WordsRef(&entry.payload),
-        });
+fn timeline_row(lane: i64, entry: &TimelineEntry) -> NewTimelineRow<'_> {
+    NewTimelineRow {
+        job_id: entry.job_id.as_str(),
+        lane,
+        record_offset: entry.offset.0.cast_signed(),
+        event_id: entry.event_id.0.as_bytes(),
+        event_type: entry.event_type.name(),
+        sequence: entry.sequence.0.cast_signed(),
+        status: entry.status.name(),
+        attempt: i64::from(entry.attempt.0),
+        happened_at: entry.happened_at.as_micros(),
+        applied_at: entry.applied_at.as_micros(),
+        payload: WordsRef(&entry.payload),
     }
-    insert_borrowed!(connection, job_timeline::table, rows);
-    Ok(())
 }
 
 #[derive(Insertable)]
@@ -116,21 +141,16 @@ struct NewRefusalRow<'a> {
     refused_at: i64,
 }
 
-fn write_refusals(connection: &mut Connection, lane: i64, all: &[Refusal]) -> Result<(), StoreError> {
-    let mut rows = Vec::with_capacity(all.len());
-    for refusal in all {
-        rows.push(NewRefusalRow {
-            refusal: key::in_lane(lane, refusal.offset.0)?,
-            event_id: refusal.event_id.0.as_bytes(),
-            job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
-            event_type: refusal.event_type.name(),
-            reason: refusal.reason,
-            detail: WordsRef(&refusal.detail),
-            refused_at: refusal.refused_at.as_micros(),
-        });
-    }
-    insert_borrowed!(connection, refusals::table, rows);
-    Ok(())
+fn refusal_row(lane: i64, refusal: &Refusal) -> Result<NewRefusalRow<'_>, StoreError> {
+    Ok(NewRefusalRow {
+        refusal: key::in_lane(lane, refusal.offset.0)?,
+        event_id: refusal.event_id.0.as_bytes(),
+        job_id: refusal.job_id.as_ref().map(|job_id| job_id.as_str()),
+        event_type: refusal.event_type.name(),
+        reason: refusal.reason,
+        detail: WordsRef(&refusal.detail),
+        refused_at: refusal.refused_at.as_micros(),
+    })
 }
 
 /// Writes orders; one that exists stays as it is.
@@ -171,7 +191,7 @@ fn set_timers(connection: &mut Connection, lane: i64, all: &[Timer]) -> Result<(
     replace_rows!(
         connection,
         timers::table,
-        rows,
+        &rows,
         key: (timers::lane, timers::kind, timers::key),
         set: [timers::due_at]
     );

@@ -66,13 +66,10 @@ pub(super) fn write<'a>(
             OutboxResult::Released
         }
         OutboxWork::Advance { epoch, moves, .. } => {
-            let mut refused = Vec::new();
-            for step in moves {
-                if !advance(connection, *epoch, step)? {
-                    refused.push(step.partition);
-                }
-            }
-            OutboxResult::Advanced(refused)
+            moves.iter().try_for_each(check_forward)?;
+            let moved = engine::advance_cursors(connection, *epoch, moves)?;
+            let refused = moves.iter().zip(moved).filter(|(_, is_moved)| !is_moved);
+            OutboxResult::Advanced(refused.map(|(step, _)| step.partition).collect())
         }
         OutboxWork::SetAside { command, partition, offset, audit, .. } => {
             let answer = set_aside(connection, command, *partition, *offset)?;
@@ -180,24 +177,13 @@ fn place(topic: i64, partition: i64) -> Result<OutboxPartition, StoreError> {
     Ok(OutboxPartition { topic, partition: Partition(partition) })
 }
 
-/// Moves a cursor, if epoch and place are the stored ones.
-fn advance(connection: &mut Connection, epoch: Epoch, step: &CursorMove) -> Result<bool, StoreError> {
-    let OutboxPartition { topic, partition } = step.partition;
-    if step.next < step.from {
-        let detail = format!("cursor of `{}` wanted to go back to {}", step.partition, step.next);
-        return Err(StoreError::Broken(detail));
+/// Refuses a cursor's move that goes back.
+fn check_forward(step: &CursorMove) -> Result<(), StoreError> {
+    if step.next >= step.from {
+        return Ok(());
     }
-    let row = outbox_cursors::table
-        .filter(outbox_cursors::topic.eq(i64::from(topic.code())))
-        .filter(outbox_cursors::partition.eq(i64::from(partition.0)))
-        .filter(outbox_cursors::epoch.eq(epoch.0.cast_signed()))
-        .filter(outbox_cursors::next_offset.eq(step.from.0.cast_signed()));
-    let update = diesel::update(row).set((
-        outbox_cursors::next_offset.eq(step.next.0.cast_signed()),
-        outbox_cursors::tail_offset.eq(step.tail.0.cast_signed()),
-    ));
-    let moved = engine::prepared(update).execute(connection).map_err(engine)?;
-    Ok(moved == 1)
+    let detail = format!("cursor of `{}` wanted to go back to {}", step.partition, step.next);
+    Err(StoreError::Broken(detail))
 }
 
 /// Keeps the record that a cursor stands at apart, and moves the cursor behind it.
@@ -286,7 +272,7 @@ fn remove_sent(connection: &mut Connection, epoch: Epoch, limit: u64) -> Result<
 
 /// A row of the outbox as one statement over several partitions reads it.
 #[derive(QueryableByName)]
-struct OutboxRow {
+pub(super) struct OutboxRow {
     #[diesel(sql_type = BigInt)]
     position: i64,
     #[diesel(sql_type = BigInt)]
@@ -301,22 +287,20 @@ struct OutboxRow {
     payload: Option<Vec<u8>>,
 }
 
-/// Writes one statement that reads all that is wanted; it holds nothing but numbers.
-fn statement(wanted: &[WantedRows]) -> Result<String, StoreError> {
-    let mut text = String::new();
-    for (index, WantedRows { partition, from, limit: rows }) in wanted.iter().enumerate() {
+/// What is read of one partition: the first and the last place, and how many rows at most.
+pub(super) struct OutboxRange {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) rows: i64,
+}
+
+impl OutboxRange {
+    fn of(wanted: &WantedRows) -> Result<Self, StoreError> {
+        let WantedRows { partition, from, limit: rows } = wanted;
         let first = key::in_log(partition.topic, partition.partition, *from)?;
         let (_, last) = key::log_range(partition.topic, partition.partition);
-        if index > 0 {
-            text.push_str(" UNION ALL ");
-        }
-        text.push_str(&format!(
-            "SELECT * FROM (SELECT position, recorded_at, time_type, key, headers, payload FROM log \
-             WHERE position BETWEEN {first} AND {last} ORDER BY position LIMIT {}) AS part_{index}",
-            limit(*rows)
-        ));
+        Ok(Self { first, last, rows: limit(*rows) })
     }
-    Ok(text)
 }
 
 impl Reader {
@@ -330,7 +314,8 @@ impl Reader {
             return Ok(found);
         }
         read_now(&self.pool, |connection| {
-            let rows = diesel::sql_query(statement(&wanted)?)
+            let ranges = wanted.iter().map(OutboxRange::of).collect::<Result<Vec<_>, _>>()?;
+            let rows = engine::read_outbox(&ranges)
                 .load_iter::<OutboxRow, DefaultLoadingMode>(connection)
                 .map_err(engine)?;
             let (mut bytes, mut at) = (0, 0);

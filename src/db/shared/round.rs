@@ -4,6 +4,7 @@
 //! written, then the audit entries of all, then the outbox; and that a member which fails because of its data fails alone.
 
 use std::cell::Cell;
+use std::mem;
 use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
@@ -15,6 +16,7 @@ use horizons_actors::ports::store::{
 use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
+use super::effects::{self, LaneRows};
 use super::engine::{self, Connection};
 use super::lanes::{self, Lanes, Ownership, Seen, StoredLane};
 use super::numbers::EntryNumbers;
@@ -22,7 +24,7 @@ use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneNote, LaneWork, Round};
 use super::records::{self, Appended};
-use super::{effects, gaps, jobs, parking, trials};
+use super::{gaps, jobs, parking, trials};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
@@ -125,10 +127,17 @@ fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> R
     let owners = claim(connection, context, &round.lanes, &mut gathered)?;
     faults::hit("store-after-progress");
     let mut audit = AuditRows::new(context.entry_numbers);
+    let mut rows = LaneRows::default();
     let mut lanes = Vec::with_capacity(round.lanes.len());
     for (work, owner) in round.lanes.iter().zip(owners) {
-        lanes.push(write_lane(connection, work, owner, &mut gathered, &mut audit)?);
+        if let Owner::Owned(number, _) = owner
+            && rows.has(number)
+        {
+            mem::take(&mut rows).write(connection)?;
+        }
+        lanes.push(write_lane(connection, work, owner, &mut gathered, &mut rows, &mut audit)?);
     }
+    rows.write(connection)?;
     audit.write(connection)?;
     let Appended { places, ends } = records::append(connection, &gathered.outbox)?;
     Ok(Done { commands, lanes, places, ends, made: gathered.made })
@@ -322,6 +331,7 @@ fn write_lane<'a>(
     work: &'a LaneWork,
     owner: Owner,
     gathered: &mut Gathered<'a>,
+    rows: &mut LaneRows<'a>,
     audit: &mut AuditRows<'_>,
 ) -> Result<LaneResult, StoreError> {
     let (LaneWork::Commit { transaction, .. }, Owner::Owned(number, seen)) = (work, &owner) else {
@@ -330,7 +340,7 @@ fn write_lane<'a>(
             Owner::Owned(..) | Owner::Fenced => LaneResult::Fenced,
         });
     };
-    effects::write(connection, *number, &transaction.effects, seen, audit)?;
+    effects::write(connection, *number, &transaction.effects, seen, rows, audit)?;
     gathered.outbox.extend(&transaction.effects.outbox);
     Ok(LaneResult::Committed(LaneCommitted {
         fence: lanes::following(transaction.fence),

@@ -1,4 +1,5 @@
-//! The behaviours' state rows: loading by key, and writing on commit.
+//! The behaviours' state rows: what they are, and loading them by key. They are written by
+//! [`super::state_rows`].
 
 use std::collections::HashMap;
 
@@ -13,9 +14,9 @@ use horizons_actors::state::{
 };
 use uuid::Uuid;
 
-use super::engine::{self, Connection, IS_SHARED, engine, insert_or_ignore_rows, replace_rows};
+use super::engine::{self, Connection, IS_SHARED, engine};
 use super::lanes::digest;
-use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, live_job_views, status_counts};
+use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, status_counts};
 use crate::db::error::unreadable;
 
 /// The bytes of a digest in a row of digests.
@@ -27,12 +28,59 @@ pub(super) fn load_all(
     lane: i64,
     keys: Vec<StateKey>,
 ) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
-    let loaded = if IS_SHARED { load_together } else { load_each };
+    let wanted = if IS_SHARED { Wanted::together(&keys) } else { Wanted::each(&keys) };
+    // One statement sees one state of the database by itself.
+    let load: fn(&mut Connection, i64, &Wanted<'_>) -> Result<Found, StoreError> =
+        if wanted.statements() > 1 { load_at_once } else { load_wanted };
+    let mut found = load(connection, lane, &wanted)?;
+    Ok(keys.into_iter().filter_map(|key| found.remove(&key).map(|value| (key, value))).collect())
+}
+
+/// What was loaded.
+type Found = HashMap<StateKey, StateValue>;
+
+/// What is to be loaded: by one statement for each list, where each statement costs a way over the network, or
+/// one for each key, through statements that are cached.
+#[derive(Default)]
+struct Wanted<'a> {
+    views: Vec<&'a str>,
+    aggregates: Vec<&'a str>,
+    owners: Vec<(&'a JobId, Sequence)>,
+    single: Vec<&'a StateKey>,
+}
+
+impl<'a> Wanted<'a> {
+    fn each(keys: &'a [StateKey]) -> Self {
+        Self { single: keys.iter().collect(), ..Self::default() }
+    }
+
+    fn together(keys: &'a [StateKey]) -> Self {
+        let mut wanted = Self::default();
+        for key in keys {
+            match key {
+                StateKey::JobView(job_id) => wanted.views.push(job_id.as_str()),
+                StateKey::JobAggregate(job_id, _) => wanted.aggregates.push(job_id.as_str()),
+                StateKey::LifecycleOwner(job_id, sequence) => wanted.owners.push((job_id, *sequence)),
+                // One, or a few, and only until a lane has them in memory.
+                StateKey::AuditLog | StateKey::StatusCount(_) => wanted.single.push(key),
+            }
+        }
+        wanted
+    }
+
+    fn statements(&self) -> usize {
+        let lists = [self.views.is_empty(), self.aggregates.is_empty(), self.owners.is_empty()];
+        self.single.len() + lists.into_iter().filter(|is_empty| !is_empty).count()
+    }
+}
+
+/// Loads in a transaction of its own.
+fn load_at_once(connection: &mut Connection, lane: i64, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
     engine::begin_snapshot(connection)?;
-    match loaded(connection, lane, keys) {
-        Ok(rows) => {
+    match load_wanted(connection, lane, wanted) {
+        Ok(found) => {
             engine::end_snapshot(connection)?;
-            Ok(rows)
+            Ok(found)
         }
         Err(error) => {
             engine::roll_back(connection);
@@ -41,45 +89,16 @@ pub(super) fn load_all(
     }
 }
 
-/// Loads rows one by one, through statements that are cached.
-fn load_each(
-    connection: &mut Connection,
-    lane: i64,
-    keys: Vec<StateKey>,
-) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
-    let mut rows = Vec::with_capacity(keys.len());
-    for key in keys {
-        if let Some(value) = load(connection, lane, &key)? {
-            rows.push((key, value));
+fn load_wanted(connection: &mut Connection, lane: i64, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
+    let mut found = Found::new();
+    for key in &wanted.single {
+        if let Some(value) = load(connection, lane, key)? {
+            found.insert((*key).clone(), value);
         }
     }
-    Ok(rows)
-}
-
-/// Loads rows by one statement for each table, where each costs a way over the network.
-fn load_together(
-    connection: &mut Connection,
-    lane: i64,
-    keys: Vec<StateKey>,
-) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
-    let mut viewed = Vec::new();
-    let mut aggregated = Vec::new();
-    let mut found = HashMap::with_capacity(keys.len());
-    for key in &keys {
-        match key {
-            StateKey::JobView(job_id) => viewed.push(job_id.as_str()),
-            StateKey::JobAggregate(job_id, _) => aggregated.push(job_id.as_str()),
-            // One of each at most, or a few.
-            StateKey::AuditLog | StateKey::StatusCount(_) | StateKey::LifecycleOwner(..) => {
-                if let Some(value) = load(connection, lane, key)? {
-                    found.insert(key.clone(), value);
-                }
-            }
-        }
-    }
-    if !viewed.is_empty() {
+    if !wanted.views.is_empty() {
         let rows: Vec<JobViewRow> = job_views::table
-            .filter(job_views::job_id.eq_any(viewed))
+            .filter(job_views::job_id.eq_any(&wanted.views))
             .filter(job_views::lane.eq(lane))
             .load(connection)
             .map_err(engine)?;
@@ -88,10 +107,10 @@ fn load_together(
             found.insert(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view));
         }
     }
-    if !aggregated.is_empty() {
+    if !wanted.aggregates.is_empty() {
         // Other attempts of the same jobs come along, and are left.
         let rows: Vec<JobAggregateRow> = job_aggregates::table
-            .filter(job_aggregates::job_id.eq_any(aggregated))
+            .filter(job_aggregates::job_id.eq_any(&wanted.aggregates))
             .filter(job_aggregates::lane.eq(lane))
             .load(connection)
             .map_err(engine)?;
@@ -101,7 +120,16 @@ fn load_together(
             found.insert(key, StateValue::JobAggregate(aggregate));
         }
     }
-    Ok(keys.into_iter().filter_map(|key| found.remove(&key).map(|value| (key, value))).collect())
+    if !wanted.owners.is_empty() {
+        let owners = engine::load_owners(connection, &wanted.owners)?;
+        for ((job_id, sequence), owner) in wanted.owners.iter().zip(owners) {
+            if let Some(owner) = owner {
+                let key = StateKey::LifecycleOwner((*job_id).clone(), *sequence);
+                found.insert(key, StateValue::LifecycleOwner(owner));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Loads one row of state.
@@ -143,132 +171,8 @@ fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option
     }
 }
 
-/// Writes rows of state, table by table. No key comes twice.
-pub(super) fn store_all(
-    connection: &mut Connection,
-    lane: i64,
-    states: &[(StateKey, StateValue)],
-) -> Result<(), StoreError> {
-    let mut views = Vec::new();
-    let mut live = Vec::new();
-    let mut ended = Vec::new();
-    let mut aggregates = Vec::new();
-    let mut counts = Vec::new();
-    for (key, value) in states {
-        match (key, value) {
-            (StateKey::AuditLog, StateValue::AuditLog(state)) => store_audit_log(connection, lane, state)?,
-            (StateKey::JobView(job_id), StateValue::JobView(view)) if *job_id == view.job_id => {
-                views.push(JobViewRow::new(lane, view));
-                if view.is_terminal() {
-                    ended.push(view.job_id.as_str());
-                } else {
-                    live.push(LiveRow { job_id: view.job_id.as_str(), lane });
-                }
-            }
-            (StateKey::JobAggregate(job_id, attempt), StateValue::JobAggregate(aggregate))
-                if *job_id == aggregate.job_id && *attempt == aggregate.attempt =>
-            {
-                aggregates.push(JobAggregateRow::new(lane, aggregate)?);
-            }
-            (StateKey::StatusCount(status), StateValue::StatusCount(entered)) => {
-                counts.push(StatusCountRow { lane, status: status.name(), entered: entered.cast_signed() });
-            }
-            (key, _) => {
-                return Err(StoreError::Broken(format!("a lane may not write this value under `{key:?}`")));
-            }
-        }
-    }
-    store_views(connection, views)?;
-    insert_or_ignore_rows!(connection, live_job_views::table, live);
-    engine::clear_live(connection, lane, &ended).map_err(engine)?;
-    store_aggregates(connection, aggregates)?;
-    replace_rows!(
-        connection,
-        status_counts::table,
-        counts,
-        key: (status_counts::lane, status_counts::status),
-        set: [status_counts::entered]
-    );
-    Ok(())
-}
-
-/// A job that lives.
-#[derive(Insertable)]
-#[diesel(table_name = live_job_views, treat_none_as_default_value = false)]
-struct LiveRow<'a> {
-    job_id: &'a str,
-    lane: i64,
-}
-
-/// How many jobs entered a status.
-#[derive(Insertable)]
-#[diesel(table_name = status_counts, treat_none_as_default_value = false)]
-struct StatusCountRow {
-    lane: i64,
-    status: &'static str,
-    entered: i64,
-}
-
-fn store_views(connection: &mut Connection, views: Vec<JobViewRow>) -> Result<(), StoreError> {
-    replace_rows!(
-        connection,
-        job_views::table,
-        views,
-        key: (job_views::job_id, job_views::lane),
-        set: [
-            job_views::is_owned,
-            job_views::user_id,
-            job_views::agent,
-            job_views::tacc_system,
-            job_views::status,
-            job_views::attempt,
-            job_views::will_retry,
-            job_views::is_confirmed,
-            job_views::last_sequence,
-            job_views::last_event_id,
-            job_views::submitted_at,
-            job_views::status_since,
-            job_views::updated_at,
-        ]
-    );
-    Ok(())
-}
-
-fn store_aggregates(connection: &mut Connection, aggregates: Vec<JobAggregateRow>) -> Result<(), StoreError> {
-    replace_rows!(
-        connection,
-        job_aggregates::table,
-        aggregates,
-        key: (job_aggregates::job_id, job_aggregates::attempt, job_aggregates::lane),
-        set: [
-            job_aggregates::cpu_count,
-            job_aggregates::cpu_sum,
-            job_aggregates::cpu_min,
-            job_aggregates::cpu_max,
-            job_aggregates::memory_count,
-            job_aggregates::memory_sum,
-            job_aggregates::memory_min,
-            job_aggregates::memory_max,
-            job_aggregates::io_count,
-            job_aggregates::io_sum,
-            job_aggregates::io_min,
-            job_aggregates::io_max,
-            job_aggregates::time_count,
-            job_aggregates::time_sum,
-            job_aggregates::time_min,
-            job_aggregates::time_max,
-            job_aggregates::last_sequence,
-            job_aggregates::summary_cpu,
-            job_aggregates::summary_memory,
-            job_aggregates::summary_io,
-            job_aggregates::summary_time,
-            job_aggregates::updated_at,
-        ]
-    );
-    Ok(())
-}
-
-fn load_owner(
+/// Loads what the orchestrator has written about one lifecycle sequence of a job.
+pub(super) fn load_owner(
     connection: &mut Connection,
     job_id: &JobId,
     sequence: Sequence,
@@ -294,8 +198,8 @@ fn load_owner(
 
 #[derive(Queryable, Insertable, AsChangeset)]
 #[diesel(table_name = audit_logs, treat_none_as_default_value = false, treat_none_as_null = true)]
-struct AuditLogRow {
-    lane: i64,
+pub(super) struct AuditLogRow {
+    pub(super) lane: i64,
     size: i64,
     chain_head: Vec<u8>,
     frontier: Vec<u8>,
@@ -303,6 +207,22 @@ struct AuditLogRow {
     segment_number: i64,
     segment_first: i64,
     segment_opened_at: i64,
+}
+
+impl AuditLogRow {
+    /// Makes the row of a lane.
+    pub(super) fn new(lane: i64, state: &AuditLogState) -> Self {
+        Self {
+            lane,
+            size: state.size.cast_signed(),
+            chain_head: state.chain_head.to_vec(),
+            frontier: state.frontier.concat(),
+            last_offset: state.last_offset.map(|offset| offset.0.cast_signed()),
+            segment_number: state.segment.number.cast_signed(),
+            segment_first: state.segment.first_index.cast_signed(),
+            segment_opened_at: state.segment.opened_at.as_micros(),
+        }
+    }
 }
 
 /// Reads where an audit log stands.
@@ -328,25 +248,6 @@ pub(super) fn load_audit_log(
             closed: None,
         },
     }))
-}
-
-fn store_audit_log(connection: &mut Connection, lane: i64, state: &AuditLogState) -> Result<(), StoreError> {
-    let row = AuditLogRow {
-        lane,
-        size: state.size.cast_signed(),
-        chain_head: state.chain_head.to_vec(),
-        frontier: state.frontier.concat(),
-        last_offset: state.last_offset.map(|offset| offset.0.cast_signed()),
-        segment_number: state.segment.number.cast_signed(),
-        segment_first: state.segment.first_index.cast_signed(),
-        segment_opened_at: state.segment.opened_at.as_micros(),
-    };
-    let update = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(lane))).set(&row);
-    let changed = engine::prepared(update).execute(connection).map_err(engine)?;
-    if changed == 0 {
-        diesel::insert_into(audit_logs::table).values(&row).execute(connection).map_err(engine)?;
-    }
-    Ok(())
 }
 
 /// Reads 16 bytes as a UUID.
@@ -398,7 +299,8 @@ pub(super) struct JobViewRow {
 }
 
 impl JobViewRow {
-    fn new(lane: i64, view: &JobView) -> Self {
+    /// Makes the row of a lane.
+    pub(super) fn new(lane: i64, view: &JobView) -> Self {
         Self {
             job_id: view.job_id.as_str().to_owned(),
             lane,
@@ -486,7 +388,10 @@ fn reals(aggregate: Aggregate) -> Result<Aggregate, StoreError> {
 }
 
 impl JobAggregateRow {
-    fn new(lane: i64, aggregate: &JobAggregate) -> Result<Self, StoreError> {
+    /// Makes the row of a lane.
+    ///
+    /// *Errors*: [`StoreError::Data`] for what is no number.
+    pub(super) fn new(lane: i64, aggregate: &JobAggregate) -> Result<Self, StoreError> {
         let cpu = reals(aggregate.cpu_usage_percent)?;
         let memory = reals(aggregate.memory_usage_mb)?;
         let io = reals(aggregate.io_operations)?;

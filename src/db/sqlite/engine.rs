@@ -5,15 +5,21 @@
 
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{DefaultLoadingMode, SimpleConnection};
 use diesel::prelude::*;
+use diesel::query_dsl::methods::LoadQuery;
 use diesel::r2d2::{ConnectionManager, Pool};
 use horizons_actors::effect::TimerId;
+use horizons_actors::ids::{Epoch, JobId, Sequence};
+use horizons_actors::ports::outbox::CursorMove;
 use horizons_actors::ports::store::{LaneTransaction, StoreError};
+use horizons_actors::state::LifecycleOwner;
 
 use super::lanes::{self, Ownership, Seen};
+use super::outbox::{OutboxRange, OutboxRow};
 use super::records::WantedOffsets;
-use super::schema::{live_job_views, log_head, outbox_cursors, progress, timers};
+use super::schema::{audit_logs, live_job_views, log_head, outbox_cursors, progress, timers};
+use super::state::{self, AuditLogRow};
 use crate::db::error::{Fault, fault_of, store_error};
 use crate::db::outcome::RoundError;
 use crate::db::words::WordsRef;
@@ -99,8 +105,8 @@ pub(super) use insert_borrowed;
 ///
 /// `key` and `set` are for engines that must be told what to do with the row that is there.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:tt, set: [$($column:path),+ $(,)?]) => {
-        for row in &$rows {
+    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: [$($column:path),+ $(,)?]) => {
+        for row in $rows {
             diesel::replace_into($table)
                 .values(row)
                 .execute($connection)
@@ -124,7 +130,7 @@ pub(super) use insert_or_ignore;
 /// Inserts those rows of a list whose key is not there.
 macro_rules! insert_or_ignore_rows {
     ($connection:expr, $table:expr, $rows:expr) => {
-        for row in &$rows {
+        for row in $rows {
             let _ = $crate::db::sqlite::engine::insert_or_ignore!($connection, $table, row);
         }
     };
@@ -138,11 +144,6 @@ macro_rules! lock_row {
     };
 }
 pub(super) use lock_row;
-
-/// Keeps a statement for the connection's life where its text is always the same; diesel does here what it can.
-pub(super) const fn prepared<S>(statement: S) -> S {
-    statement
-}
 
 /// Begins a transaction that writes.
 pub(super) fn begin(connection: &mut Connection) -> Result<(), StoreError> {
@@ -254,6 +255,40 @@ pub(super) const fn release_relay_lease(
     Ok(())
 }
 
+/// Moves cursors whose epoch and place are the stored ones; tells of each whether it was moved.
+pub(super) fn advance_cursors(
+    connection: &mut Connection,
+    epoch: Epoch,
+    moves: &[CursorMove],
+) -> Result<Vec<bool>, StoreError> {
+    let mut advance = |step: &CursorMove| {
+        let row = outbox_cursors::table
+            .filter(outbox_cursors::topic.eq(i64::from(step.partition.topic.code())))
+            .filter(outbox_cursors::partition.eq(i64::from(step.partition.partition.0)))
+            .filter(outbox_cursors::epoch.eq(epoch.0.cast_signed()))
+            .filter(outbox_cursors::next_offset.eq(step.from.0.cast_signed()));
+        let next = outbox_cursors::next_offset.eq(step.next.0.cast_signed());
+        let tail = outbox_cursors::tail_offset.eq(step.tail.0.cast_signed());
+        Ok(diesel::update(row).set((next, tail)).execute(connection).map_err(engine)? == 1)
+    };
+    moves.iter().map(&mut advance).collect()
+}
+
+/// Gives one statement that reads several ranges of the outbox, one after the other; it holds nothing but numbers.
+pub(super) fn read_outbox(
+    ranges: &[OutboxRange],
+) -> impl LoadQuery<'static, Connection, OutboxRow, DefaultLoadingMode> {
+    let part = |(index, range): (usize, &OutboxRange)| {
+        let OutboxRange { first, last, rows } = range;
+        format!(
+            "SELECT * FROM (SELECT position, recorded_at, time_type, key, headers, payload FROM log \
+             WHERE position BETWEEN {first} AND {last} ORDER BY position LIMIT {rows}) AS part_{index}"
+        )
+    };
+    let parts: Vec<String> = ranges.iter().enumerate().map(part).collect();
+    diesel::sql_query(parts.join(" UNION ALL "))
+}
+
 fn relay_epoch(connection: &mut Connection) -> Result<i64, StoreError> {
     let epoch: Option<i64> = outbox_cursors::table
         .select(diesel::dsl::max(outbox_cursors::epoch))
@@ -314,8 +349,8 @@ pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerI
 }
 
 /// Removes jobs from the list of those that live.
-pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) -> QueryResult<()> {
-    for job_id in jobs {
+pub(super) fn clear_live(connection: &mut Connection, ended: &[(i64, &str)]) -> QueryResult<()> {
+    for (lane, job_id) in ended {
         diesel::delete(
             live_job_views::table
                 .filter(live_job_views::job_id.eq(job_id))
@@ -324,6 +359,25 @@ pub(super) fn clear_live(connection: &mut Connection, lane: i64, jobs: &[&str]) 
         .execute(connection)?;
     }
     Ok(())
+}
+
+/// Writes where audit logs stand. Their rows are never removed, not even to be replaced.
+pub(super) fn store_audit_logs(connection: &mut Connection, rows: &[AuditLogRow]) -> Result<(), StoreError> {
+    for row in rows {
+        let update = diesel::update(audit_logs::table.filter(audit_logs::lane.eq(row.lane))).set(row);
+        if update.execute(connection).map_err(engine)? == 0 {
+            diesel::insert_into(audit_logs::table).values(row).execute(connection).map_err(engine)?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads what the orchestrator has written about lifecycle sequences, in the order given.
+pub(super) fn load_owners(
+    connection: &mut Connection,
+    wanted: &[(&JobId, Sequence)],
+) -> Result<Vec<Option<LifecycleOwner>>, StoreError> {
+    wanted.iter().map(|(job_id, sequence)| state::load_owner(connection, job_id, *sequence)).collect()
 }
 
 /// Moves the ends of partitions, in the order given, and gives the new ones.
