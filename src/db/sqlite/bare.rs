@@ -143,6 +143,7 @@ impl BareInsert {
         self.connection.batch_execute("COMMIT").map_err(engine)?;
         let taken = start.elapsed();
         self.wal.written();
+        self.wal.begin_anew(&mut self.connection).map_err(engine)?;
         Ok(taken)
     }
 
@@ -174,6 +175,7 @@ impl BareInsert {
         self.connection.batch_execute("COMMIT").map_err(engine)?;
         let taken = start.elapsed();
         self.wal.written();
+        self.wal.begin_anew(&mut self.connection).map_err(engine)?;
         Ok(taken)
     }
 

@@ -212,6 +212,17 @@ pub(super) fn empty_log_command() -> String {
     )
 }
 
+/// Gives the command that moves what is left of the write-ahead log into the file, so that the next commit begins
+/// it anew; where a reader looks at it, it goes on growing. The file of the log keeps its size: commits within it
+/// need not have the file system note that it has grown.
+pub(super) fn begin_log_anew_command() -> String {
+    format!(
+        "PRAGMA busy_timeout = 0;
+         PRAGMA main.wal_checkpoint(RESTART);
+         PRAGMA busy_timeout = {BUSY_TIMEOUT_MS};"
+    )
+}
+
 /// Tells what the database takes: pages in use, without those that are free inside the file.
 pub(super) fn used_bytes(connection: &mut SqliteConnection) -> QueryResult<u64> {
     let pages = diesel::sql_query(

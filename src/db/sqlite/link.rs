@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use horizons_actors::ports::store::StoreError;
 
@@ -36,24 +37,27 @@ impl Link {
         self.wal.written();
     }
 
-    /// Waits until the write-ahead log is in the file, when it has become too large; for a while only, as a reader
-    /// of another process may hang.
+    /// Begins the write-ahead log anew when it is long. Waits until it is in the file when it has become too large
+    /// all the same; for a while only, as a reader of another process may hang.
     pub(super) fn after_round(&mut self) -> Result<(), FatalError> {
-        if !self.wal.is_too_large() {
-            return Ok(());
+        if self.wal.is_too_large() {
+            tracing::warn!("write-ahead log is at its limit: writing waits for the file");
+            let emptied = self.connection.batch_execute(&empty_log_command());
+            self.wal.waited();
+            return judge(emptied);
         }
-        tracing::warn!("write-ahead log is at its limit: writing waits for the file");
-        let emptied = self.connection.batch_execute(&empty_log_command());
-        self.wal.waited();
-        match emptied {
-            Ok(()) => Ok(()),
-            Err(error) if fault_of(&error.to_string()) == Fault::Disk => {
-                Err(FatalError::Disk(error.to_string()))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "failed to empty the write-ahead log");
-                Ok(())
-            }
+        judge(self.wal.begin_anew(&mut self.connection))
+    }
+}
+
+/// Ends the process where the disk failed; any other failure only leaves the log as long as it is.
+fn judge(moved: QueryResult<()>) -> Result<(), FatalError> {
+    match moved {
+        Ok(()) => Ok(()),
+        Err(error) if fault_of(&error.to_string()) == Fault::Disk => Err(FatalError::Disk(error.to_string())),
+        Err(error) => {
+            tracing::warn!(%error, "failed to move the write-ahead log into the file");
+            Ok(())
         }
     }
 }
