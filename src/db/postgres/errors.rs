@@ -132,5 +132,7 @@ pub(super) fn store_error(error: &DieselError) -> StoreError {
 
 /// Turns a failure to connect into text without what the caller gave to connect with.
 pub(super) fn connection_text(error: &ConnectionError) -> String {
-    error.to_string().trim().replace('\n', "; ")
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
 }
