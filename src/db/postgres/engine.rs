@@ -48,7 +48,7 @@ pub(super) const IS_SHARED: bool = true;
 /// Rows of one statement that reads the log: all of them are in memory at once.
 pub(super) const READ_ROWS: usize = 128;
 
-/// From so many rows on, COPY is faster than an insert of many rows.
+/// From so many rows on they go by COPY; fewer go by statements that need no planning.
 pub(super) const COPY_ROWS: usize = 32;
 
 /// Rows of the largest statement over rows. Each size is its own prepared statement.
@@ -60,8 +60,22 @@ pub(super) fn rows_at_once(left: usize) -> usize {
     left.checked_ilog2().map_or(0, |bits| (1 << bits).min(ROWS_AT_ONCE))
 }
 
-/// Inserts a list of rows: a few by prepared statements, many by COPY in its binary form, which is planned anew
-/// each time.
+/// Runs a statement over a list of rows, so many at once that the statements are few and kept.
+macro_rules! run_by_rows {
+    ($connection:expr, $all:expr, |$rows:ident| $statement:expr) => {{
+        let mut left: &[_] = $all;
+        while !left.is_empty() {
+            let ($rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
+            $crate::db::postgres::fixed::run($connection, $statement)
+                .map_err($crate::db::postgres::engine::engine)?;
+            left = later;
+        }
+    }};
+}
+pub(super) use run_by_rows;
+
+/// Inserts a list of rows: a few by statements that are kept, many by COPY in its binary form, which is planned
+/// anew each time.
 macro_rules! insert_rows {
     ($connection:expr, $table:expr, $rows:expr) => {{
         let rows = $rows;
@@ -71,14 +85,9 @@ macro_rules! insert_rows {
                 .execute($connection)
                 .map_err($crate::db::postgres::engine::engine)?;
         } else {
-            let mut left: &[_] = &rows;
-            while !left.is_empty() {
-                let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
-                let insert = diesel::insert_into($table).values(rows);
-                $crate::db::postgres::fixed::run($connection, insert)
-                    .map_err($crate::db::postgres::engine::engine)?;
-                left = later;
-            }
+            $crate::db::postgres::engine::run_by_rows!($connection, &rows, |rows| {
+                diesel::insert_into($table).values(rows)
+            });
         }
     }};
 }
@@ -94,20 +103,15 @@ pub(super) use insert_borrowed;
 
 /// Inserts a list of rows; one with the same key is replaced. No key comes twice.
 macro_rules! replace_rows {
-    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: [$($column:path),+ $(,)?]) => {{
-        let mut left: &[_] = $rows;
-        while !left.is_empty() {
-            let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
-            let upsert = diesel::insert_into($table)
+    ($connection:expr, $table:expr, $rows:expr, key: $key:expr, set: [$($column:path),+ $(,)?]) => {
+        $crate::db::postgres::engine::run_by_rows!($connection, $rows, |rows| {
+            diesel::insert_into($table)
                 .values(rows)
                 .on_conflict($key)
                 .do_update()
-                .set(($($column.eq(diesel::upsert::excluded($column)),)+));
-            $crate::db::postgres::fixed::run($connection, upsert)
-                .map_err($crate::db::postgres::engine::engine)?;
-            left = later;
-        }
-    }};
+                .set(($($column.eq(diesel::upsert::excluded($column)),)+))
+        })
+    };
 }
 pub(super) use replace_rows;
 
@@ -125,16 +129,11 @@ pub(super) use insert_or_ignore;
 
 /// Inserts those rows of a list whose key is not there.
 macro_rules! insert_or_ignore_rows {
-    ($connection:expr, $table:expr, $rows:expr) => {{
-        let mut left: &[_] = $rows;
-        while !left.is_empty() {
-            let (rows, later) = left.split_at($crate::db::postgres::engine::rows_at_once(left.len()));
-            let insert = diesel::insert_into($table).values(rows).on_conflict_do_nothing();
-            $crate::db::postgres::fixed::run($connection, insert)
-                .map_err($crate::db::postgres::engine::engine)?;
-            left = later;
-        }
-    }};
+    ($connection:expr, $table:expr, $rows:expr) => {
+        $crate::db::postgres::engine::run_by_rows!($connection, $rows, |rows| {
+            diesel::insert_into($table).values(rows).on_conflict_do_nothing()
+        })
+    };
 }
 pub(super) use insert_or_ignore_rows;
 
