@@ -37,8 +37,9 @@ pub struct LaneSettings {
     /// Records that a lane tries alone before it takes whole batches again: the most that a batch may hold. The
     /// record that processes died over was in the first batch after the position that did not move.
     pub trial_records: usize,
-    /// The longest that a lane waits, by chance, before it tries again what a process died over: so that
-    /// processes that are killed at a fixed moment after their start do not meet the same trial each time.
+    /// The longest that a lane waits, by chance, before it tries again what a process died over; sixteen times as
+    /// long before the trial that may convict. Processes that are killed from outside so do not meet the same
+    /// trial each time.
     pub trial_delay: Duration,
 }
 

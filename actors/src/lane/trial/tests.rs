@@ -229,6 +229,15 @@ fn settled_conviction_and_survival_are_told_apart() {
 }
 
 #[test]
+fn longest_wait_grows_with_each_death_and_never_overflows() {
+    let delay = Duration::from_millis(500);
+
+    assert_eq!(longest_wait(delay, 0), delay);
+    assert_eq!(longest_wait(delay, DEATHS_BEFORE_POISON - 2), Duration::from_secs(8));
+    assert_eq!(longest_wait(Duration::MAX, u32::MAX), Duration::MAX);
+}
+
+#[test]
 fn part_of_stays_within_the_longest_delay() {
     for longest in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(500), Duration::MAX] {
         for random in [0, 1, 500_000, 500_001, u64::MAX] {
