@@ -37,7 +37,7 @@ pub struct LaneSettings {
     /// Records that a lane tries alone before it takes whole batches again: the most that a batch may hold. The
     /// record that processes died over was in the first batch after the position that did not move.
     pub trial_records: usize,
-    /// The longest that a lane waits, by chance, before it tries again what a process died over; sixteen times as
+    /// The longest that a lane waits, by chance, before it tries again what a process died over; eight times as
     /// long before the trial that may convict. Processes that are killed from outside so do not meet the same
     /// trial each time.
     pub trial_delay: Duration,
@@ -53,7 +53,7 @@ impl Default for LaneSettings {
             tick_interval: Duration::from_millis(100),
             cached_rows: 20_000,
             trial_records: 1_000,
-            trial_delay: Duration::from_millis(500),
+            trial_delay: Duration::from_secs(4),
         }
     }
 }

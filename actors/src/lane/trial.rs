@@ -153,9 +153,10 @@ pub(super) fn settled(subject: &TrialSubject, is_convicted: bool) -> SettledTria
 
 /// How much longer the wait before a trial may be for each death but the first.
 ///
-/// *Source*: 200 kills within 700 ms of each start, on a machine with five times the work it can do, where a trial
-/// takes some 30 ms: with the same half second before the second and the third trial, a record was convicted.
-const WAIT_GROWTH: u32 = 16;
+/// *Source*: hundreds of kills within a second of each start, on a machine with five times the work it can do, where
+/// a trial takes some 30 ms: with half a second before the second and the third trial alike, one kill in a
+/// hundred convicted a record.
+const WAIT_GROWTH: u32 = 8;
 
 /// Between two looks whether the lane is to end.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
