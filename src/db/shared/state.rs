@@ -28,19 +28,55 @@ pub(super) fn load_all(
     lane: i64,
     keys: Vec<StateKey>,
 ) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
-    let wanted = if IS_SHARED { Wanted::together(&keys) } else { Wanted::each(&keys) };
+    if !IS_SHARED {
+        return in_snapshot(connection, |connection| load_each(connection, lane, keys));
+    }
+    let wanted = Wanted::of(&keys);
     // One statement sees one state of the database by itself.
-    let load: fn(&mut Connection, i64, &Wanted<'_>) -> Result<Found, StoreError> =
-        if wanted.statements() > 1 { load_at_once } else { load_wanted };
-    let mut found = load(connection, lane, &wanted)?;
+    let mut found = match wanted.statements() {
+        0 | 1 => wanted.load(connection, lane)?,
+        _ => in_snapshot(connection, |connection| wanted.load(connection, lane))?,
+    };
     Ok(keys.into_iter().filter_map(|key| found.remove(&key).map(|value| (key, value))).collect())
+}
+
+/// Loads in a transaction of its own.
+fn in_snapshot<T>(
+    connection: &mut Connection,
+    load: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    engine::begin_snapshot(connection)?;
+    match load(connection) {
+        Ok(loaded) => {
+            engine::end_snapshot(connection)?;
+            Ok(loaded)
+        }
+        Err(error) => {
+            engine::roll_back(connection);
+            Err(error)
+        }
+    }
+}
+
+/// Loads rows one by one, through statements that are cached.
+fn load_each(
+    connection: &mut Connection,
+    lane: i64,
+    keys: Vec<StateKey>,
+) -> Result<Vec<(StateKey, StateValue)>, StoreError> {
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        if let Some(value) = load(connection, lane, &key)? {
+            rows.push((key, value));
+        }
+    }
+    Ok(rows)
 }
 
 /// What was loaded.
 type Found = HashMap<StateKey, StateValue>;
 
-/// What is to be loaded: by one statement for each list, where each statement costs a way over the network, or
-/// one for each key, through statements that are cached.
+/// What is to be loaded by one statement for each list, where each statement costs a way over the network.
 #[derive(Default)]
 struct Wanted<'a> {
     views: Vec<&'a str>,
@@ -50,11 +86,7 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn each(keys: &'a [StateKey]) -> Self {
-        Self { single: keys.iter().collect(), ..Self::default() }
-    }
-
-    fn together(keys: &'a [StateKey]) -> Self {
+    fn of(keys: &'a [StateKey]) -> Self {
         let mut wanted = Self::default();
         for key in keys {
             match key {
@@ -72,64 +104,49 @@ impl<'a> Wanted<'a> {
         let lists = [self.views.is_empty(), self.aggregates.is_empty(), self.owners.is_empty()];
         self.single.len() + lists.into_iter().filter(|is_empty| !is_empty).count()
     }
-}
 
-/// Loads in a transaction of its own.
-fn load_at_once(connection: &mut Connection, lane: i64, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
-    engine::begin_snapshot(connection)?;
-    match load_wanted(connection, lane, wanted) {
-        Ok(found) => {
-            engine::end_snapshot(connection)?;
-            Ok(found)
-        }
-        Err(error) => {
-            engine::roll_back(connection);
-            Err(error)
-        }
-    }
-}
-
-fn load_wanted(connection: &mut Connection, lane: i64, wanted: &Wanted<'_>) -> Result<Found, StoreError> {
-    let mut found = Found::new();
-    for key in &wanted.single {
-        if let Some(value) = load(connection, lane, key)? {
-            found.insert((*key).clone(), value);
-        }
-    }
-    if !wanted.views.is_empty() {
-        let rows: Vec<JobViewRow> = job_views::table
-            .filter(job_views::job_id.eq_any(&wanted.views))
-            .filter(job_views::lane.eq(lane))
-            .load(connection)
-            .map_err(engine)?;
-        for row in rows {
-            let view = row.into_view()?;
-            found.insert(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view));
-        }
-    }
-    if !wanted.aggregates.is_empty() {
-        // Other attempts of the same jobs come along, and are left.
-        let rows: Vec<JobAggregateRow> = job_aggregates::table
-            .filter(job_aggregates::job_id.eq_any(&wanted.aggregates))
-            .filter(job_aggregates::lane.eq(lane))
-            .load(connection)
-            .map_err(engine)?;
-        for row in rows {
-            let aggregate = row.into_aggregate()?;
-            let key = StateKey::JobAggregate(aggregate.job_id.clone(), aggregate.attempt);
-            found.insert(key, StateValue::JobAggregate(aggregate));
-        }
-    }
-    if !wanted.owners.is_empty() {
-        let owners = engine::load_owners(connection, &wanted.owners)?;
-        for ((job_id, sequence), owner) in wanted.owners.iter().zip(owners) {
-            if let Some(owner) = owner {
-                let key = StateKey::LifecycleOwner((*job_id).clone(), *sequence);
-                found.insert(key, StateValue::LifecycleOwner(owner));
+    fn load(&self, connection: &mut Connection, lane: i64) -> Result<Found, StoreError> {
+        let mut found = Found::new();
+        for key in &self.single {
+            if let Some(value) = load(connection, lane, key)? {
+                found.insert((*key).clone(), value);
             }
         }
+        if !self.views.is_empty() {
+            let rows: Vec<JobViewRow> = job_views::table
+                .filter(job_views::job_id.eq_any(&self.views))
+                .filter(job_views::lane.eq(lane))
+                .load(connection)
+                .map_err(engine)?;
+            for row in rows {
+                let view = row.into_view()?;
+                found.insert(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view));
+            }
+        }
+        if !self.aggregates.is_empty() {
+            // Other attempts of the same jobs come along, and are left.
+            let rows: Vec<JobAggregateRow> = job_aggregates::table
+                .filter(job_aggregates::job_id.eq_any(&self.aggregates))
+                .filter(job_aggregates::lane.eq(lane))
+                .load(connection)
+                .map_err(engine)?;
+            for row in rows {
+                let aggregate = row.into_aggregate()?;
+                let key = StateKey::JobAggregate(aggregate.job_id.clone(), aggregate.attempt);
+                found.insert(key, StateValue::JobAggregate(aggregate));
+            }
+        }
+        if !self.owners.is_empty() {
+            let owners = engine::load_owners(connection, &self.owners)?;
+            for ((job_id, sequence), owner) in self.owners.iter().zip(owners) {
+                if let Some(owner) = owner {
+                    let key = StateKey::LifecycleOwner((*job_id).clone(), *sequence);
+                    found.insert(key, StateValue::LifecycleOwner(owner));
+                }
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// Loads one row of state.
