@@ -11,6 +11,7 @@ use crate::kafka::config::{BatchLimits, KafkaConfig, SaslConfig, ScramHash, Secu
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::producer::{Compression, MESSAGE_MAX_BYTES, ProducerConfig};
 use crate::kafka::relay::{RelayConfig, Writers};
+use crate::kafka::topics::{PlannedTopic, plan};
 
 /// What the relay's producer waits for more records: nothing, as batches form while others are in flight.
 const LINGER: Duration = Duration::ZERO;
@@ -38,6 +39,11 @@ pub(super) fn kafka_config(config: &Config) -> KafkaConfig {
         batch: BatchLimits { records: config.lanes.batch_records, bytes: config.lanes.batch_bytes },
         ..KafkaConfig::new(kafka.bootstrap.clone())
     }
+}
+
+/// Gives the topics that the configuration wants.
+pub(super) fn planned_topics(config: &Config) -> Vec<PlannedTopic> {
+    plan(&config.kafka.topic_prefix, config.kafka.replication_factor)
 }
 
 /// Asks the brokers who they are, and gives the id of the log that their topics under the prefix are. Blocks.

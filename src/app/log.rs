@@ -9,14 +9,14 @@ use std::time::Duration;
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::{EventLog, RecordSource};
 
-use super::kafka::{identify_log, kafka_config};
+use super::kafka::{identify_log, kafka_config, planned_topics};
 use crate::config::{Config, EventLogKind};
 use crate::db::log_choice::LogChoice;
 use crate::embedded_log::{BatchLimits, EmbeddedLog};
 use crate::exit::{Exit, Failure};
 use crate::kafka::KafkaLog;
 use crate::kafka::error::KafkaLogError;
-use crate::kafka::topics::{TopicAdmin, plan};
+use crate::kafka::topics::TopicAdmin;
 
 /// How long a start waits for brokers.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
         false => Unusable::ForGood(Failure::new(Exit::Config, &error)),
     };
     let log_id = identify_log(config, within).map_err(judge)?;
-    let planned = plan(&config.kafka.topic_prefix, config.kafka.replication_factor);
+    let planned = planned_topics(config);
     let checked = TopicAdmin::new(kafka_config(config)).and_then(|admin| admin.check(&planned));
     let differences = checked.map_err(judge)?;
     let (fatal, others): (Vec<_>, Vec<_>) = differences.iter().partition(|difference| difference.is_fatal());

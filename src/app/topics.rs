@@ -4,12 +4,12 @@ use std::io::IsTerminal;
 
 use serde_json::{Value, json};
 
-use super::kafka::kafka_config;
+use super::kafka::{kafka_config, planned_topics};
 use crate::cli::{Colour, Form, Output, TopicsAct};
 use crate::config::{Config, EventLogKind};
 use crate::exit::{Exit, Failure};
 use crate::kafka::error::KafkaLogError;
-use crate::kafka::topics::{Created, FoundTopic, PlannedTopic, TopicAdmin, plan};
+use crate::kafka::topics::{Created, FoundTopic, PlannedTopic, TopicAdmin};
 
 /// Columns of what was created.
 const CREATED: [(&str, &str); 2] = [("TOPIC", "topic"), ("RESULT", "result")];
@@ -36,7 +36,7 @@ pub fn topics(config: Config, act: TopicsAct, form: Form) -> Result<Exit, Failur
         return Err(Failure::text(Exit::Config, text));
     }
     let admin = TopicAdmin::new(kafka_config(&config)).map_err(failure)?;
-    let planned = plan(&config.kafka.topic_prefix, config.kafka.replication_factor);
+    let planned = planned_topics(&config);
     let stdout = std::io::stdout();
     let colour = if stdout.is_terminal() { Colour::On } else { Colour::Off };
     let mut stdout = stdout.lock();

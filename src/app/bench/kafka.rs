@@ -18,7 +18,7 @@ use super::lens::Lens;
 use super::load::Load;
 use super::report::{Figure, per_second};
 use super::{Audited, failed, print, profile, remove, watched};
-use crate::app::kafka::{identify_log, kafka_config};
+use crate::app::kafka::{identify_log, kafka_config, planned_topics};
 use crate::app::store::{open_sqlite_for, postgres_config};
 use crate::app::topics::failure as kafka_failure;
 use crate::app::{Store, log, open_failure};
@@ -30,7 +30,7 @@ use crate::db::sqlite::{BareInsert, WriterTimes};
 use crate::exit::{Exit, Failure};
 use crate::kafka::bare::{self, Filler};
 use crate::kafka::error::KafkaLogError;
-use crate::kafka::topics::{PlannedTopic, TopicAdmin, plan};
+use crate::kafka::topics::TopicAdmin;
 
 /// How long the brokers may take to say who they are.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -66,17 +66,16 @@ impl Place {
         config.postgres.schema = format!("{PREFIX}_{}", name.get(..8).unwrap_or(&name));
         let log_id = identify_log(&config, START_LIMIT).map_err(kafka_failure)?;
         let place = Self { config, log_id, keeps_topics: services.keep_topics.is_some() };
-        place.admin().and_then(|admin| admin.create(&place.planned())).map_err(kafka_failure)?;
+        place
+            .admin()
+            .and_then(|admin| admin.create(&planned_topics(&place.config)))
+            .map_err(kafka_failure)?;
         Ok(place)
     }
 
     /// Gives a client that looks at topics and removes them.
     pub(super) fn admin(&self) -> Result<TopicAdmin, KafkaLogError> {
         TopicAdmin::new(kafka_config(&self.config))
-    }
-
-    fn planned(&self) -> Vec<PlannedTopic> {
-        plan(&self.config.kafka.topic_prefix, self.config.kafka.replication_factor)
     }
 
     /// Gives what the store on PostgreSQL is told.
@@ -95,7 +94,7 @@ impl Place {
         if self.keeps_topics {
             return;
         }
-        if let Err(error) = self.admin().and_then(|admin| admin.remove(&self.planned(), &[])) {
+        if let Err(error) = self.admin().and_then(|admin| admin.remove(&planned_topics(&self.config), &[])) {
             tracing::warn!(%error, prefix = self.config.kafka.topic_prefix, "failed to remove the topics");
         }
     }

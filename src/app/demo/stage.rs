@@ -6,13 +6,13 @@ use horizons_actors::ids::Group;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::app::kafka::kafka_config;
+use crate::app::kafka::{kafka_config, planned_topics};
 use crate::app::store::postgres_config;
 use crate::app::topics;
 use crate::config::{Config, EventLogKind, StoreEngine};
 use crate::db::postgres::remove_schema;
 use crate::exit::{Exit, Failure};
-use crate::kafka::topics::{TopicAdmin, plan};
+use crate::kafka::topics::TopicAdmin;
 
 /// Letters that tell one demonstration from another.
 const NAME_LETTERS: usize = 8;
@@ -41,9 +41,7 @@ impl Stage {
             let brokers = admin.brokers().map_err(topics::failure)?;
             let brokers = u16::try_from(brokers).unwrap_or(u16::MAX);
             config.kafka.replication_factor = config.kafka.replication_factor.min(brokers).max(1);
-            admin
-                .create(&plan(&config.kafka.topic_prefix, config.kafka.replication_factor))
-                .map_err(topics::failure)?;
+            admin.create(&planned_topics(config)).map_err(topics::failure)?;
         }
         Ok(Self { folder, config: config.clone() })
     }
@@ -65,13 +63,12 @@ impl Stage {
             return Ok(());
         }
         let admin = TopicAdmin::new(kafka_config(&self.config)).map_err(topics::failure)?;
-        let planned = plan(&self.config.kafka.topic_prefix, self.config.kafka.replication_factor);
         let groups: Vec<String> = [Group::audit_trail(), Group::jobs(), Group::job_metrics()]
             .iter()
             .map(|group| format!("{}{group}", self.config.kafka.group_prefix))
             .collect();
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        admin.remove(&planned, &groups).map_err(topics::failure)
+        admin.remove(&planned_topics(&self.config), &groups).map_err(topics::failure)
     }
 
     /// Leaves everything where it is, and tells the folder and the names that are not in it.
