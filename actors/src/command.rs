@@ -57,6 +57,8 @@ pub enum CommandKind {
     ReleaseKey(ParkedKeyId),
     /// Give the first parked event of a key up, then let the rest flow.
     DiscardHead(ParkedKeyId),
+    /// Let a lane go on that is held.
+    ResumeLane(LaneKey),
     /// Let a lane go on behind a gap in its log.
     AcceptGap(GapAcceptance),
     /// Append a record that somebody else made, as it is.
@@ -92,6 +94,7 @@ impl CommandKind {
             CommandKind::CancelJob { .. } => "job.cancel",
             CommandKind::ReleaseKey(_) => "parked.release",
             CommandKind::DiscardHead(_) => "parked.discard",
+            CommandKind::ResumeLane(_) => "lane.resume",
             CommandKind::AcceptGap(_) => "gap.accept",
             CommandKind::AppendRecord { .. } => "record.append",
             CommandKind::SetAsideRecord { .. } => "record.set_aside",
@@ -105,6 +108,7 @@ impl CommandKind {
             CommandKind::SubmitJob(_) => job_id.map_or("job", JobId::as_str).to_owned(),
             CommandKind::CancelJob { job_id } => job_id.as_str().to_owned(),
             CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => key.lane.to_string(),
+            CommandKind::ResumeLane(lane) => lane.to_string(),
             CommandKind::AcceptGap(gap) => gap.lane.to_string(),
             CommandKind::AppendRecord { topic, .. } => topic.name().to_owned(),
             CommandKind::SetAsideRecord { topic, partition, offset } => {

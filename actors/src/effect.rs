@@ -80,6 +80,9 @@ pub struct Effects {
     pub records_unparked: Vec<ParkedRecordId>,
     /// Trials that ended with this transaction. The lane writes these, no behaviour does.
     pub trials_settled: Vec<SettledTrial>,
+    /// Why the lane is to hold still from now on, until an operator resumes it. The lane says this, no behaviour
+    /// does.
+    pub held_because: Option<String>,
     /// Records to append to the log, final to the byte.
     pub outbox: Vec<OutgoingRecord>,
 }

@@ -11,6 +11,7 @@ use crate::effect::Outcome;
 use crate::ids::{Group, LaneKey};
 use crate::lane::status::StatusBoard;
 use crate::rejection::Rejection;
+use crate::snapshot::ActorState;
 
 /// Bounds of the time histograms, in seconds: half a millisecond to ten seconds.
 const TIME_BUCKETS_SECONDS: [f64; 14] =
@@ -46,11 +47,13 @@ pub struct LaneMetrics {
     commits: HistogramVec,
     retries: IntCounterVec,
     panics: IntCounterVec,
+    floods: IntCounterVec,
     restarts: IntCounterVec,
     rebalances: IntCounterVec,
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
     parked_keys: IntGaugeVec,
+    lane_paused: IntGaugeVec,
 }
 
 impl LaneMetrics {
@@ -107,6 +110,11 @@ impl LaneMetrics {
                 "Panics of a behaviour that were charged to an event",
                 &["group"],
             )?,
+            floods: counter(
+                "horizons_floods_total",
+                "Floods of poison that made a lane hold still",
+                &["group"],
+            )?,
             restarts: counter(
                 "horizons_lane_restarts_total",
                 "Restarts of lanes after an unplanned end",
@@ -126,6 +134,11 @@ impl LaneMetrics {
             parked_keys: gauge(
                 "horizons_parked_keys",
                 "Keys that are parked",
+                &["group", "topic", "partition"],
+            )?,
+            lane_paused: gauge(
+                "horizons_lane_paused",
+                "1 while a lane holds still until an operator resumes it",
                 &["group", "topic", "partition"],
             )?,
         })
@@ -169,6 +182,11 @@ impl LaneMetrics {
         self.panics.with_label_values(&[group.as_str()]).inc();
     }
 
+    /// Counts a flood of poison.
+    pub fn count_flood(&self, group: &Group) {
+        self.floods.with_label_values(&[group.as_str()]).inc();
+    }
+
     /// Counts a restart of a lane.
     pub fn count_restart(&self, group: &Group) {
         self.restarts.with_label_values(&[group.as_str()]).inc();
@@ -184,6 +202,7 @@ impl LaneMetrics {
         self.lag_records.reset();
         self.lag_seconds.reset();
         self.parked_keys.reset();
+        self.lane_paused.reset();
         for (lane, status) in board.lanes() {
             let snapshot = status.snapshot(&lane, now);
             let partition = lane.topic_partition.partition.to_string();
@@ -192,6 +211,8 @@ impl LaneMetrics {
             self.lag_records.with_label_values(&labels).set(whole(snapshot.lag_records));
             self.lag_seconds.with_label_values(&labels).set(snapshot.lag_seconds);
             self.parked_keys.with_label_values(&labels).set(whole(snapshot.parked_keys));
+            let is_paused = snapshot.state == ActorState::Paused;
+            self.lane_paused.with_label_values(&labels).set(i64::from(is_paused));
         }
     }
 }

@@ -60,10 +60,18 @@ impl Commands for CommandPort {
         async move {
             let lane = lane_of(&command.kind);
             orchestrator.set_parked_wish(command).await?;
-            // A lane that is not on the board reads the wish when it starts.
-            if let Some(status) = lane.and_then(|lane| board.find_lane(&lane)) {
-                status.nudge();
-            }
+            nudge(&board, lane.as_ref());
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn resume_lane(&self, command: Command) -> Reply<(), CommandError> {
+        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
+        async move {
+            let lane = lane_of(&command.kind);
+            orchestrator.resume_lane(command).await?;
+            nudge(&board, lane.as_ref());
             Ok(())
         }
         .boxed()
@@ -102,10 +110,18 @@ impl Commands for CommandPort {
     }
 }
 
+/// Has a lane read what operators want of it. One that is not on the board does so when it starts.
+fn nudge(board: &StatusBoard, lane: Option<&LaneKey>) {
+    if let Some(status) = lane.and_then(|lane| board.find_lane(lane)) {
+        status.nudge();
+    }
+}
+
 /// Gives the lane that a command is about.
 fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
     match kind {
         CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => Some(key.lane.clone()),
+        CommandKind::ResumeLane(lane) => Some(lane.clone()),
         CommandKind::SubmitJob(_)
         | CommandKind::CancelJob { .. }
         | CommandKind::AppendRecord { .. }

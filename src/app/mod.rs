@@ -149,6 +149,7 @@ impl Running {
                     EventEncoding::Json => Encoding::Json,
                     EventEncoding::MessagePack => Encoding::MessagePack,
                 },
+                release_attempts: config.lanes.release_attempts,
                 look_interval: config.scheduler.poll_interval.max(LOOK_INTERVAL_MIN),
                 ..OrchestratorConfig::default()
             },
@@ -325,6 +326,7 @@ fn lane_settings(config: &Config) -> LaneSettings {
     LaneSettings {
         duplicate_window_records: config.lanes.duplicate_window_records,
         retry: config.lanes.retry,
+        flood: config.lanes.flood,
         trial_records: config.lanes.batch_records,
         ..LaneSettings::default()
     }

@@ -17,6 +17,7 @@ mod gaps;
 mod hooks;
 mod jobs;
 mod lane;
+mod lanes;
 mod output;
 mod parked;
 mod relay;
@@ -71,6 +72,8 @@ enum Command {
     Parked(parked::ParkedCommand),
     #[command(subcommand)]
     Gaps(gaps::GapsCommand),
+    #[command(subcommand)]
+    Lanes(lanes::LanesCommand),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     #[command(subcommand)]
@@ -174,6 +177,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Actors(command) => actors::run(&command, context),
         Command::Parked(command) => parked::run(command, context),
         Command::Gaps(command) => gaps::run(command, context),
+        Command::Lanes(command) => lanes::run(&command, context),
         Command::DeadLetters(command) => dead_letters::run(&command, context),
         Command::Relay(command) => relay::run(&command, context),
         Command::Topics(command) => topics::run(&command, context),

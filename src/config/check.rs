@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use horizons_actors::backoff::{BackoffPolicy, RestartPolicy};
 use horizons_actors::ids::Topic;
+use horizons_actors::lane::brake::FloodLimit;
 
 use super::agents::{AgentCheck, check_agents};
 use super::error::{ConfigError, Fault, Origin, Problem};
@@ -181,6 +182,12 @@ fn lanes(values: &Values) -> Lanes {
         credit_lane_bytes: values.size("lanes.credit_lane_bytes"),
         credit_total_bytes: values.size("lanes.credit_total_bytes"),
         duplicate_window_records: values.size("lanes.duplicate_window_records"),
+        flood: FloodLimit {
+            records: values.size("lanes.flood_records"),
+            poison: values.size("lanes.flood_poison"),
+        },
+        release_attempts: u32::try_from(values.number("lanes.release_attempts"))
+            .expect("the range of attempts lies within 32 bits"),
         arbiters: values.size("lanes.arbiters"),
         drain_timeout: values.duration("lanes.drain_timeout_ms"),
         stuck_after: values.duration("lanes.stuck_after_ms"),

@@ -111,7 +111,7 @@ const fn text(
 }
 
 /// Lists every key, in the order of `config.toml`.
-pub const KEYS: [Key; 59] = [
+pub const KEYS: [Key; 62] = [
     text(
         "http",
         "listen",
@@ -343,6 +343,27 @@ pub const KEYS: [Key; 59] = [
         (0, 10_000_000),
         10_000,
         "Records per lane within which a repeated event id is recognised; more than a producer can have in flight.",
+    ),
+    number(
+        "lanes",
+        "flood_records",
+        (1, 1_000_000),
+        1_000,
+        "Last records of a lane among which poison is counted.",
+    ),
+    number(
+        "lanes",
+        "flood_poison",
+        (0, 1_000_000),
+        100,
+        "So many of those that are poison make the lane hold still until an operator resumes it. 0 is never.",
+    ),
+    number(
+        "lanes",
+        "release_attempts",
+        (1, 1_000_000),
+        10,
+        "How often a poison event is tried before its key is released no more; discarding it is always possible.",
     ),
     number("lanes", "arbiters", (1, 256), 2, "Threads that lanes are spread over."),
     number(

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use horizons_actors::backoff::{BackoffPolicy, RestartPolicy};
 use horizons_actors::ids::{AgentName, Topic};
+use horizons_actors::lane::brake::FloodLimit;
 
 pub use crate::secret::Secret;
 pub use agents::{Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, TIME_LIMIT_DEFAULT};
@@ -200,6 +201,10 @@ pub struct Lanes {
     pub credit_total_bytes: usize,
     /// Records within which a repeated event id is recognised.
     pub duplicate_window_records: usize,
+    /// How much poison makes a lane hold still.
+    pub flood: FloodLimit,
+    /// How often a poison event is tried at most.
+    pub release_attempts: u32,
     /// Threads that lanes are spread over.
     pub arbiters: usize,
     /// How long lanes may take to end their batches at shutdown.

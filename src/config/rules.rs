@@ -6,10 +6,11 @@ use super::error::{Fault, Origin, Problem};
 use super::values::Values;
 
 /// Two keys of which the left must not exceed the right.
-const NOT_ABOVE: [(&str, &str); 5] = [
+const NOT_ABOVE: [(&str, &str); 6] = [
     ("lanes.batch_records", "lanes.credit_lane_records"),
     ("lanes.batch_bytes", "lanes.credit_lane_bytes"),
     ("lanes.credit_lane_bytes", "lanes.credit_total_bytes"),
+    ("lanes.flood_poison", "lanes.flood_records"),
     ("lanes.retry_initial_ms", "lanes.retry_limit_ms"),
     ("lanes.restart_initial_ms", "lanes.restart_limit_ms"),
 ];

@@ -13,7 +13,7 @@ use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction,
-    OrderAnswer, ParkedWish, Progress, StoreError,
+    OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::trial::{TrialPhase, TrialSubject};
@@ -45,8 +45,14 @@ pub(super) enum CommandWork {
         command: Box<Command>,
         key: ParkedKeyId,
         wish: ParkedWish,
+        attempts_limit: u32,
         audit: OutgoingRecord,
-        answer: Answer<bool, StoreError>,
+        answer: Answer<WishAnswer, StoreError>,
+    },
+    ResumeLane {
+        lane: LaneKey,
+        audit: OutgoingRecord,
+        answer: Answer<ResumeAnswer, StoreError>,
     },
     Outbox(Box<OutboxWork>),
     AcceptGap {

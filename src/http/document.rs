@@ -9,6 +9,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
@@ -112,6 +113,21 @@ impl Fields {
             Some(number) => Ok(number),
             None => self.wrong(name, "a partition's number", value.as_ref()),
         }
+    }
+
+    /// Takes a lane's `group`, `topic` and `partition`.
+    ///
+    /// *Errors*: `Invalid` when one is absent, or no name of a group, a topic or one of its partitions.
+    pub(super) fn lane(&mut self) -> Result<LaneKey, ApiError> {
+        let group = self.parsed("group", Group::parse)?;
+        let topic = self.parsed("topic", Topic::parse)?;
+        let partition = self.partition("partition")?;
+        if partition >= topic.partitions() {
+            let last = topic.partitions() - 1;
+            let reason = format!("wanted 0..={last} of `{topic}`, got {partition}");
+            return Err(invalid(self.path("partition"), reason));
+        }
+        Ok(LaneKey { group, topic_partition: TopicPartition { topic, partition: Partition(partition) } })
     }
 
     /// Takes a whole number.

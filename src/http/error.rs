@@ -96,6 +96,14 @@ pub(super) enum ApiError {
         /// What it is now.
         reason: String,
     },
+    /// What the request is about does not allow it.
+    #[error("{what}: {reason}")]
+    NotPossible {
+        /// What does not allow it.
+        what: String,
+        /// Why.
+        reason: String,
+    },
     /// The idempotency key belongs to another request.
     #[error("the key was used for another request, which became job `{job_id}`")]
     KeyReused {
@@ -181,6 +189,7 @@ impl ApiError {
             E::BodyTooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, "body-too-slow", "body too slow"),
             E::Conflict { .. } => (StatusCode::CONFLICT, "conflict", "state does not allow it"),
             E::Moved { .. } => (StatusCode::CONFLICT, "moved", "it has changed since"),
+            E::NotPossible { .. } => (StatusCode::CONFLICT, "not-possible", "not possible as it stands"),
             E::KeyReused { .. } => {
                 (StatusCode::CONFLICT, "idempotency-key-reused", "idempotency key was used before")
             }
@@ -300,6 +309,7 @@ impl From<CommandError> for ApiError {
             CommandError::NotFound { what } => ApiError::NotFound { what },
             CommandError::Conflict { state, reason } => ApiError::Conflict { state, reason },
             CommandError::Moved { what, reason } => ApiError::Moved { what, reason },
+            CommandError::NotPossible { what, reason } => ApiError::NotPossible { what, reason },
             CommandError::KeyReused { job_id } => ApiError::KeyReused { job_id },
             CommandError::Broken(reason) => ApiError::Broken { reason },
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use horizons_actors::command::CommandKind;
 use horizons_actors::gap::{GapAcceptance, GapKind};
-use horizons_actors::ids::{Group, LaneKey, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::ids::Offset;
 use horizons_actors::ports::query::StoredGap;
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -16,7 +16,6 @@ use warp::reply::Response;
 
 use super::Shared;
 use super::answer::{cut_page, json_answer};
-use super::document::invalid;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
@@ -51,9 +50,7 @@ async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
 
 fn read_acceptance(request: &ApiRequest) -> Result<(GapAcceptance, String), ApiError> {
     let mut fields = request.document()?;
-    let group = fields.parsed("group", Group::parse)?;
-    let topic = fields.parsed("topic", Topic::parse)?;
-    let partition = fields.partition("partition")?;
+    let lane = fields.lane()?;
     let kind = fields.parsed("kind", |text| {
         GapKind::from_name(text).ok_or("wanted `trimmed`, `beyond_end` or `replaced`")
     })?;
@@ -61,10 +58,5 @@ fn read_acceptance(request: &ApiRequest) -> Result<(GapAcceptance, String), ApiE
     let low = fields.number("low")?;
     let reason = fields.text("reason")?;
     fields.finish("`group`, `topic`, `partition`, `kind`, `next`, `low`, `reason`")?;
-    if partition >= topic.partitions() {
-        let last = topic.partitions() - 1;
-        return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
-    }
-    let lane = LaneKey { group, topic_partition: TopicPartition { topic, partition: Partition(partition) } };
     Ok((GapAcceptance { lane, kind, next: Offset(next), low: Offset(low) }, reason))
 }

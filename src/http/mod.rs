@@ -18,6 +18,7 @@ mod gaps;
 mod gate;
 mod health;
 mod jobs;
+mod lanes;
 mod metrics;
 mod parked;
 mod records;
@@ -91,12 +92,13 @@ impl Shared {
 
 /// Lists every route; those of one template stand together.
 fn routes() -> Vec<Route> {
-    let resources: [&[Route]; 10] = [
+    let resources: [&[Route]; 11] = [
         jobs::ROUTES,
         records::ROUTES,
         audit::ROUTES,
         dead_letters::ROUTES,
         gaps::ROUTES,
+        lanes::ROUTES,
         parked::ROUTES,
         relay::ROUTES,
         actors::ROUTES,

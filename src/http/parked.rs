@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use horizons_actors::command::{CommandKind, ParkedKeyId};
-use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::StoredParkedKey;
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -70,17 +69,10 @@ async fn wish(
 
 fn read_key(request: &ApiRequest) -> Result<(ParkedKeyId, String), ApiError> {
     let mut fields = request.document()?;
-    let group = fields.parsed("group", Group::parse)?;
-    let topic = fields.parsed("topic", Topic::parse)?;
-    let partition = fields.partition("partition")?;
+    let lane = fields.lane()?;
     let key = fields.optional_base64("key_base64")?;
     let key = key.ok_or_else(|| invalid("key_base64", "wanted the key in base64, got nothing"))?;
     let reason = fields.text("reason")?;
     fields.finish("`group`, `topic`, `partition`, `key_base64`, `reason`")?;
-    if partition >= topic.partitions() {
-        let last = topic.partitions() - 1;
-        return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
-    }
-    let topic_partition = TopicPartition { topic, partition: Partition(partition) };
-    Ok((ParkedKeyId { lane: LaneKey { group, topic_partition }, key }, reason))
+    Ok((ParkedKeyId { lane, key }, reason))
 }

@@ -52,6 +52,8 @@ pub struct OrchestratorConfig {
     pub scheduler_time_limit: Duration,
     /// How often orders that nobody announced are looked for, and live jobs asked after at the latest.
     pub look_interval: Duration,
+    /// How often a poison event is tried before its key is released no more.
+    pub release_attempts: u32,
 }
 
 impl Default for OrchestratorConfig {
@@ -64,6 +66,7 @@ impl Default for OrchestratorConfig {
             parallel_jobs: 16,
             scheduler_time_limit: Duration::from_secs(30),
             look_interval: Duration::from_secs(1),
+            release_attempts: 10,
         }
     }
 }

@@ -16,7 +16,7 @@ use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
 use horizons_actors::ports::commands::AcceptedGap;
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, ParkedWish, StoreError,
+    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
@@ -152,7 +152,8 @@ impl Orchestrator {
 
     /// Stores what an operator wants of a parked key: to release it, or to give its head up.
     ///
-    /// *Errors*: `NotFound` when the key is not parked, `Invalid`, `Busy`.
+    /// *Errors*: `NotFound` when the key is not parked, `NotPossible` when its head was tried too often, `Invalid`,
+    /// `Busy`.
     pub async fn set_parked_wish(&self, command: Command) -> Result<(), OrchestratorError> {
         let (key, wish) = match &command.kind {
             CommandKind::ReleaseKey(key) => (key.clone(), ParkedWish::Release),
@@ -160,6 +161,7 @@ impl Orchestrator {
             CommandKind::SubmitJob(_)
             | CommandKind::CancelJob { .. }
             | CommandKind::AppendRecord { .. }
+            | CommandKind::ResumeLane(_)
             | CommandKind::AcceptGap(_)
             | CommandKind::SetAsideRecord { .. }
             | CommandKind::SendRecordAgain { .. } => return Err(wrong_kind(&command)),
@@ -170,11 +172,37 @@ impl Orchestrator {
         changes.insert("wish".to_owned(), json!(wish.name()));
         let audit = self.shared.audit(&command, changes)?;
         let lane = key.lane.to_string();
-        match self.shared.store.set_parked_wish(command, key, wish, audit).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(OrchestratorError::NotFound { what: format!("parked key `{shown}` of `{lane}`") })
+        let limit = self.shared.config.release_attempts;
+        let what = format!("parked key `{shown}` of `{lane}`");
+        match self.shared.store.set_parked_wish(command, key, wish, limit, audit).await {
+            Ok(WishAnswer::Stored) => Ok(()),
+            Ok(WishAnswer::NotParked) => Err(OrchestratorError::NotFound { what }),
+            Ok(WishAnswer::TriedTooOften { attempts }) => {
+                let reason = format!(
+                    "tried {attempts} times, and {limit} are allowed (`lanes.release_attempts`): discard it, or raise the limit"
+                );
+                Err(OrchestratorError::NotPossible { what, reason })
             }
+            Err(error) => Err(self.shared.store_error(error)),
+        }
+    }
+
+    /// Lets a lane go on that is held.
+    ///
+    /// *Errors*: `NotFound` when the lane is unknown, `NotPossible` when nothing holds it, `Invalid`, `Busy`.
+    pub async fn resume_lane(&self, command: Command) -> Result<(), OrchestratorError> {
+        let CommandKind::ResumeLane(lane) = &command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let lane = lane.clone();
+        let audit = self.shared.audit(&command, Map::new())?;
+        let what = format!("lane `{lane}`");
+        match self.shared.store.resume_lane(lane, audit).await {
+            Ok(ResumeAnswer::Resumed) => Ok(()),
+            Ok(ResumeAnswer::NotHeld) => {
+                Err(OrchestratorError::NotPossible { what, reason: "it is not paused".to_owned() })
+            }
+            Ok(ResumeAnswer::NoLane) => Err(OrchestratorError::NotFound { what }),
             Err(error) => Err(self.shared.store_error(error)),
         }
     }

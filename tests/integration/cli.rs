@@ -489,6 +489,23 @@ fn gaps_accept_sends_the_gap_as_it_was_shown() {
 }
 
 #[test]
+fn lanes_resume_names_the_lane_and_says_why() {
+    let answer = json!({"command_id": "2f0e7f3e-6f0f-4b39-8a55-000000000001"});
+    let server = ScriptedServer::new(&[(202, "", answer)]);
+    let lane = ["lanes", "resume", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"];
+
+    let output = server.run(&[&lane[..], &["--reason", "producer is fixed"]].concat());
+
+    assert_exit(&output, Exit::Done);
+    let request = server.request();
+    let body =
+        json!({"group": "jobs", "topic": "job-lifecycle", "partition": 3, "reason": "producer is fixed"});
+    assert_eq!((request.line.as_str(), request.body), ("POST /lanes/resume HTTP/1.1", body));
+    assert_eq!(text(&output.stdout), "lane goes on: jobs/job-lifecycle-3\n");
+    assert_exit(&run(&lane), Exit::Usage);
+}
+
+#[test]
 fn gaps_accept_without_what_was_shown_asks_nobody() {
     let output = run(&["gaps", "accept", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"]);
 

@@ -18,6 +18,7 @@ use crate::gap::FoundGap;
 use crate::ids::{Incarnation, LaneKey, LogId, Offset};
 use crate::lane::answer::{Summary, answer, convict, park, record_raw};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
+use crate::lane::brake::FloodBrake;
 use crate::lane::environment::LaneEnvironment;
 use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
@@ -74,6 +75,8 @@ pub(super) struct LaneCore {
     pub(super) panics: HashMap<Offset, u32>,
     /// What is tried alone.
     pub(super) trials: Trials,
+    /// How much of what was answered last was poison.
+    flood: FloodBrake,
     /// Transactions in a row that the store turned away.
     commit_failures: u32,
     /// Whether the lane was asked to stop or its dispatcher is gone.
@@ -168,6 +171,7 @@ impl LaneCore {
             timer_target: None,
             panics: HashMap::new(),
             trials,
+            flood: FloodBrake::new(settings.flood),
             commit_failures: 0,
             is_ending,
             env,
@@ -185,8 +189,16 @@ impl LaneCore {
         })?;
         core.status.placed(position, inspection.high, core.env.clock.now());
         core.status.parked(core.parked.len(), core.parked_records());
-        core.status.set_state(core.rest_state());
+        core.show_rest(opened.held_because.as_deref());
         Ok(core)
+    }
+
+    /// Shows the state of a lane that has nothing to wait for, and why it is held.
+    fn show_rest(&self, held_because: Option<&str>) {
+        match held_because.filter(|_| self.desired == DesiredState::Paused) {
+            Some(reason) => self.status.held(reason),
+            None => self.status.set_state(self.rest_state()),
+        }
     }
 
     /// Gives the state of a lane that has nothing to wait for.
@@ -214,10 +226,13 @@ impl LaneCore {
     /// Reads again what operators want of the lane.
     pub(super) async fn refresh_orders(&mut self) -> Result<(), LaneExit> {
         let orders = self.retry(|| self.env.store.read_orders(self.lane.clone())).await?;
+        if (self.desired, orders.desired) == (DesiredState::Paused, DesiredState::Running) {
+            tracing::info!(lane = %self.lane, offset = %self.position, "lane goes on");
+        }
         self.parked = by_key(orders.parked);
         self.desired = orders.desired;
         self.status.parked(self.parked.len(), self.parked_records());
-        self.status.set_state(self.rest_state());
+        self.show_rest(orders.held_because.as_deref());
         Ok(())
     }
 
@@ -261,9 +276,14 @@ impl LaneCore {
         Ok(Some(batch))
     }
 
-    /// Applies a batch that was taken in, or leaves the rest of it to the next incarnation when the lane ends.
-    pub(super) async fn process(&mut self, batch: RecordBatch, queued: usize) -> Result<(), LaneExit> {
-        let RecordBatch { next, records, credit, .. } = batch;
+    /// Applies a batch that was taken in, or leaves the rest of it to the next incarnation when the lane ends. Gives
+    /// back what a lane that is held in its midst has not answered.
+    pub(super) async fn process(
+        &mut self,
+        batch: RecordBatch,
+        queued: usize,
+    ) -> Result<Option<RecordBatch>, LaneExit> {
+        let RecordBatch { topic_partition, incarnation, next, log_end, records, credit, .. } = batch;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
         self.status.queued(queued);
@@ -274,13 +294,21 @@ impl LaneCore {
         {
             let end = if records.is_empty() { next } else { record.offset.following() };
             if let ChunkStep::Ended = self.try_record(record, end).await? {
-                return Ok(());
+                return Ok(None);
+            }
+            if self.is_held() {
+                break;
             }
         }
         let fresh: Vec<Entry> = records.into_iter().map(|record| self.understand(record)).collect();
         let mut chunks: VecDeque<Vec<Entry>> =
             Some(fresh).filter(|fresh| !fresh.is_empty()).into_iter().collect();
-        while let Some(mut chunk) = chunks.pop_front() {
+        while !self.is_held()
+            && let Some(mut chunk) = chunks.pop_front()
+        {
+            if let Some(last) = self.flood_within(&chunk).filter(|last| last + 1 < chunk.len()) {
+                chunks.push_front(chunk.split_off(last + 1));
+            }
             let end = match (chunks.is_empty(), chunk.last()) {
                 (false, Some(last)) => last.record.offset.following(),
                 _ => next,
@@ -292,12 +320,37 @@ impl LaneCore {
                     chunks.push_front(second);
                     chunks.push_front(chunk);
                 }
-                ChunkStep::Ended => return Ok(()),
+                ChunkStep::Ended => return Ok(None),
             }
         }
         self.panics.clear();
-        drop(credit);
-        Ok(())
+        let records: Vec<LogRecord> = chunks.into_iter().flatten().map(|entry| entry.record).collect();
+        if records.is_empty() {
+            return Ok(None);
+        }
+        self.read_position = self.position;
+        let from = self.position;
+        Ok(Some(RecordBatch { topic_partition, incarnation, from, next, records, log_end, credit }))
+    }
+
+    fn is_held(&self) -> bool {
+        self.desired == DesiredState::Paused
+    }
+
+    /// Gives the index of the record that makes a flood, as far as decoding tells.
+    fn flood_within(&self, chunk: &[Entry]) -> Option<usize> {
+        let mut parked_here = HashSet::new();
+        let mut poison = 0;
+        chunk.iter().enumerate().find_map(|(index, entry)| {
+            let key = entry.record.key.as_ref();
+            let waits = key.is_some_and(|key| self.parked.contains_key(key) || parked_here.contains(key));
+            if waits || !matches!(entry.verdict, Verdict::Rejected(_)) {
+                return None;
+            }
+            parked_here.extend(key);
+            poison += 1;
+            self.flood.weigh(index + 1, poison).map(|_flood| index)
+        })
     }
 
     /// Puts a record below the position into the duplicate window.
@@ -354,9 +407,18 @@ impl LaneCore {
                 Ok(mut built) => {
                     let trial = subject.map(|subject| settled(subject, is_convicted));
                     built.effects.trials_settled.extend(trial);
+                    let (answered, poison) = (chunk.len(), built.effects.dead_letters.len());
+                    let flood = self.flood.weigh(answered, poison).map(|flood| flood.to_string());
+                    built.effects.held_because = flood.clone();
                     let fingerprint = chunk.last().map(|entry| entry.record.fingerprint());
                     match self.commit(built, end, fingerprint).await? {
-                        CommitStep::Committed => return Ok(ChunkStep::Done),
+                        CommitStep::Committed => {
+                            self.flood.note(answered, poison);
+                            if let Some(reason) = flood {
+                                self.hold(&reason);
+                            }
+                            return Ok(ChunkStep::Done);
+                        }
                         CommitStep::Again => {}
                         CommitStep::DataRefused(detail) => match chunk {
                             [entry] => {
@@ -368,6 +430,16 @@ impl LaneCore {
                 }
             }
         }
+    }
+
+    /// Holds still behind a transaction that says so.
+    fn hold(&mut self, reason: &str) {
+        self.desired = DesiredState::Paused;
+        // Whoever lets the lane go on has looked at these.
+        self.flood.release();
+        self.env.metrics.count_flood(&self.lane.group);
+        self.status.held(reason);
+        tracing::error!(lane = %self.lane, offset = %self.position, reason, "flood of poison: the lane holds still until an operator resumes it");
     }
 
     /// Charges a panic to the event it happened on; the third makes it poison.

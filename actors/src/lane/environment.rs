@@ -8,6 +8,7 @@ use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Randomness};
 use crate::event::Event;
 use crate::ids::{LogId, ProcessId, Topic};
+use crate::lane::brake::FloodLimit;
 use crate::lane::fault::Faults;
 use crate::lane::notice::CommitListener;
 use crate::lane::status::StatusBoard;
@@ -30,6 +31,8 @@ pub struct LaneSettings {
     pub drain_records: usize,
     /// Records that may wait behind one key before the partition holds still.
     pub parked_key_limit: u64,
+    /// How much poison makes a lane hold still.
+    pub flood: FloodLimit,
     /// How often a lane looks at its timers and at what operators want.
     pub tick_interval: Duration,
     /// Rows of state that a lane keeps in memory before it forgets them all and loads anew.
@@ -50,6 +53,7 @@ impl Default for LaneSettings {
             retry: BackoffPolicy { initial: Duration::from_millis(10), limit: Duration::from_secs(5) },
             drain_records: 500,
             parked_key_limit: 10_000,
+            flood: FloodLimit { records: 1_000, poison: 100 },
             tick_interval: Duration::from_millis(100),
             cached_rows: 20_000,
             trial_records: 1_000,

@@ -8,6 +8,7 @@
 
 mod answer;
 pub mod behaviour;
+pub mod brake;
 mod core;
 pub mod credit;
 pub mod dead_letter;
@@ -222,12 +223,20 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
         };
         let Some(batch) = batch else {
             // The time limit is for timers and wishes; a stop or a batch wakes it.
-            let _woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
+            let woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
+            if !is_running && woken.is_err() {
+                // Whoever resumes the lane may have asked another process.
+                core.refresh_orders().await?;
+            }
             continue;
         };
         let queued = inbox.batches.borrow().len();
         match core.absorb(batch)? {
-            Some(fresh) if is_running => core.process(fresh, queued).await?,
+            Some(fresh) if is_running => {
+                if let Some(rest) = core.process(fresh, queued).await? {
+                    inbox.batches.borrow_mut().push_front(rest);
+                }
+            }
             Some(fresh) => inbox.batches.borrow_mut().push_front(fresh),
             None => {}
         }

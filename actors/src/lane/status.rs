@@ -94,6 +94,13 @@ impl LaneStatus {
         facts.last_error = Some(error.to_string());
     }
 
+    /// Notes that the lane is held, and why.
+    pub fn held(&self, reason: &str) {
+        let mut facts = self.facts();
+        facts.state = ActorState::Paused;
+        facts.last_error = Some(reason.to_owned());
+    }
+
     /// Notes how the lane ended.
     pub fn ended(&self, state: ActorState, error: Option<String>) {
         let mut facts = self.facts();

@@ -31,6 +31,9 @@ pub trait Commands: Send + Sync {
     /// Stores what an operator wants of a parked key: the command says key and wish.
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError>;
 
+    /// Lets a lane go on that is held: the command says which.
+    fn resume_lane(&self, command: Command) -> Reply<(), CommandError>;
+
     /// Keeps the record apart at which a partition of the relay stands.
     fn set_aside_record(&self, command: Command) -> Reply<(), CommandError>;
 
@@ -146,6 +149,14 @@ pub enum CommandError {
         /// What has changed.
         what: String,
         /// What it is now.
+        reason: String,
+    },
+    /// What the request is about is there and does not allow it; nothing was stored.
+    #[error("{what}: {reason}")]
+    NotPossible {
+        /// What does not allow it.
+        what: String,
+        /// Why.
         reason: String,
     },
     /// The idempotency key was used before for another request.

@@ -115,17 +115,21 @@ pub struct LaneOpened {
     pub parked: Vec<ParkedKeyState>,
     /// What operators want of the lane.
     pub desired: DesiredState,
+    /// Why it is held, where it is.
+    pub held_because: Option<String>,
     /// When the earliest timer falls due.
     pub next_timer: Option<Timestamp>,
 }
 
 /// What operators may have changed while a lane runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LaneOrders {
     /// The keys that are parked, with the state of each.
     pub parked: Vec<ParkedKeyState>,
     /// What operators want of the lane.
     pub desired: DesiredState,
+    /// Why it is held, where it is.
+    pub held_because: Option<String>,
 }
 
 /// What is wanted of a parked key.
@@ -420,15 +424,21 @@ pub trait JobStore: Send + Sync {
         audit: Vec<OutgoingRecord>,
     ) -> Reply<Vec<AppendedAt>, StoreError>;
 
-    /// Stores an operator's wish about a parked key and the command's audit record in one transaction.
-    /// Answers false when the key is not parked; then nothing is written.
+    /// Stores an operator's wish about a parked key and the command's audit record in one transaction. A release
+    /// is refused once its head was tried as often as the limit says. Nothing is written unless the answer is
+    /// [`WishAnswer::Stored`].
     fn set_parked_wish(
         &self,
         command: Command,
         key: ParkedKeyId,
         wish: ParkedWish,
+        attempts_limit: u32,
         audit: OutgoingRecord,
-    ) -> Reply<bool, StoreError>;
+    ) -> Reply<WishAnswer, StoreError>;
+
+    /// Lets a lane that is held go on, with the command's audit record, in one transaction. Nothing is written
+    /// unless the answer is [`ResumeAnswer::Resumed`].
+    fn resume_lane(&self, lane: LaneKey, audit: OutgoingRecord) -> Reply<ResumeAnswer, StoreError>;
 
     /// Carries out an operator's decision about a lane's open gap, with the command's audit record, in one
     /// transaction. No incarnation of before can write to the lane after it. Nothing is written unless the
@@ -439,6 +449,31 @@ pub trait JobStore: Send + Sync {
         acceptance: GapAcceptance,
         audit: OutgoingRecord,
     ) -> Reply<GapAccepted, StoreError>;
+}
+
+/// What became of a wish about a parked key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WishAnswer {
+    /// The lane will carry it out.
+    Stored,
+    /// The key is not parked.
+    NotParked,
+    /// Its head was tried so often that it is not tried again.
+    TriedTooOften {
+        /// How often.
+        attempts: u32,
+    },
+}
+
+/// What became of a wish to let a lane go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumeAnswer {
+    /// It will go on.
+    Resumed,
+    /// It is not held.
+    NotHeld,
+    /// There is no such lane in this store.
+    NoLane,
 }
 
 /// What became of a decision about a gap.

@@ -13,7 +13,7 @@ use horizons_actors::state::AuditSegment;
 
 use super::audit_append::AuditRows;
 use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
-use super::lanes::Seen;
+use super::lanes::{self, Seen};
 use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
 use super::state_rows::StateRows;
 use super::{key, parking, trials};
@@ -69,6 +69,9 @@ pub(super) fn write<'a>(
         write_segment(connection, lane, segment)?;
     }
     write_orders(connection, &effects.orders)?;
+    if let Some(reason) = &effects.held_because {
+        lanes::hold(connection, lane, reason)?;
+    }
     // Cleared first: a timer that fired may be set anew in the same transaction.
     clear_timers(connection, lane, &effects.timers_cleared).map_err(engine)?;
     set_timers(connection, lane, &effects.timers_set)?;

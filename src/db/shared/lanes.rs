@@ -11,7 +11,7 @@ use horizons_actors::ids::{
 };
 use horizons_actors::ports::store::{
     DesiredState, Fence, LaneOpened, LaneOrders, LaneTransaction, ParkedKeyState, ParkedWish, Progress,
-    StoreError,
+    ResumeAnswer, StoreError,
 };
 use horizons_actors::record::Digest32;
 
@@ -168,6 +168,7 @@ struct ProgressRow {
     opened_by: Option<Vec<u8>>,
     ended_in_order: i32,
     starts_aside: i64,
+    held_because: Option<String>,
 }
 
 /// Reads 32 bytes.
@@ -178,8 +179,8 @@ pub(super) fn digest(what: &str, bytes: &[u8]) -> Result<Digest32, StoreError> {
 /// Reads a stored desired state.
 fn desired(name: &str) -> Result<DesiredState, StoreError> {
     match name {
-        "running" => Ok(DesiredState::Running),
-        "paused" => Ok(DesiredState::Paused),
+        DESIRED_AT_FIRST => Ok(DesiredState::Running),
+        HELD => Ok(DesiredState::Paused),
         other => Err(unreadable("desired state", other)),
     }
 }
@@ -281,6 +282,7 @@ pub(super) fn open(
         has_open_gap: gaps::read_open(connection, number)?.is_some(),
         parked: parked(connection, number)?,
         desired: desired(&row.desired)?,
+        held_because: row.held_because,
         next_timer: next_timer(connection, number)?,
     })
 }
@@ -321,11 +323,12 @@ pub(super) fn skip_to(connection: &mut Connection, number: i64, low: Offset) -> 
 /// Ends a generation, and begins another one with an epoch above all of the old one's: no incarnation of before
 /// can pass for one of the new generation.
 pub(super) fn hand_on(connection: &mut Connection, old: i64, new: i64) -> Result<(), StoreError> {
-    let (epoch, wanted): (i64, String) = diesel::update(progress::table.filter(progress::lane.eq(old)))
-        .set(progress::owner_epoch.eq(progress::owner_epoch + 1))
-        .returning((progress::owner_epoch, progress::desired))
-        .get_result(connection)
-        .map_err(engine)?;
+    let (epoch, wanted, held_because): (i64, String, Option<String>) =
+        diesel::update(progress::table.filter(progress::lane.eq(old)))
+            .set(progress::owner_epoch.eq(progress::owner_epoch + 1))
+            .returning((progress::owner_epoch, progress::desired, progress::held_because))
+            .get_result(connection)
+            .map_err(engine)?;
     diesel::insert_into(progress::table)
         .values((
             progress::lane.eq(new),
@@ -333,14 +336,42 @@ pub(super) fn hand_on(connection: &mut Connection, old: i64, new: i64) -> Result
             progress::revision.eq(0),
             progress::starts_at_next.eq(0),
             progress::desired.eq(wanted),
+            progress::held_because.eq(held_because),
         ))
         .execute(connection)
         .map_err(engine)?;
     Ok(())
 }
 
-/// A lane works until an operator holds it.
+/// Holds a lane until an operator resumes it.
+pub(super) fn hold(connection: &mut Connection, number: i64, reason: &str) -> Result<(), StoreError> {
+    diesel::update(progress::table.filter(progress::lane.eq(number)))
+        .set((progress::desired.eq(HELD), progress::held_because.eq(reason)))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(())
+}
+
+/// Lets a lane go on that is held.
+pub(super) fn resume(
+    connection: &mut Connection,
+    lanes: &Lanes,
+    lane: &LaneKey,
+) -> Result<ResumeAnswer, StoreError> {
+    let Some(number) = lanes.find(connection, lane)? else { return Ok(ResumeAnswer::NoLane) };
+    let held = progress::table.filter(progress::lane.eq(number)).filter(progress::desired.eq(HELD));
+    let resumed = diesel::update(held)
+        .set((progress::desired.eq(DESIRED_AT_FIRST), progress::held_because.eq(None::<String>)))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(if resumed == 1 { ResumeAnswer::Resumed } else { ResumeAnswer::NotHeld })
+}
+
+/// A lane works until something holds it.
 const DESIRED_AT_FIRST: &str = "running";
+
+/// What is stored of a lane that is held.
+const HELD: &str = "paused";
 
 /// Lists the parked keys of a lane.
 fn parked(connection: &mut Connection, number: i64) -> Result<Vec<ParkedKeyState>, StoreError> {
@@ -415,15 +446,16 @@ pub(super) fn lock_progress(
 
 /// Reads what operators want of a lane.
 pub(super) fn read_orders(connection: &mut Connection, number: i64) -> Result<LaneOrders, StoreError> {
-    let name: Option<String> = progress::table
+    let row: Option<(String, Option<String>)> = progress::table
         .filter(progress::lane.eq(number))
-        .select(progress::desired)
+        .select((progress::desired, progress::held_because))
         .first(connection)
         .optional()
         .map_err(engine)?;
-    Ok(LaneOrders {
-        parked: parked(connection, number)?,
-        desired: name.as_deref().map(desired).transpose()?.unwrap_or_default(),
+    let parked = parked(connection, number)?;
+    Ok(match row {
+        Some((name, held_because)) => LaneOrders { parked, desired: desired(&name)?, held_because },
+        None => LaneOrders { parked, ..LaneOrders::default() },
     })
 }
 

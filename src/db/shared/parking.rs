@@ -5,15 +5,17 @@
 
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
-use horizons_actors::command::ParkedKeyId;
+use horizons_actors::command::{Command, ParkedKeyId};
 use horizons_actors::effect::{
     DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord, ParkedRecordId,
 };
-use horizons_actors::ports::store::{ParkedWish, StoreError};
+use horizons_actors::ids::Offset;
+use horizons_actors::ports::store::{ParkedWish, StoreError, WishAnswer};
 use horizons_actors::record::LogRecord;
 
 use super::engine::{Connection, engine, insert_or_ignore};
 use super::key;
+use super::lanes::Lanes;
 use super::records::{RecordColumns, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
 use crate::db::words::{Words, WordsRef};
@@ -253,21 +255,52 @@ fn unpark_key(connection: &mut Connection, lane: i64, key: &[u8]) -> Result<(), 
     }
 }
 
-/// Stores what an operator wants of a parked key; tells whether it is parked.
+/// What an operator wants of a parked key.
+pub(super) struct Wished<'a> {
+    pub(super) key: &'a ParkedKeyId,
+    pub(super) wish: ParkedWish,
+    /// A head that was tried so often is not released any more.
+    pub(super) attempts_limit: u32,
+}
+
+/// Stores what an operator wants of a parked key.
 pub(super) fn set_wish(
     connection: &mut Connection,
-    lane: i64,
-    key: &[u8],
-    wish: ParkedWish,
-    command: &[u8],
-) -> Result<bool, StoreError> {
-    let changed = diesel::update(
-        parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key)),
-    )
-    .set((parked_keys::wish.eq(wish.name()), parked_keys::wished_by.eq(command)))
-    .execute(connection)
-    .map_err(engine)?;
-    Ok(changed == 1)
+    lanes: &Lanes,
+    wished: &Wished<'_>,
+    command: &Command,
+) -> Result<WishAnswer, StoreError> {
+    let Some(lane) = lanes.find(connection, &wished.key.lane)? else { return Ok(WishAnswer::NotParked) };
+    let key = wished.key.key.as_ref();
+    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key));
+    if wished.wish == ParkedWish::Release {
+        let head: Option<i64> =
+            row.select(parked_keys::head_offset).first(connection).optional().map_err(engine)?;
+        let Some(head) = head else { return Ok(WishAnswer::NotParked) };
+        let attempts = attempts(connection, lane, Offset(head.cast_unsigned()))?;
+        if attempts >= wished.attempts_limit {
+            return Ok(WishAnswer::TriedTooOften { attempts });
+        }
+    }
+    let changed = diesel::update(row)
+        .set((
+            parked_keys::wish.eq(wished.wish.name()),
+            parked_keys::wished_by.eq(command.command_id.0.as_bytes().as_slice()),
+        ))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(if changed == 1 { WishAnswer::Stored } else { WishAnswer::NotParked })
+}
+
+/// Tells how often a dead letter was tried.
+fn attempts(connection: &mut Connection, lane: i64, head: Offset) -> Result<u32, StoreError> {
+    let attempts: Option<i64> = dead_letters::table
+        .filter(dead_letters::letter.eq(key::in_lane(lane, head.0)?))
+        .select(dead_letters::attempts)
+        .first(connection)
+        .optional()
+        .map_err(engine)?;
+    Ok(attempts.map_or(0, |attempts| u32::try_from(attempts).unwrap_or(u32::MAX)))
 }
 
 /// Loads records behind a key, in offset order.

@@ -13,7 +13,8 @@ use horizons_actors::ids::{Epoch, JobId, LaneKey, ProcessId};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
-    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, StoreError,
+    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError,
+    WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::state::{StateKey, StateValue};
@@ -103,7 +104,7 @@ impl LaneStore for Store {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| match lanes.find(connection, &lane)? {
             Some(number) => lanes::read_orders(connection, number),
-            None => Ok(LaneOrders { parked: Vec::new(), desired: Default::default() }),
+            None => Ok(LaneOrders::default()),
         })
     }
 
@@ -195,15 +196,21 @@ impl JobStore for Store {
         command: Command,
         key: ParkedKeyId,
         wish: ParkedWish,
+        attempts_limit: u32,
         audit: OutgoingRecord,
-    ) -> Reply<bool, StoreError> {
+    ) -> Reply<WishAnswer, StoreError> {
         self.command(|answer| CommandWork::SetParkedWish {
             command: Box::new(command),
             key,
             wish,
+            attempts_limit,
             audit,
             answer,
         })
+    }
+
+    fn resume_lane(&self, lane: LaneKey, audit: OutgoingRecord) -> Reply<ResumeAnswer, StoreError> {
+        self.command(|answer| CommandWork::ResumeLane { lane, audit, answer })
     }
 
     fn accept_gap(

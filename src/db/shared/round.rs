@@ -11,7 +11,8 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::Effects;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition, ProcessId};
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, StoreError,
+    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, ResumeAnswer,
+    StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 
@@ -62,7 +63,8 @@ pub(super) enum CommandResult {
     Answered(Result<(), StoreError>),
     /// On success the place of its first record among the round's, and how many there are.
     Appended(Result<(usize, usize), StoreError>),
-    Wished(Result<bool, StoreError>),
+    Wished(WishAnswer),
+    Resumed(ResumeAnswer),
     Outbox(OutboxResult),
     Accepted(GapAccepted),
 }
@@ -188,16 +190,20 @@ fn write_command<'a>(
             gathered.outbox.extend(records.iter().chain(audit));
             Ok(CommandResult::Appended(Ok((first, records.len()))))
         }
-        CommandWork::SetParkedWish { command, key, wish, audit, .. } => {
-            let Some(number) = context.lanes.find(connection, &key.lane)? else {
-                return Ok(CommandResult::Wished(Ok(false)));
-            };
-            let command = command.command_id.0.as_bytes();
-            let is_parked = parking::set_wish(connection, number, &key.key, *wish, command)?;
-            if is_parked {
+        CommandWork::SetParkedWish { command, key, wish, attempts_limit, audit, .. } => {
+            let wished = parking::Wished { key, wish: *wish, attempts_limit: *attempts_limit };
+            let answer = parking::set_wish(connection, context.lanes, &wished, command)?;
+            if answer == WishAnswer::Stored {
                 gathered.outbox.push(audit);
             }
-            Ok(CommandResult::Wished(Ok(is_parked)))
+            Ok(CommandResult::Wished(answer))
+        }
+        CommandWork::ResumeLane { lane, audit, .. } => {
+            let answer = lanes::resume(connection, context.lanes, lane)?;
+            if answer == ResumeAnswer::Resumed {
+                gathered.outbox.push(audit);
+            }
+            Ok(CommandResult::Resumed(answer))
         }
         CommandWork::Outbox(work) => {
             let (result, published) = outbox::write(connection, work)?;

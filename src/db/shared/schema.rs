@@ -25,6 +25,7 @@ diesel::table! {
         opened_by -> Nullable<Binary>,
         ended_in_order -> Integer,
         starts_aside -> BigInt,
+        held_because -> Nullable<Text>,
     }
 }
 

@@ -172,8 +172,11 @@ fn answer_done(round: Round, done: Done) {
                     places.get(first..first + count).map(<[_]>::to_vec).unwrap_or_default()
                 }));
             }
-            (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(result)) => {
-                let _ = answer.send(result);
+            (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(wished)) => {
+                let _ = answer.send(Ok(wished));
+            }
+            (CommandWork::ResumeLane { answer, .. }, CommandResult::Resumed(resumed)) => {
+                let _ = answer.send(Ok(resumed));
             }
             (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
             (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
@@ -214,6 +217,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AnswerOrder { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::ResumeLane { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
             CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }

@@ -3,15 +3,16 @@
 use bytes::Bytes;
 use horizons_actors::clock::Clock;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
-use horizons_actors::effect::{Effects, ParkedKey};
+use horizons_actors::effect::{DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{EventId, Group, LaneKey, LogTopic, Offset, Partition, Topic, TopicPartition};
-use horizons_actors::ports::store::{LaneStore, LaneTransaction, ParkedWish};
+use horizons_actors::ports::store::{DesiredState, LaneStore, LaneTransaction, ParkedWish};
 use horizons_actors::record::Headers;
 use horizons_actors::rejection::Rejection;
+use horizons_actors::testkit::contract::sample::{PROCESS, log_record};
 use uuid::Uuid;
 
-use super::super::{APPEND_RECORDS_MAX, ExternalRecord, OrchestratorError};
+use super::super::{APPEND_RECORDS_MAX, ExternalRecord, OrchestratorConfig, OrchestratorError};
 use super::{House, command};
 
 fn append_command(topic: Topic) -> Command {
@@ -99,18 +100,30 @@ async fn append_record_at_disk_limit_is_refused() {
 
 /// Parks a key in a lane, as the lane does.
 async fn park(house: &House, key: &'static [u8]) -> ParkedKeyId {
+    park_tried(house, key, 1).await
+}
+
+/// Parks a key whose head was tried so often.
+async fn park_tried(house: &House, key: &'static [u8], attempts: u32) -> ParkedKeyId {
     let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(3) };
     let lane = LaneKey { group: Group::jobs(), topic_partition };
-    let opened = house
-        .store
-        .open_lane(lane.clone(), horizons_actors::testkit::contract::sample::PROCESS)
-        .await
-        .unwrap();
+    let opened = house.store.open_lane(lane.clone(), PROCESS).await.unwrap();
     let parked = ParkedKey {
         key: Bytes::from_static(key),
         head: Offset(0),
         rejection: Rejection::PayloadMissing,
         parked_at: house.clock.now(),
+    };
+    let letter = DeadLetter {
+        record: log_record(0, Some("job-1"), "poison"),
+        rejection: Rejection::PayloadMissing,
+        is_parked: true,
+        rejected_at: house.clock.now(),
+    };
+    let again = DeadLetterSettlement {
+        offset: Offset(0),
+        outcome: DeadLetterOutcome::RejectedAgain(Rejection::PayloadMissing),
+        settled_at: house.clock.now(),
     };
     let transaction = LaneTransaction {
         lane: lane.clone(),
@@ -119,7 +132,12 @@ async fn park(house: &House, key: &'static [u8]) -> ParkedKeyId {
         next: Offset(1),
         last_fingerprint: None,
         now: house.clock.now(),
-        effects: Effects { keys_parked: vec![parked], ..Effects::default() },
+        effects: Effects {
+            dead_letters: vec![letter],
+            dead_letters_settled: (1..attempts).map(|_again| again.clone()).collect(),
+            keys_parked: vec![parked],
+            ..Effects::default()
+        },
     };
     house.store.commit(transaction).await.unwrap();
     ParkedKeyId { lane, key: Bytes::from_static(key) }
@@ -156,6 +174,45 @@ async fn parked_wish_about_a_key_that_flows_is_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn parked_release_of_what_was_tried_too_often_is_refused_and_discard_is_not() {
+    let house = House::idle();
+    let key = park_tried(&house, b"job-1", OrchestratorConfig::default().release_attempts).await;
+
+    let release = house.orchestrator.set_parked_wish(command(CommandKind::ReleaseKey(key.clone()))).await;
+    let discard = house.orchestrator.set_parked_wish(command(CommandKind::DiscardHead(key))).await;
+
+    let refused = release.unwrap_err().to_string();
+    assert!(
+        refused.contains("`job-1`") && refused.contains("tried 10 times, and 10 are allowed"),
+        "{refused}"
+    );
+    assert_eq!(discard, Ok(()));
+    assert_eq!(house.actions(), ["parked.discard"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lane_resume_is_stored_with_its_act_and_only_where_something_holds_it() {
+    let house = House::idle();
+    let unknown = LaneKey {
+        group: Group::jobs(),
+        topic_partition: TopicPartition { topic: Topic::JobLifecycle, partition: Partition(4) },
+    };
+    let held = park(&house, b"job-1").await.lane;
+    house.store.set_desired(&held, DesiredState::Paused);
+    let resume =
+        |lane: &LaneKey| house.orchestrator.resume_lane(command(CommandKind::ResumeLane(lane.clone())));
+
+    let answers = [resume(&held).await, resume(&held).await, resume(&unknown).await];
+
+    assert_eq!(answers[0], Ok(()));
+    assert!(matches!(answers[1], Err(OrchestratorError::NotPossible { .. })), "{:?}", answers[1]);
+    assert!(matches!(answers[2], Err(OrchestratorError::NotFound { .. })), "{:?}", answers[2]);
+    assert_eq!(house.actions(), ["lane.resume"]);
+    let orders = house.store.read_orders(held).await.unwrap();
+    assert_eq!(orders.desired, DesiredState::Running);
+}
+
+#[tokio::test(start_paused = true)]
 async fn commands_of_another_kind_are_refused() {
     let house = House::idle();
     let submit = super::submit_command();
@@ -163,6 +220,7 @@ async fn commands_of_another_kind_are_refused() {
     let errors = [
         house.orchestrator.cancel(submit.clone()).await.unwrap_err(),
         house.orchestrator.set_parked_wish(submit.clone()).await.unwrap_err(),
+        house.orchestrator.resume_lane(submit.clone()).await.unwrap_err(),
         house.orchestrator.append_records(submit, vec![]).await.unwrap_err(),
         house.orchestrator.submit(append_command(Topic::JobMetrics)).await.unwrap_err(),
     ];

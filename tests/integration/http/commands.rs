@@ -6,6 +6,7 @@ use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
 use horizons_actors::ports::commands::{CommandError, Verdict};
 use serde_json::{Value, json};
 
+use super::schemas::check_answer;
 use super::world::{JSON, World};
 
 fn job() -> Value {
@@ -241,4 +242,35 @@ async fn parked_wrong_wishes_are_named() {
     world.script(|script| script.error = Some(CommandError::NotFound { what }));
     let missing = world.post("/parked/discard", &good).await;
     assert_eq!(missing.refusal(), "404 -: parked key `j-1` of `jobs/job-lifecycle-3` does not exist");
+}
+
+#[tokio::test]
+async fn lanes_resume_reaches_the_receiver_and_wrong_ones_are_named() {
+    let world = World::start().await;
+    let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(3) };
+    let lane = LaneKey { group: Group::jobs(), topic_partition };
+    let good =
+        json!({"group": "jobs", "topic": "job-lifecycle", "partition": 3, "reason": "producer is fixed"});
+
+    let resumed = world.post("/lanes/resume", &good).await;
+
+    check_answer("POST", "/lanes/resume", 202, &resumed.json());
+    let command = world.last_command();
+    assert_eq!((resumed.status, &resumed.json()["command_id"]), (202, &json!(command.command_id)));
+    assert_eq!(command.kind, CommandKind::ResumeLane(lane));
+    assert_eq!(command.reason.as_deref(), Some("producer is fixed"));
+    let cases = [
+        ("partition", json!(10), "422 partition: wanted 0..=9 of `job-lifecycle`, got 10"),
+        ("topic", json!(null), "422 topic: wanted a text, got nothing"),
+        ("reason", json!(null), "422 reason: wanted a text, got nothing"),
+    ];
+    for (field, value, wanted) in cases {
+        let mut body = good.clone();
+        body[field] = value;
+
+        assert_eq!(world.post("/lanes/resume", &body).await.refusal(), wanted);
+    }
+    let error = CommandError::NotPossible { what: "lane".to_owned(), reason: "it is not paused".to_owned() };
+    world.script(|script| script.error = Some(error));
+    assert_eq!(world.post("/lanes/resume", &good).await.refusal(), "409 -: lane: it is not paused");
 }

@@ -122,6 +122,10 @@ impl Commands for FakeCommands {
         self.answer(command, |_| ())
     }
 
+    fn resume_lane(&self, command: Command) -> Reply<(), CommandError> {
+        self.answer(command, |_| ())
+    }
+
     fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
         self.answer(command, |_| ())
     }

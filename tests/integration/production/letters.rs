@@ -10,7 +10,6 @@ use super::stage::{Engine, Stage, place_on};
 use crate::process::checker::Record;
 use crate::process::client::Client;
 use crate::process::crash::settle;
-use crate::process::load::external_event;
 use crate::process::look::Look;
 use crate::process::server::wait_for;
 use crate::process::topics::DEAD_LETTER_CODE;
@@ -34,20 +33,12 @@ fn end_to_end(engine: Engine) {
     let stage = Stage::at("dead letters", place_on(engine, Kafka::shared()));
     let client = stage.client();
     let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
-    let (key, payload, headers) = external_event("external-1");
-    let headers: Vec<(String, String)> = headers
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
-        .collect();
-    let headers: Vec<(&str, &[u8])> =
-        headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let key = "external-1".to_owned();
     let poison: (&[u8], &[u8]) = (key.as_bytes(), b"not an event");
 
     outside.produce("job-lifecycle", PARTITION, &[poison]);
     wait_for("both groups to park the key", || parked(client).len() == 2);
-    outside.produce_with("job-lifecycle", PARTITION, &[(key.as_bytes(), &payload)], &headers);
+    outside.produce_event(&key, PARTITION);
     wait_for("the event to wait behind it", || parked(client).iter().all(|row| row["records"] == 2));
     let letters = wait_for_letters(&stage, 2);
     let groups: Vec<String> =

@@ -14,6 +14,7 @@ mod brokers;
 mod clients;
 mod database;
 mod disk;
+mod flood;
 mod gaps;
 mod kills;
 mod lag;

@@ -7,6 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
+use crate::process::load::external_event;
 use crate::process::place::Events;
 use crate::process::topics::Topics;
 use crate::services::kafka::Kafka;
@@ -64,6 +65,16 @@ impl<'a> Outside<'a> {
         }
         producer.flush(CALL_LIMIT).unwrap();
         assert_eq!(producer.in_flight_count(), 0);
+    }
+
+    /// Writes the event that begins a job of another producer's.
+    pub(super) fn produce_event(&self, job: &str, partition: i32) {
+        let (key, payload, headers) = external_event(job);
+        let headers = headers.as_object().unwrap().iter();
+        let headers: Vec<(&str, &[u8])> = headers
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap_or_default().as_bytes()))
+            .collect();
+        self.produce_with("job-lifecycle", partition, &[(key.as_bytes(), &payload)], &headers);
     }
 
     /// Removes a topic and makes it anew, empty, with as many partitions.

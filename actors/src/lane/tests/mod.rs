@@ -1,5 +1,6 @@
 //! Lanes, dispatcher and supervisor as a whole, over the test kit's store and log.
 
+mod brake;
 mod faults;
 mod flood;
 mod lag;

@@ -11,7 +11,7 @@ use crate::ids::{CommandId, CorrelationId, LogTopic, Topic, UserId};
 use crate::lane::dead_letter::header;
 use crate::lane::environment::LaneSettings;
 use crate::ports::query::QueryStore;
-use crate::ports::store::{JobStore, ParkedWish};
+use crate::ports::store::{JobStore, ParkedWish, WishAnswer};
 use crate::snapshot::ActorState;
 use crate::testkit::{EventBuilder, wait_until};
 
@@ -33,7 +33,8 @@ pub(super) async fn wish(world: &World, job: &str, wish: ParkedWish) {
     let key = ParkedKeyId { lane: lane_of(job), key: Bytes::copy_from_slice(job.as_bytes()) };
     let command = command(world, key.clone());
     let audit = EventBuilder::audit_action_recorded().record();
-    assert!(world.store.set_parked_wish(command, key, wish, audit).await.unwrap(), "the key is parked");
+    let answer = world.store.set_parked_wish(command, key, wish, u32::MAX, audit).await.unwrap();
+    assert_eq!(answer, WishAnswer::Stored, "the key is parked");
     world.board.lane(&lane_of(job)).nudge();
 }
 

@@ -16,7 +16,7 @@ use crate::lane::environment::LaneSettings;
 use crate::lane::fault::FaultPoint;
 use crate::lane::status::StatusBoard;
 use crate::ports::query::QueryStore;
-use crate::ports::store::{DesiredState, JobStore, ParkedWish};
+use crate::ports::store::{DesiredState, JobStore, ParkedWish, WishAnswer};
 use crate::supervisor::Supervisor;
 use crate::supervisor::message::StopAll;
 use crate::testkit::{EventBuilder, Fault, MemberId, StoreCall, wait_until};
@@ -171,7 +171,8 @@ impl History {
         if parked.iter().any(|parked| parked.key == key.key && parked.wish == ParkedWish::Wait) {
             let command = super::parking::command(&self.world, key.clone());
             let audit = EventBuilder::audit_action_recorded().record();
-            assert!(self.world.store.set_parked_wish(command, key, wish, audit).await.unwrap());
+            let answer = self.world.store.set_parked_wish(command, key, wish, u32::MAX, audit).await.unwrap();
+            assert_eq!(answer, WishAnswer::Stored);
         }
         self.nudge();
     }

@@ -15,7 +15,7 @@ use crate::command::{Command, CommandKind, ParkedKeyId, Principal};
 use crate::ids::{CommandId, CorrelationId, JobId, LaneKey, Offset, Topic};
 use crate::lane::environment::LaneSettings;
 use crate::ports::query::{QueryStore, StoredDeadLetter};
-use crate::ports::store::{JobStore, ParkedWish};
+use crate::ports::store::{JobStore, ParkedWish, WishAnswer};
 use crate::supervisor::Supervisor;
 use crate::supervisor::message::StopAll;
 use crate::testkit::{DeathSide, MemoryStore, SeededRandomness, wait_until};
@@ -128,9 +128,9 @@ fn wish(store: &MemoryStore, job: &str, wish: ParkedWish) {
         kind: CommandKind::ReleaseKey(key.clone()),
     };
     let audit = crate::testkit::EventBuilder::audit_action_recorded().record();
-    let is_parked =
-        read(store, async |store| store.set_parked_wish(command, key, wish, audit).await.unwrap());
-    assert!(is_parked);
+    let answer =
+        read(store, async |store| store.set_parked_wish(command, key, wish, u32::MAX, audit).await.unwrap());
+    assert_eq!(answer, WishAnswer::Stored);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn opened(starts_at_next: u32, starts_aside: u32, trials: Vec<Trial>) -> LaneOpe
         has_open_gap: false,
         parked: Vec::new(),
         desired: DesiredState::Running,
+        held_because: None,
         next_timer: Some(Timestamp::default()),
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::{Randomness, Timestamp};
 use crate::effect::{Effects, Timer, TimerId};
 use crate::event::{JobStatus, TaccSystem};
 use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, ProcessId, Sequence, Topic};
-use crate::ports::store::{CommitError, DesiredState, Fence, LaneStore, StoreError};
+use crate::ports::store::{CommitError, DesiredState, Fence, LaneStore, ResumeAnswer, StoreError};
 use crate::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 use crate::testkit::SeededRandomness;
 
@@ -408,4 +408,30 @@ pub async fn timers_set_replaced_cleared_fall_due_in_order(store: Arc<impl Store
     assert_eq!(limited, [timer("a", 15)]);
     assert_eq!(of_other, []);
     assert_eq!(opened.next_timer, Some(at(15)));
+}
+
+/// A transaction that holds its lane does so for every owner that follows, until the lane is resumed.
+pub async fn hold_outlives_owner_until_resumed(store: Arc<impl Store>) {
+    let act = || outgoing(partition(Topic::AuditTrail, 0), "act");
+    let resume = async |lane| store.resume_lane(lane, act()).await.expect("a wish is answered");
+    let unknown = resume(jobs_lane(0)).await;
+    let owner = open(&*store, jobs_lane(0)).await;
+    let early = resume(jobs_lane(0)).await;
+    let held = Effects { held_because: Some("100 of 100".to_owned()), ..Effects::default() };
+    store.commit(owner.step(held)).await.expect("the owner may write");
+
+    let orders = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
+    let answers = [resume(jobs_lane(0)).await, resume(jobs_lane(0)).await];
+    let after = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
+    let again = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
+
+    assert_eq!((unknown, early), (ResumeAnswer::NoLane, ResumeAnswer::NotHeld));
+    let reason = Some("100 of 100".to_owned());
+    assert_eq!((orders.desired, &orders.held_because), (DesiredState::Paused, &reason));
+    assert_eq!((opened.desired, opened.held_because), (DesiredState::Paused, reason));
+    assert_eq!(answers, [ResumeAnswer::Resumed, ResumeAnswer::NotHeld]);
+    assert_eq!((after.desired, after.held_because), (DesiredState::Running, None));
+    assert_eq!((again.desired, again.held_because), (DesiredState::Running, None));
+    assert_eq!(store.heads().end(partition(Topic::AuditTrail, 0)), Offset(1));
 }

@@ -14,7 +14,10 @@ use crate::effect::{
 };
 use crate::ids::{Group, LaneKey, Offset, Topic};
 use crate::ports::query::DeadLetterId;
-use crate::ports::store::{CommitError, LaneCommitted, LaneStore, ParkedWish, StoreError};
+use crate::ports::store::{CommitError, LaneCommitted, LaneStore, ParkedWish, StoreError, WishAnswer};
+
+/// Tries of a poison event that are never reached.
+const NO_LIMIT: u32 = u32::MAX;
 
 /// Commits a step and takes its answer.
 async fn step(
@@ -91,7 +94,7 @@ pub async fn park_key_again_waits_for_new_wish(store: Arc<impl Store>) {
     let key = parked_key(&jobs_lane(0), "job-1");
     let audit = outgoing(partition(Topic::AuditTrail, 0), "act");
     store
-        .set_parked_wish(release(&key), key, ParkedWish::Release, audit)
+        .set_parked_wish(release(&key), key, ParkedWish::Release, NO_LIMIT, audit)
         .await
         .expect("a wish can be stored");
     step(&*store, &mut owner, behind("job-1", &[4], "x")).await.expect("the owner may write");
@@ -167,10 +170,10 @@ pub async fn set_parked_wish_key_not_parked_writes_nothing(store: Arc<impl Store
     let mut answers = Vec::new();
 
     for key in [parked_key(&jobs_lane(0), "job-2"), parked_key(&jobs_lane(7), "job-1")] {
-        answers.push(store.set_parked_wish(release(&key), key, ParkedWish::Release, audit()).await);
+        answers.push(store.set_parked_wish(release(&key), key, ParkedWish::Release, NO_LIMIT, audit()).await);
     }
 
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(false))), "{answers:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(WishAnswer::NotParked))), "{answers:?}");
     assert_eq!(store.heads().end(partition(Topic::AuditTrail, 0)), Offset(0));
 }
 
@@ -180,14 +183,44 @@ pub async fn set_parked_wish_is_seen_by_lane_with_audit_record(store: Arc<impl S
     let key = parked_key(&jobs_lane(0), "job-1");
     let audit = outgoing(partition(Topic::AuditTrail, 0), "act");
 
-    let answer = store.set_parked_wish(release(&key), key, ParkedWish::DiscardHead, audit).await;
+    let answer = store.set_parked_wish(release(&key), key, ParkedWish::DiscardHead, 0, audit).await;
     let orders = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
     let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
 
-    assert!(matches!(answer, Ok(true)), "{answer:?}");
+    assert!(matches!(answer, Ok(WishAnswer::Stored)), "{answer:?}");
     assert_eq!(orders.parked.first().map(|key| key.wish), Some(ParkedWish::DiscardHead));
     assert_eq!(opened.parked, orders.parked);
     assert_eq!(store.heads().end(partition(Topic::AuditTrail, 0)), Offset(1));
+}
+
+/// A head that was tried as often as the limit says is released no more, without an audit record; it may be
+/// discarded still.
+pub async fn set_parked_wish_release_beyond_limit_writes_nothing(store: Arc<impl Store>) {
+    let mut owner = parked_lane(&*store).await;
+    let key = parked_key(&jobs_lane(0), "job-1");
+    let wish = async |wish, limit| {
+        let audit = outgoing(partition(Topic::AuditTrail, 0), "act");
+        store
+            .set_parked_wish(release(&key), key.clone(), wish, limit, audit)
+            .await
+            .expect("a wish is answered")
+    };
+    let again = Effects {
+        dead_letters_settled: vec![DeadLetterSettlement {
+            offset: Offset(3),
+            outcome: DeadLetterOutcome::RejectedAgain(rejection("still broken")),
+            settled_at: at(3),
+        }],
+        ..Effects::default()
+    };
+
+    let first = [wish(ParkedWish::Release, 1).await, wish(ParkedWish::Release, 2).await];
+    step(&*store, &mut owner, again).await.expect("the owner may write");
+    let second = [wish(ParkedWish::Release, 2).await, wish(ParkedWish::DiscardHead, 2).await];
+
+    assert_eq!(first, [WishAnswer::TriedTooOften { attempts: 1 }, WishAnswer::Stored]);
+    assert_eq!(second, [WishAnswer::TriedTooOften { attempts: 2 }, WishAnswer::Stored]);
+    assert_eq!(store.heads().end(partition(Topic::AuditTrail, 0)), Offset(2));
 }
 
 /// Trying again counts and keeps the newest reason; what became of a letter is told.

@@ -49,6 +49,8 @@ pub enum StoreCall {
     AppendRecords,
     /// `JobStore::set_parked_wish`
     SetParkedWish,
+    /// `JobStore::resume_lane`
+    ResumeLane,
     /// `JobStore::accept_gap`
     AcceptGap,
     /// Every call of `QueryStore`

@@ -9,11 +9,11 @@ use super::{MemoryStore, State};
 use crate::command::{Command, Order, OrderKind, ParkedKeyId};
 use crate::event::JobStatus;
 use crate::gap::GapAcceptance;
-use crate::ids::{Attempt, EventId, JobId, Sequence, Topic, UserId};
+use crate::ids::{Attempt, EventId, JobId, LaneKey, Sequence, Topic, UserId};
 use crate::ports::Reply;
 use crate::ports::store::{
-    AppendedAt, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite, JobWritten,
-    OrderAnswer, ParkedWish, StoreError,
+    AppendedAt, DesiredState, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite,
+    JobWritten, OrderAnswer, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
 };
 use crate::record::{Digest32, OutgoingRecord};
 
@@ -229,18 +229,41 @@ impl JobStore for MemoryStore {
         command: Command,
         key: ParkedKeyId,
         wish: ParkedWish,
+        attempts_limit: u32,
         audit: OutgoingRecord,
-    ) -> Reply<bool, StoreError> {
+    ) -> Reply<WishAnswer, StoreError> {
         self.run_write(StoreCall::SetParkedWish, None, move |state| {
             state.outbox.check(std::slice::from_ref(&audit))?;
-            let tables = state.lanes.get_mut(&key.lane);
-            let Some(kept) = tables.and_then(|tables| tables.parked_keys.get_mut(&key.key)) else {
-                return Ok((false, Vec::new()));
+            let Some(tables) = state.lanes.get_mut(&key.lane) else {
+                return Ok((WishAnswer::NotParked, Ends::default()));
             };
+            let Some(kept) = tables.parked_keys.get_mut(&key.key) else {
+                return Ok((WishAnswer::NotParked, Ends::default()));
+            };
+            let attempts = tables.dead_letters.get(&kept.parked.head).map_or(0, |letter| letter.attempts);
+            if wish == ParkedWish::Release && attempts >= attempts_limit {
+                return Ok((WishAnswer::TriedTooOften { attempts }, Ends::default()));
+            }
             kept.wish = wish;
             state.jobs.commands.push(command);
             state.outbox.append(&audit);
-            Ok((true, ends_after(std::slice::from_ref(&audit), &state.outbox)))
+            Ok((WishAnswer::Stored, ends_after(std::slice::from_ref(&audit), &state.outbox)))
+        })
+    }
+
+    fn resume_lane(&self, lane: LaneKey, audit: OutgoingRecord) -> Reply<ResumeAnswer, StoreError> {
+        self.run_write(StoreCall::ResumeLane, None, move |state| {
+            state.outbox.check(std::slice::from_ref(&audit))?;
+            let Some(tables) = state.lanes.get_mut(&lane) else {
+                return Ok((ResumeAnswer::NoLane, Ends::default()));
+            };
+            if tables.desired == DesiredState::Running {
+                return Ok((ResumeAnswer::NotHeld, Ends::default()));
+            }
+            tables.desired = DesiredState::Running;
+            tables.held_because = None;
+            state.outbox.append(&audit);
+            Ok((ResumeAnswer::Resumed, ends_after(std::slice::from_ref(&audit), &state.outbox)))
         })
     }
 

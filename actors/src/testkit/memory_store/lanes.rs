@@ -55,6 +55,7 @@ pub(super) struct LaneTables {
     pub(super) gap: Option<FoundGap>,
     pub(super) generation: Generation,
     pub(super) desired: DesiredState,
+    pub(super) held_because: Option<String>,
     pub(super) states: HashMap<StateKey, StateValue>,
     timers: BTreeMap<TimerId, Timestamp>,
     pub(super) parked_keys: BTreeMap<Bytes, KeptParkedKey>,
@@ -111,6 +112,7 @@ impl LaneTables {
             has_open_gap: self.gap.is_some(),
             parked: self.parked_states(),
             desired: self.desired,
+            held_because: self.held_because.clone(),
             next_timer: self.timers.values().min().copied(),
         }
     }
@@ -185,6 +187,10 @@ impl LaneTables {
 
     /// Writes effects that were checked; the outbox is not the lane's table.
     fn write(&mut self, effects: Effects) {
+        if effects.held_because.is_some() {
+            self.desired = DesiredState::Paused;
+            self.held_because = effects.held_because;
+        }
         self.states.extend(effects.states);
         self.audit_entries.extend(effects.audit_entries.into_iter().map(|entry| (entry.index, entry)));
         self.audit_segments
@@ -242,6 +248,7 @@ impl LaneTables {
             epoch: self.epoch,
             generation: self.generation.following(),
             desired: self.desired,
+            held_because: self.held_because.take(),
             ..Self::default()
         }
     }
@@ -406,6 +413,7 @@ impl LaneStore for MemoryStore {
             Ok(LaneOrders {
                 parked: tables.map(LaneTables::parked_states).unwrap_or_default(),
                 desired: tables.map(|tables| tables.desired).unwrap_or_default(),
+                held_because: tables.and_then(|tables| tables.held_because.clone()),
             })
         })
     }
