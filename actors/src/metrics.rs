@@ -54,6 +54,9 @@ pub struct LaneMetrics {
     lag_seconds: GaugeVec,
     parked_keys: IntGaugeVec,
     lane_paused: IntGaugeVec,
+    events_per_second: GaugeVec,
+    error_rate: GaugeVec,
+    processing: GaugeVec,
 }
 
 impl LaneMetrics {
@@ -80,14 +83,11 @@ impl LaneMetrics {
             &["group"],
         )?;
         registry.register(Box::new(commits.clone()))?;
-        let lag_seconds = GaugeVec::new(
-            Opts::new(
-                "horizons_lag_seconds",
-                "Age of the oldest record that a lane has not passed, parked ones left out",
-            ),
-            &["group", "topic", "partition"],
-        )?;
-        registry.register(Box::new(lag_seconds.clone()))?;
+        let real = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
+            let metric = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         Ok(Self {
             records: counter(
                 "horizons_records_total",
@@ -130,7 +130,11 @@ impl LaneMetrics {
                 "Records not yet applied, parked ones included",
                 &["group", "topic", "partition"],
             )?,
-            lag_seconds,
+            lag_seconds: real(
+                "horizons_lag_seconds",
+                "Age of the oldest record that a lane has not passed, parked ones left out",
+                &["group", "topic", "partition"],
+            )?,
             parked_keys: gauge(
                 "horizons_parked_keys",
                 "Keys that are parked",
@@ -140,6 +144,21 @@ impl LaneMetrics {
                 "horizons_lane_paused",
                 "1 while a lane holds still until an operator resumes it",
                 &["group", "topic", "partition"],
+            )?,
+            events_per_second: real(
+                "horizons_events_per_second",
+                "Records that a lane answered in a second, over the last 30 to 60 s",
+                &["group", "topic", "partition"],
+            )?,
+            error_rate: real(
+                "horizons_error_ratio",
+                "Part of the records of the last 30 to 60 s that were parked or dead-lettered, 0 to 1",
+                &["group", "topic", "partition"],
+            )?,
+            processing: real(
+                "horizons_processing_seconds",
+                "Quantiles of the time from a record's arrival at its lane to the commit of its effects, over the last 30 to 60 s",
+                &["group", "topic", "partition", "quantile"],
             )?,
         })
     }
@@ -203,6 +222,9 @@ impl LaneMetrics {
         self.lag_seconds.reset();
         self.parked_keys.reset();
         self.lane_paused.reset();
+        self.events_per_second.reset();
+        self.error_rate.reset();
+        self.processing.reset();
         for (lane, status) in board.lanes() {
             let snapshot = status.snapshot(&lane, now);
             let partition = lane.topic_partition.partition.to_string();
@@ -213,6 +235,22 @@ impl LaneMetrics {
             self.parked_keys.with_label_values(&labels).set(whole(snapshot.parked_keys));
             let is_paused = snapshot.state == ActorState::Paused;
             self.lane_paused.with_label_values(&labels).set(i64::from(is_paused));
+            let recent = snapshot.recent;
+            self.events_per_second.with_label_values(&labels).set(recent.events_per_second);
+            self.error_rate.with_label_values(&labels).set(recent.error_rate);
+            let quantiles = [
+                ("0.5", recent.processing_p50_ms),
+                ("0.95", recent.processing_p95_ms),
+                ("0.99", recent.processing_p99_ms),
+            ];
+            let [group, topic, partition] = labels;
+            // A lane that answered nothing has no times.
+            for (quantile, millis) in quantiles {
+                if let Some(millis) = millis {
+                    let labels = [group, topic, partition, quantile];
+                    self.processing.with_label_values(&labels).set(millis / 1_000.0);
+                }
+            }
         }
     }
 }

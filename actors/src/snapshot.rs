@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::ids::TopicPartition;
+pub use crate::lane::Recent;
 
 /// The whole tree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +28,11 @@ pub struct GroupSnapshot {
     pub state: ActorState,
     /// Restarts of the dispatcher since the program started.
     pub restarts: u64,
+    /// Changes of what the log assigned to the group here since the program started: assigned, revoked or lost.
+    pub rebalances: u64,
+    /// What all its lanes here answered of late.
+    #[serde(flatten)]
+    pub recent: Recent,
     /// Why it ended last.
     pub last_error: Option<String>,
     /// Its lanes, in order of topic and partition.
@@ -102,6 +108,9 @@ pub struct LaneSnapshot {
     /// Age of the oldest record that it has not passed, zero when there is none: parked records, which it has
     /// passed, do not count here.
     pub lag_seconds: f64,
+    /// What it answered of late.
+    #[serde(flatten)]
+    pub recent: Recent,
     /// Batches that wait in its queue.
     pub queued_batches: u64,
     /// Keys that are parked.

@@ -12,7 +12,7 @@ use super::{Context, ask, with_output};
 /// Look at the actors
 #[derive(Debug, Subcommand)]
 pub(super) enum ActorsCommand {
-    /// Show groups and lanes with state, position, lag and restarts
+    /// Show groups and lanes with state, position, lag, pace of the last minute and restarts
     #[command(after_help = "Examples:\n  horizons actors tree\n  horizons actors tree --json")]
     Tree {
         #[command(flatten)]
@@ -21,7 +21,7 @@ pub(super) enum ActorsCommand {
 }
 
 /// Columns of a group's lanes.
-const LANE_COLUMNS: [(&str, &str); 10] = [
+const LANE_COLUMNS: [(&str, &str); 12] = [
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
     ("STATE", "state"),
@@ -29,6 +29,8 @@ const LANE_COLUMNS: [(&str, &str); 10] = [
     ("END", "log_end_offset"),
     ("LAG", "lag_records"),
     ("LAG S", "lag_seconds"),
+    ("EVENTS/S", "events_per_second"),
+    ("P99 MS", "processing_p99_ms"),
     ("PARKED", "parked_keys"),
     ("RESTARTS", "restarts"),
     ("LAST ERROR", "last_error"),
@@ -55,10 +57,19 @@ fn print_tree(output: &mut Output<'_>, tree: &Value) -> Result<(), Failure> {
             error => format!(", last error: {error}"),
         };
         output.line(&format!(
-            "\n{}: {}, {} restarts{error}",
+            "\n{}: {}, {} restarts, {} rebalances{error}",
             cell(group, "group"),
             cell(group, "state"),
-            cell(group, "restarts")
+            cell(group, "restarts"),
+            cell(group, "rebalances"),
+        ))?;
+        output.line(&format!(
+            "  last minute: {} events/s, error rate {}, processing P50 {} P95 {} P99 {} ms",
+            cell(group, "events_per_second"),
+            cell(group, "error_rate"),
+            cell(group, "processing_p50_ms"),
+            cell(group, "processing_p95_ms"),
+            cell(group, "processing_p99_ms"),
         ))?;
         let lanes = group.get("lanes").and_then(Value::as_array).cloned().unwrap_or_default();
         output.rows(&LANE_COLUMNS, &lanes)?;

@@ -173,6 +173,7 @@ impl Dispatcher {
 
     fn count_rebalance(&self, kind: RebalanceKind) {
         self.spec.environment.metrics.count_rebalance(&self.spec.group, kind);
+        self.spec.environment.board.count_rebalance(&self.spec.group);
     }
 
     fn assign(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {

@@ -19,6 +19,7 @@ pub mod guard;
 pub mod lag;
 pub mod message;
 pub mod notice;
+mod pace;
 pub mod start;
 pub mod status;
 #[cfg(test)]
@@ -42,7 +43,9 @@ use self::environment::LaneEnvironment;
 use self::fault::FaultPoint;
 use self::guard::{guard, guard_async};
 use self::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
+pub use self::pace::Recent;
 use self::status::LaneStatus;
+use crate::clock::Clock;
 use crate::ids::{Incarnation, LaneKey};
 use crate::lane::behaviour::Behaviour;
 use crate::ports::log::LogReader;
@@ -87,6 +90,7 @@ pub struct Lane {
     incarnation: Incarnation,
     parent: Recipient<LaneExited>,
     status: Arc<LaneStatus>,
+    clock: Arc<dyn Clock>,
     /// Shared with the task.
     inbox: Rc<Inbox>,
     /// The task; cancelled when a deadline passes.
@@ -103,6 +107,7 @@ impl Lane {
             incarnation: setup.incarnation,
             parent: setup.parent.clone(),
             status: Arc::clone(&setup.status),
+            clock: Arc::clone(&setup.environment.clock),
             setup: Some(setup),
             inbox: Rc::default(),
             task: None,
@@ -158,7 +163,7 @@ impl Handler<RecordsRouted> for Lane {
 
     fn handle(&mut self, RecordsRouted { batch }: RecordsRouted, _ctx: &mut Self::Context) {
         if batch.incarnation == self.incarnation {
-            self.status.delivered(&batch.records);
+            self.status.delivered(&batch, self.clock.now());
             self.inbox.batches.borrow_mut().push_back(batch);
             self.inbox.changed.notify_one();
         }

@@ -12,17 +12,19 @@ use crate::clock::Timestamp;
 use crate::effect::Outcome;
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
 use crate::lane::lag::Lag;
-use crate::record::LogRecord;
+use crate::lane::pace::{Pace, Sum};
+use crate::record::RecordBatch;
 use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
 
 /// What a lane tells about itself.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct LaneFacts {
     state: ActorState,
     incarnation: Incarnation,
     restarts: u64,
     last_error: Option<String>,
     lag: Lag,
+    pace: Pace,
     queued_batches: u64,
     parked_keys: u64,
     parked_records: u64,
@@ -51,6 +53,7 @@ impl Default for LaneStatus {
                 restarts: 0,
                 last_error: None,
                 lag: Lag::default(),
+                pace: Pace::default(),
                 queued_batches: 0,
                 parked_keys: 0,
                 parked_records: 0,
@@ -74,6 +77,7 @@ impl LaneStatus {
         facts.state = ActorState::Opening;
         facts.incarnation = incarnation;
         facts.queued_batches = 0;
+        facts.pace.opening();
         self.busy_since.store(0, Ordering::Relaxed);
     }
 
@@ -120,9 +124,11 @@ impl LaneStatus {
         self.facts().lag.placed(next, log_end, now);
     }
 
-    /// Notes records that came to the lane and wait to be applied.
-    pub fn delivered(&self, records: &[LogRecord]) {
-        self.facts().lag.delivered(records.iter().map(|record| (record.offset, record.timestamp)));
+    /// Notes a batch that came to the lane and waits to be applied.
+    pub fn delivered(&self, batch: &RecordBatch, now: Timestamp) {
+        let mut facts = self.facts();
+        facts.lag.delivered(batch.records.iter().map(|record| (record.offset, record.timestamp)));
+        facts.pace.arrived(batch.next, now);
     }
 
     /// Notes how far the lane is, and where the partition ended when a batch was read.
@@ -158,6 +164,10 @@ impl LaneStatus {
     ) {
         let mut facts = self.facts();
         facts.state = ActorState::Running;
+        // Draining and timers leave the position where it is.
+        if next > facts.lag.next() {
+            facts.pace.answered(next, outcomes, at);
+        }
         facts.lag.applied(next);
         facts.last_commit_at = Some(at);
         facts.parked_keys = parked_keys as u64;
@@ -188,18 +198,25 @@ impl LaneStatus {
 
     /// Gives a snapshot.
     pub fn snapshot(&self, lane: &LaneKey, now: Timestamp) -> LaneSnapshot {
-        let facts = self.facts().clone();
+        self.snapshot_and_sum(lane, now).0
+    }
+
+    /// Gives a snapshot, and what it answered of late so that it can be added up.
+    fn snapshot_and_sum(&self, lane: &LaneKey, now: Timestamp) -> (LaneSnapshot, Sum) {
+        let mut facts = self.facts();
+        let sum = facts.pace.sum(now);
         let count = |outcome: Outcome| facts.outcomes.get(outcome as usize).copied().unwrap_or(0);
-        LaneSnapshot {
+        let snapshot = LaneSnapshot {
             topic_partition: lane.topic_partition,
             state: facts.state,
             incarnation: facts.incarnation.0,
             restarts: facts.restarts,
-            last_error: facts.last_error,
+            last_error: facts.last_error.clone(),
             next_offset: facts.lag.next().0,
             log_end_offset: facts.lag.log_end().0,
             lag_records: facts.lag.records() + facts.parked_records,
             lag_seconds: whole_millis(facts.lag.time(now)),
+            recent: sum.figures(),
             queued_batches: facts.queued_batches,
             parked_keys: facts.parked_keys,
             applied_total: count(Outcome::Applied),
@@ -208,7 +225,8 @@ impl LaneStatus {
             parked_total: count(Outcome::Parked),
             dead_lettered_total: count(Outcome::DeadLettered),
             last_commit_at: facts.last_commit_at,
-        }
+        };
+        (snapshot, sum)
     }
 }
 
@@ -245,7 +263,14 @@ impl Drop for Busy<'_> {
 struct GroupFacts {
     state: ActorState,
     restarts: u64,
+    rebalances: u64,
     last_error: Option<String>,
+}
+
+impl GroupFacts {
+    const fn new(state: ActorState) -> Self {
+        Self { state, restarts: 0, rebalances: 0, last_error: None }
+    }
 }
 
 /// Every group and lane of the process.
@@ -310,8 +335,7 @@ impl StatusBoard {
     /// Notes how a group's dispatcher is.
     pub fn set_group(&self, group: &Group, state: ActorState, error: Option<String>) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let facts =
-            groups.entry(group.clone()).or_insert(GroupFacts { state, restarts: 0, last_error: None });
+        let facts = groups.entry(group.clone()).or_insert_with(|| GroupFacts::new(state));
         facts.state = state;
         if state == ActorState::Restarting {
             facts.restarts += 1;
@@ -319,6 +343,13 @@ impl StatusBoard {
         if error.is_some() {
             facts.last_error = error;
         }
+    }
+
+    /// Counts a change of what the log assigned to a group.
+    pub fn count_rebalance(&self, group: &Group) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = groups.entry(group.clone()).or_insert_with(|| GroupFacts::new(ActorState::Opening));
+        facts.rebalances += 1;
     }
 
     /// Sets, once, how live job supervisors are counted.
@@ -333,16 +364,23 @@ impl StatusBoard {
         let lanes = self.lanes();
         let groups = groups
             .into_iter()
-            .map(|(group, facts)| GroupSnapshot {
-                lanes: lanes
-                    .iter()
-                    .filter(|(lane, _)| lane.group == group)
-                    .map(|(lane, status)| status.snapshot(lane, now))
-                    .collect(),
-                group: group.as_str().to_owned(),
-                state: facts.state,
-                restarts: facts.restarts,
-                last_error: facts.last_error,
+            .map(|(group, facts)| {
+                let mut all = Sum::default();
+                let of_group = lanes.iter().filter(|(lane, _)| lane.group == group);
+                let snapshots = of_group.map(|(lane, status)| {
+                    let (snapshot, sum) = status.snapshot_and_sum(lane, now);
+                    all.add(&sum);
+                    snapshot
+                });
+                GroupSnapshot {
+                    lanes: snapshots.collect(),
+                    recent: all.figures(),
+                    group: group.as_str().to_owned(),
+                    state: facts.state,
+                    restarts: facts.restarts,
+                    rebalances: facts.rebalances,
+                    last_error: facts.last_error,
+                }
             })
             .collect();
         TreeSnapshot {

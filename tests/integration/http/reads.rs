@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use horizons::http::HttpLimits;
+use horizons_actors::clock::Clock as _;
 use horizons_actors::effect::{
-    AuditEntry, AuditMark, DeadLetter, Effects, ParkedKey, ParkedRecord, Refusal, TimelineEntry,
+    AuditEntry, AuditMark, DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal, TimelineEntry,
 };
 use horizons_actors::event::{EventType, JobStatus, TaccSystem};
 use horizons_actors::ids::{Attempt, EventId, Group, Incarnation, JobId, LaneKey, Offset, Sequence, Topic};
-use horizons_actors::record::{Headers, LogRecord, TimestampType};
+use horizons_actors::lane::credit::Credit;
+use horizons_actors::record::{Headers, LogRecord, RecordBatch, TimestampType};
 use horizons_actors::rejection::Rejection;
 use horizons_actors::snapshot::ActorState;
 use horizons_actors::state::{
@@ -20,6 +22,7 @@ use horizons_actors::testkit::{Fault, StoreCall};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::schemas::check_answer;
 use super::world::{World, at, job_row};
 
 fn lane(group: Group, topic: Topic) -> LaneKey {
@@ -409,6 +412,62 @@ async fn actors_tree_is_the_boards() {
     let lane = &tree["groups"][0]["lanes"][0];
     assert_eq!((&lane["topic"], &lane["lag_records"]), (&json!("job-lifecycle"), &json!(6)));
     assert_eq!(lane["lag_seconds"], json!(2.5));
+    assert_eq!((&lane["events_per_second"], &lane["processing_p99_ms"]), (&json!(0.0), &Value::Null));
+    check_answer("GET", "/actors", 200, &tree);
+}
+
+/// Has a lane answer four records of a batch, one of them poison, 100 ms after they came; it is held then.
+fn answer_and_hold(world: &World) {
+    let key = lane(Group::jobs(), Topic::JobLifecycle);
+    let status = world.board.lane(&key);
+    status.placed(Offset(3), Offset(7), world.clock.now());
+    let batch = RecordBatch {
+        topic_partition: key.topic_partition,
+        incarnation: Incarnation::default(),
+        from: Offset(3),
+        next: Offset(7),
+        records: Vec::new(),
+        log_end: Offset(7),
+        credit: Credit::unlimited(key.topic_partition),
+    };
+    status.delivered(&batch, world.clock.now());
+    world.clock.advance(Duration::from_millis(100));
+    let outcomes = [Outcome::Applied, Outcome::Applied, Outcome::Duplicate, Outcome::Parked];
+    status.committed(world.clock.now(), Offset(7), &outcomes, 1, 1);
+    status.held("1 of the last 4 records were poison");
+    world.clock.advance(Duration::from_millis(1_900));
+}
+
+#[tokio::test]
+async fn actors_tree_and_metrics_tell_the_pace_and_what_is_held() {
+    let world = World::start().await;
+    world.board.set_group(&Group::jobs(), ActorState::Running, None);
+    world.board.count_rebalance(&Group::jobs());
+    answer_and_hold(&world);
+
+    let tree = world.get("/actors").await.json();
+    let metrics = world.get("/metrics").await.text().to_owned();
+
+    check_answer("GET", "/actors", 200, &tree);
+    let group = &tree["groups"][0];
+    assert_eq!((&group["rebalances"], &group["lanes"][0]["state"]), (&json!(1), &json!("paused")));
+    for shown in [group, &group["lanes"][0]] {
+        assert_eq!((&shown["events_per_second"], &shown["error_rate"]), (&json!(2.0), &json!(0.25)));
+        for quantile in ["processing_p50_ms", "processing_p95_ms", "processing_p99_ms"] {
+            let millis = shown[quantile].as_f64().unwrap();
+            assert!((99.0..=101.0).contains(&millis), "{quantile}: {millis}");
+        }
+    }
+    let labels = "{group=\"jobs\",partition=\"0\",topic=\"job-lifecycle\"}";
+    for series in [
+        format!("horizons_events_per_second{labels} 2"),
+        format!("horizons_error_ratio{labels} 0.25"),
+        format!("horizons_lane_paused{labels} 1"),
+        "horizons_processing_seconds{group=\"jobs\",partition=\"0\",quantile=\"0.99\",topic=\"job-lifecycle\"} 0.1"
+            .to_owned(),
+    ] {
+        assert!(metrics.contains(&series), "{series} in {metrics}");
+    }
 }
 
 #[tokio::test]
