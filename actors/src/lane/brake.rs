@@ -1,11 +1,15 @@
-//! The brake on floods of poison (design D6). Pure.
+//! The brake on floods of poison (design D6).
 //!
 //! Promises that a lane holds still once too many of its last records were poison, so that a broken producer or a
 //! broken consumer does not empty a partition into its dead letters. What it remembers is in memory: a restart
 //! begins to count anew, the decision itself is stored.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
+
+use crate::lane::behaviour::{Entry, Verdict};
+use crate::lane::core::LaneCore;
+use crate::ports::store::DesiredState;
 
 /// When poison is a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,47 @@ impl FloodBrake {
     pub(super) fn release(&mut self) {
         self.recent.clear();
         self.sum = Answered::default();
+    }
+}
+
+impl LaneCore {
+    /// Shows the state of a lane that has nothing to wait for, and why it is held.
+    pub(super) fn show_rest(&self, held_because: Option<&str>) {
+        match held_because.filter(|_| self.desired == DesiredState::Paused) {
+            Some(reason) => self.status.held(reason),
+            None => self.status.set_state(self.rest_state()),
+        }
+    }
+
+    /// Tells whether something holds the lane.
+    pub(super) fn is_held(&self) -> bool {
+        self.desired == DesiredState::Paused
+    }
+
+    /// Gives the index of the record that makes a flood, as far as decoding tells.
+    pub(super) fn flood_within(&self, chunk: &[Entry]) -> Option<usize> {
+        let mut parked_here = HashSet::new();
+        let mut poison = 0;
+        chunk.iter().enumerate().find_map(|(index, entry)| {
+            let key = entry.record.key.as_ref();
+            let waits = key.is_some_and(|key| self.parked.contains_key(key) || parked_here.contains(key));
+            if waits || !matches!(entry.verdict, Verdict::Rejected(_)) {
+                return None;
+            }
+            parked_here.extend(key);
+            poison += 1;
+            self.flood.weigh(index + 1, poison).map(|_flood| index)
+        })
+    }
+
+    /// Holds still behind a transaction that says so.
+    pub(super) fn hold(&mut self, reason: &str) {
+        self.desired = DesiredState::Paused;
+        // Whoever lets the lane go on has looked at these.
+        self.flood.release();
+        self.env.metrics.count_flood(&self.lane.group);
+        self.status.held(reason);
+        tracing::error!(lane = %self.lane, offset = %self.position, reason, "flood of poison: the lane holds still until an operator resumes it");
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) struct LaneCore {
     /// What is tried alone.
     pub(super) trials: Trials,
     /// How much of what was answered last was poison.
-    flood: FloodBrake,
+    pub(super) flood: FloodBrake,
     /// Transactions in a row that the store turned away.
     commit_failures: u32,
     /// Whether the lane was asked to stop or its dispatcher is gone.
@@ -191,14 +191,6 @@ impl LaneCore {
         core.status.parked(core.parked.len(), core.parked_records());
         core.show_rest(opened.held_because.as_deref());
         Ok(core)
-    }
-
-    /// Shows the state of a lane that has nothing to wait for, and why it is held.
-    fn show_rest(&self, held_because: Option<&str>) {
-        match held_because.filter(|_| self.desired == DesiredState::Paused) {
-            Some(reason) => self.status.held(reason),
-            None => self.status.set_state(self.rest_state()),
-        }
     }
 
     /// Gives the state of a lane that has nothing to wait for.
@@ -333,26 +325,6 @@ impl LaneCore {
         Ok(Some(RecordBatch { topic_partition, incarnation, from, next, records, log_end, credit }))
     }
 
-    fn is_held(&self) -> bool {
-        self.desired == DesiredState::Paused
-    }
-
-    /// Gives the index of the record that makes a flood, as far as decoding tells.
-    fn flood_within(&self, chunk: &[Entry]) -> Option<usize> {
-        let mut parked_here = HashSet::new();
-        let mut poison = 0;
-        chunk.iter().enumerate().find_map(|(index, entry)| {
-            let key = entry.record.key.as_ref();
-            let waits = key.is_some_and(|key| self.parked.contains_key(key) || parked_here.contains(key));
-            if waits || !matches!(entry.verdict, Verdict::Rejected(_)) {
-                return None;
-            }
-            parked_here.extend(key);
-            poison += 1;
-            self.flood.weigh(index + 1, poison).map(|_flood| index)
-        })
-    }
-
     /// Puts a record below the position into the duplicate window.
     fn remember(&mut self, record: &LogRecord) {
         if self.trials.is_deadly(record.offset) {
@@ -430,16 +402,6 @@ impl LaneCore {
                 }
             }
         }
-    }
-
-    /// Holds still behind a transaction that says so.
-    fn hold(&mut self, reason: &str) {
-        self.desired = DesiredState::Paused;
-        // Whoever lets the lane go on has looked at these.
-        self.flood.release();
-        self.env.metrics.count_flood(&self.lane.group);
-        self.status.held(reason);
-        tracing::error!(lane = %self.lane, offset = %self.position, reason, "flood of poison: the lane holds still until an operator resumes it");
     }
 
     /// Charges a panic to the event it happened on; the third makes it poison.
