@@ -43,3 +43,4 @@ pub mod run_agent;
 pub mod scheduler;
 pub mod secret;
 pub mod telemetry;
+pub mod witness;

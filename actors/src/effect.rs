@@ -4,6 +4,7 @@
 //! or COPY streams. Order within a group is the order of the events.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::command::Order;
@@ -204,7 +205,7 @@ pub struct Timer {
 }
 
 /// Names a timer within its lane.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TimerId {
     /// What it is for: a stable name of the behaviour's.
     pub kind: String,

@@ -459,7 +459,7 @@ impl fmt::Display for TopicPartition {
 }
 
 /// Names one lane: what one group does with one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LaneKey {
     /// The consumer group.
     pub group: Group,

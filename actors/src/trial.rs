@@ -2,10 +2,13 @@
 //!
 //! Promises names for what is tried and for how far it got. The store counts a death when another process
 //! opens the lane and finds a trial in the phase [`TrialPhase::Trying`]; nothing else is ever charged, so that
-//! a process that is killed while it waits, writes or reads convicts nothing.
+//! a process that is killed while it waits, writes or reads convicts nothing. Where the one that died left a
+//! witness ([`crate::ports::witness`]), what it was not thinking about is taken back first.
+
+use serde::{Deserialize, Serialize};
 
 use crate::effect::TimerId;
-use crate::ids::Offset;
+use crate::ids::{LaneKey, Offset};
 
 /// Deaths in a row under the same trial that make it poison (design D6).
 pub const DEATHS_BEFORE_POISON: u32 = 3;
@@ -14,7 +17,8 @@ pub const DEATHS_BEFORE_POISON: u32 = 3;
 pub const UNCLEAN_ENDS_BEFORE_TRIALS: u32 = 3;
 
 /// What is tried.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TrialSubject {
     /// A record of the log.
     Log(Offset),
@@ -41,6 +45,15 @@ impl TrialSubject {
             TrialSubject::Timer(_) => None,
         }
     }
+}
+
+/// What a process thinks about in a trial: it is one at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thought {
+    /// The lane.
+    pub lane: LaneKey,
+    /// What is tried.
+    pub subject: TrialSubject,
 }
 
 /// How far a trial got.

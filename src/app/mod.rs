@@ -17,6 +17,7 @@ mod scheduler;
 pub mod serve;
 mod store;
 pub mod topics;
+mod witness;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -179,9 +180,10 @@ impl Running {
             Arc::new(OrderListener { orchestrator: orchestrator.clone() }),
         ];
         listeners.extend(extras.listeners);
+        let process = ProcessId(randomness.next_uuid());
         let environment = Arc::new(LaneEnvironment {
             log_id: log_id.clone(),
-            process: ProcessId(randomness.next_uuid()),
+            process,
             store: Arc::clone(&store) as _,
             clock: Arc::clone(&clock),
             randomness: Arc::clone(&randomness),
@@ -192,6 +194,7 @@ impl Running {
             board: Arc::clone(&board),
             settings: lane_settings(config),
             trial_token: tokio::sync::Mutex::default(),
+            witness: witness::start(config, process, store.as_ref(), &front),
             started: Instant::now(),
         });
         let relay = match config.event_log {

@@ -16,7 +16,7 @@ use horizons_actors::ports::store::{
     OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
-use horizons_actors::trial::{TrialPhase, TrialSubject};
+use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
 use tokio::sync::oneshot;
 
 /// Rows of lanes in one commit: above this a commit takes longer than a waiting submit should.
@@ -53,6 +53,11 @@ pub(super) enum CommandWork {
         lane: LaneKey,
         audit: OutgoingRecord,
         answer: Answer<ResumeAnswer, StoreError>,
+    },
+    Acquit {
+        process: ProcessId,
+        seen: Option<Thought>,
+        answer: Answer<(), StoreError>,
     },
     Outbox(Box<OutboxWork>),
     AcceptGap {

@@ -14,6 +14,7 @@ use crate::lane::notice::CommitListener;
 use crate::lane::status::StatusBoard;
 use crate::metrics::LaneMetrics;
 use crate::ports::store::LaneStore;
+use crate::ports::witness::Witness;
 use crate::record::LogRecord;
 use crate::rejection::Rejection;
 
@@ -89,6 +90,8 @@ pub struct LaneEnvironment {
     /// Held by the one lane of the process that is inside a trial, so that a death is one trial's; whoever waits
     /// longest is next.
     pub trial_token: tokio::sync::Mutex<()>,
+    /// Sees what is thought about in trials.
+    pub witness: Arc<dyn Witness>,
     /// The zero of the monotonic clock that [`LaneEnvironment::monotonic_micros`] reads.
     pub started: Instant,
 }

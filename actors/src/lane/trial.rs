@@ -22,7 +22,8 @@ use crate::ports::store::LaneOpened;
 use crate::record::LogRecord;
 use crate::rejection::Rejection;
 use crate::trial::{
-    DEATHS_BEFORE_POISON, SettledTrial, Trial, TrialEnd, TrialPhase, TrialSubject, UNCLEAN_ENDS_BEFORE_TRIALS,
+    DEATHS_BEFORE_POISON, SettledTrial, Thought, Trial, TrialEnd, TrialPhase, TrialSubject,
+    UNCLEAN_ENDS_BEFORE_TRIALS,
 };
 
 /// What to do with something that a trial is to be made of.
@@ -215,8 +216,8 @@ impl LaneCore {
         }
     }
 
-    /// Thinks: in a trial, between a note that says so and one that takes it back. Without a subject it is no
-    /// trial.
+    /// Thinks: in a trial, between a note that says so and one that takes it back, and before a witness. Without a
+    /// subject it is no trial.
     pub(super) async fn think<T>(
         &mut self,
         subject: Option<&TrialSubject>,
@@ -227,7 +228,9 @@ impl LaneCore {
         let env = Arc::clone(&self.env);
         let _token = env.trial_token.lock().await;
         self.note_trial(subject, TrialPhase::Trying).await?;
+        env.witness.begins(&Thought { lane: self.lane.clone(), subject: subject.clone() });
         let answer = thought(self);
+        env.witness.ends();
         self.note_trial(subject, after).await?;
         Ok(answer)
     }

@@ -18,7 +18,7 @@ use crate::ids::{
 use crate::ports::Reply;
 use crate::record::{Digest32, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
-use crate::trial::{Trial, TrialPhase, TrialSubject};
+use crate::trial::{Thought, Trial, TrialPhase, TrialSubject};
 
 /// Tells why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -236,6 +236,10 @@ pub trait LaneStore: Send + Sync {
         subject: TrialSubject,
         phase: TrialPhase,
     ) -> Reply<bool, StoreError>;
+
+    /// Takes back that a process which is gone was trying anything but what it was seen to think about: it died of
+    /// nothing else. Of lanes that somebody else has opened since, nothing is taken back.
+    fn acquit(&self, process: ProcessId, seen: Option<Thought>) -> Reply<(), StoreError>;
 
     /// Notes that an incarnation ended in order, if its epoch still owns the lane: whoever opens the lane next
     /// counts no unclean end.

@@ -21,6 +21,7 @@ use horizons_actors::lane::notice::{CommitListener, CommitNotice};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
+use horizons_actors::ports::witness::NoWitness;
 use horizons_actors::record::RecordBatch;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::StopAll;
@@ -114,6 +115,7 @@ pub(super) async fn run(
         board: Arc::new(StatusBoard::default()),
         settings: lane_settings(config),
         trial_token: tokio::sync::Mutex::default(),
+        witness: Arc::new(NoWitness),
         started: Instant::now(),
     });
     let begun = Arc::new(OnceLock::new());

@@ -18,7 +18,7 @@ use horizons_actors::ports::store::{
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::state::{StateKey, StateValue};
-use horizons_actors::trial::{TrialPhase, TrialSubject};
+use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
 use tokio::sync::oneshot;
 
 use super::engine::engine;
@@ -84,6 +84,10 @@ impl LaneStore for Store {
     ) -> Reply<bool, StoreError> {
         let note = LaneNote::Trial(subject, phase);
         self.lane(|answer| LaneWork::Note { lane, epoch, note, answer })
+    }
+
+    fn acquit(&self, process: ProcessId, seen: Option<Thought>) -> Reply<(), StoreError> {
+        self.command(|answer| CommandWork::Acquit { process, seen, answer })
     }
 
     fn end_lane(&self, lane: LaneKey, epoch: Epoch) -> Reply<(), StoreError> {

@@ -65,6 +65,7 @@ pub(super) enum CommandResult {
     Appended(Result<(usize, usize), StoreError>),
     Wished(WishAnswer),
     Resumed(ResumeAnswer),
+    Acquitted,
     Outbox(OutboxResult),
     Accepted(GapAccepted),
 }
@@ -204,6 +205,10 @@ fn write_command<'a>(
                 gathered.outbox.push(audit);
             }
             Ok(CommandResult::Resumed(answer))
+        }
+        CommandWork::Acquit { process, seen, .. } => {
+            trials::acquit(connection, context.lanes, *process, seen.as_ref())?;
+            Ok(CommandResult::Acquitted)
         }
         CommandWork::Outbox(work) => {
             let (result, published) = outbox::write(connection, work)?;

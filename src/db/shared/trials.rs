@@ -5,12 +5,13 @@
 
 use diesel::prelude::*;
 use horizons_actors::effect::TimerId;
-use horizons_actors::ids::Offset;
+use horizons_actors::ids::{Offset, ProcessId};
 use horizons_actors::ports::store::StoreError;
-use horizons_actors::trial::{SettledTrial, Trial, TrialEnd, TrialPhase, TrialSubject};
+use horizons_actors::trial::{SettledTrial, Thought, Trial, TrialEnd, TrialPhase, TrialSubject};
 
 use super::engine::{Connection, engine};
-use super::schema::{parked_records, timers, trials};
+use super::lanes::Lanes;
+use super::schema::{parked_records, progress, timers, trials};
 use crate::db::error::unreadable;
 use crate::db::words::{Words, WordsRef};
 
@@ -209,6 +210,45 @@ pub(super) fn rest(connection: &mut Connection, lane: i64) -> Result<(), StoreEr
         .set(trials::is_trying.eq(0))
         .execute(connection)
         .map_err(engine)?;
+    Ok(())
+}
+
+/// Takes back that a process was trying anything but what it was seen to think about.
+pub(super) fn acquit(
+    connection: &mut Connection,
+    lanes: &Lanes,
+    process: ProcessId,
+    seen: Option<&Thought>,
+) -> Result<(), StoreError> {
+    let process = process.0.as_bytes().as_slice();
+    let of_process: Vec<i64> = progress::table
+        .filter(progress::opened_by.eq(process))
+        .select(progress::lane)
+        .load(connection)
+        .map_err(engine)?;
+    let tried: Vec<(i64, String, i64, Words, Words, i64)> = trials::table
+        .filter(trials::lane.eq_any(of_process))
+        .filter(trials::is_trying.eq(1))
+        .select((
+            trials::lane,
+            trials::kind,
+            trials::record_offset,
+            trials::timer_kind,
+            trials::timer_key,
+            trials::deaths,
+        ))
+        .load(connection)
+        .map_err(engine)?;
+    let seen = match seen {
+        Some(thought) => lanes.find(connection, &thought.lane)?.map(|lane| (lane, &thought.subject)),
+        None => None,
+    };
+    for (lane, kind, offset, timer_kind, timer_key, deaths) in tried {
+        let subject = subject(&kind, offset, (timer_kind, timer_key))?;
+        if seen != Some((lane, &subject)) {
+            store(connection, lane, &subject, Kept { deaths, is_trying: false, is_convicted: false })?;
+        }
+    }
     Ok(())
 }
 

@@ -178,6 +178,9 @@ fn answer_done(round: Round, done: Done) {
             (CommandWork::ResumeLane { answer, .. }, CommandResult::Resumed(resumed)) => {
                 let _ = answer.send(Ok(resumed));
             }
+            (CommandWork::Acquit { answer, .. }, CommandResult::Acquitted) => {
+                let _ = answer.send(Ok(()));
+            }
             (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
             (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
                 let _ = answer.send(Ok(accepted));
@@ -218,6 +221,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::ResumeLane { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::Acquit { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
             CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }

@@ -15,7 +15,7 @@ use crate::command::{Command, CommandKind, ParkedKeyId, Principal};
 use crate::ids::{CommandId, CorrelationId, JobId, LaneKey, Offset, Topic};
 use crate::lane::environment::LaneSettings;
 use crate::ports::query::{QueryStore, StoredDeadLetter};
-use crate::ports::store::{JobStore, ParkedWish, WishAnswer};
+use crate::ports::store::{JobStore, LaneStore, ParkedWish, WishAnswer};
 use crate::supervisor::Supervisor;
 use crate::supervisor::message::StopAll;
 use crate::testkit::{DeathSide, MemoryStore, SeededRandomness, wait_until};
@@ -71,6 +71,11 @@ async fn end(tree: Addr<Supervisor>) {
 
 /// Lets processes live and die until one settles; answers how many died.
 fn live_until_settled(store: &MemoryStore, deadly: impl Fn() -> Deadly) -> u32 {
+    live_with_witness(store, deadly, false)
+}
+
+/// The same; whoever comes next may hear what the dead one was thinking about.
+fn live_with_witness(store: &MemoryStore, deadly: impl Fn() -> Deadly, has_witness: bool) -> u32 {
     let mut deaths = 0;
     let mut is_over = false;
     while !is_over {
@@ -82,6 +87,9 @@ fn live_until_settled(store: &MemoryStore, deadly: impl Fn() -> Deadly) -> u32 {
             let tree = world.start();
             wait_until("an end", LIMIT, || world.store.is_dead() || is_settled(&world)).await;
             *over = !world.store.is_dead();
+            if has_witness {
+                store.as_new_process().acquit(world.process, world.witness.thought()).await.unwrap();
+            }
             end(tree).await;
         });
         deaths += u32::from(!is_over);
@@ -284,6 +292,49 @@ fn timer_that_kills_is_removed_while_its_partition_goes_on() {
     let cleaned: Vec<_> = store.orders().into_iter().map(|(order, _)| order.job_id.to_string()).collect();
     assert_eq!(cleaned, [jobs[1].clone()], "the other timer was answered, once");
     assert_eq!(convicted(&store), []);
+}
+
+/// Kills processes between a thought and the note that takes it back, whatever they tried; gives what was convicted.
+fn killed_behind_their_thoughts(has_witness: bool) -> Vec<(Offset, String, String)> {
+    const LIVES: u32 = 12;
+    let store = MemoryStore::new();
+    publish(&store, "job-0", 1..=3);
+    for process in 1..=LIVES {
+        run(|| async {
+            let world = World::of_process(&store, process, options());
+            // Every lane is opened, then the first trial is noted; nothing comes after that.
+            let calls = u64::from(Topic::JobLifecycle.partitions()) + 1;
+            world.store.die_after_calls(calls, DeathSide::Before);
+            let tree = world.start();
+            wait_until("a death", LIMIT, || world.store.is_dead()).await;
+            assert_eq!(world.witness.thought(), None);
+            if has_witness {
+                store.as_new_process().acquit(world.process, world.witness.thought()).await.unwrap();
+            }
+            end(tree).await;
+        });
+    }
+    assert_eq!(live_until_settled(&store, deadly(&[], &[])), 0);
+    convicted(&store)
+}
+
+#[test]
+fn process_killed_behind_its_thought_is_charged_only_without_a_witness() {
+    let found = killed_behind_their_thoughts(false);
+    assert_eq!(found.first().map(|(_, reason, _)| reason.as_str()), Some("process_died"), "{found:?}");
+
+    assert_eq!(killed_behind_their_thoughts(true), []);
+}
+
+#[test]
+fn event_that_kills_before_a_witness_is_convicted_as_without() {
+    let store = MemoryStore::new();
+    publish(&store, "job-0", 1..=3);
+
+    let deaths = live_with_witness(&store, deadly(&[("job-0", 2)], &[]), true);
+
+    assert_eq!(deaths, DEATHS_EACH);
+    assert_eq!(convicted(&store), [(Offset(1), "process_died".to_owned(), "parked".to_owned())]);
 }
 
 #[test]

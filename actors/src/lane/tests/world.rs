@@ -30,6 +30,7 @@ use crate::lane::status::StatusBoard;
 use crate::metrics::LaneMetrics;
 use crate::ports::log::EventLog;
 use crate::ports::query::QueryStore;
+use crate::ports::witness::Witness;
 use crate::record::LogRecord;
 use crate::snapshot::{ActorState, LaneSnapshot};
 use crate::state::{Aggregate, JobAggregate, StateKey, StateValue};
@@ -37,6 +38,7 @@ use crate::supervisor::Supervisor;
 use crate::testkit::{
     BatchLimits, EventBuilder, ManualClock, MemoryStore, SeededRandomness, SimulatedLog, wait_until,
 };
+use crate::trial::Thought;
 
 /// How long a test waits for anything, in tokio's paused time.
 pub(super) const LIMIT: Duration = Duration::from_secs(600);
@@ -223,6 +225,35 @@ impl CommitListener for Notices {
     }
 }
 
+/// A witness in memory, which sees nothing more once its process is dead.
+pub(super) struct Seen {
+    store: MemoryStore,
+    thought: Mutex<Option<Thought>>,
+}
+
+impl Seen {
+    /// Gives what the process is thinking about, or was when it died.
+    pub(super) fn thought(&self) -> Option<Thought> {
+        self.thought.lock().unwrap().clone()
+    }
+
+    fn see(&self, thought: Option<Thought>) {
+        if !self.store.is_dead() {
+            *self.thought.lock().unwrap() = thought;
+        }
+    }
+}
+
+impl Witness for Seen {
+    fn begins(&self, thought: &Thought) {
+        self.see(Some(thought.clone()));
+    }
+
+    fn ends(&self) {
+        self.see(None);
+    }
+}
+
 /// How a world differs from the default.
 pub(super) struct Options {
     pub(super) settings: LaneSettings,
@@ -266,7 +297,9 @@ pub(super) struct World {
     pub(super) escalations: Arc<Mutex<Vec<String>>>,
     /// What lanes and dispatchers asked readers, in order.
     pub(super) reader_calls: Arc<ReaderCalls>,
-    process: ProcessId,
+    /// What this process leaves behind.
+    pub(super) witness: Arc<Seen>,
+    pub(super) process: ProcessId,
     options: Options,
 }
 
@@ -300,6 +333,7 @@ impl World {
     pub(super) fn of_process(store: &MemoryStore, number: u32, options: Options) -> Self {
         let store = store.as_new_process();
         let started = Timestamp::from_millis(1_700_000_000_000 + i64::from(number) * 1_000);
+        let witness = Arc::new(Seen { store: store.clone(), thought: Mutex::default() });
         let limits = BatchLimits { max_records: options.batch_records, max_bytes: 1 << 20 };
         Self {
             log: SimulatedLog::with_limits(Arc::new(store.clone()), limits),
@@ -312,6 +346,7 @@ impl World {
             credit: Arc::default(),
             escalations: Arc::default(),
             reader_calls: Arc::new(ReaderCalls::refusing(options.refused_starts)),
+            witness,
             options,
         }
     }
@@ -353,6 +388,7 @@ impl World {
             board,
             settings: self.options.settings,
             trial_token: tokio::sync::Mutex::default(),
+            witness: Arc::clone(&self.witness) as _,
             started: Instant::now(),
         });
         let (panics, timer_delay) = (Arc::clone(&self.panics), self.options.timer_delay);

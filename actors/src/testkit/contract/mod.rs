@@ -54,6 +54,7 @@ macro_rules! store_contract {
             trials::open_lane_counts_anew_where_the_lane_moved,
             trials::trial_is_charged_in_phase_trying_alone,
             trials::trial_of_same_process_is_not_charged,
+            trials::trial_of_process_with_witness_is_charged_for_what_was_seen_alone,
             trials::trial_survived_forgets_deaths,
             trials::trial_settled_with_its_effects,
             trials::trial_of_what_is_gone_is_forgotten,

@@ -10,7 +10,7 @@ use super::sample::{Owner, at, jobs_lane, parking};
 use crate::effect::{Effects, ParkedRecordId, Timer, TimerId};
 use crate::ids::{Epoch, Offset, ProcessId};
 use crate::ports::store::{LaneOpened, LaneStore};
-use crate::trial::{SettledTrial, Trial, TrialEnd, TrialPhase, TrialSubject};
+use crate::trial::{SettledTrial, Thought, Trial, TrialEnd, TrialPhase, TrialSubject};
 
 /// Opens the contract's lane as a process.
 async fn open(store: &impl LaneStore, process: u128) -> LaneOpened {
@@ -114,6 +114,44 @@ pub async fn trial_of_same_process_is_not_charged(store: Arc<impl Store>) {
     let last = open(&*store, 3).await;
 
     assert_eq!((deaths(&again), deaths(&other), deaths(&last)), (vec![], vec![], vec![]));
+}
+
+/// A process that was seen not to think died of nothing; one that was seen to think died of that alone. What others
+/// try is not touched.
+pub async fn trial_of_process_with_witness_is_charged_for_what_was_seen_alone(store: Arc<impl Store>) {
+    let process = |number| ProcessId(Uuid::from_u128(number));
+    let thought = |subject| Thought { lane: jobs_lane(0), subject };
+    let set = Effects { timers_set: vec![timer()], ..Effects::default() };
+    let timer = TrialSubject::Timer(timer().id);
+    let mut charged = Vec::new();
+    // Who is acquitted but for what, after the process before has died over the record and the timer.
+    let rounds = [
+        (1, None),
+        (2, Some(thought(log(7)))),
+        (3, Some(thought(log(8)))),
+        (99, None),
+        (5, Some(Thought { lane: jobs_lane(1), subject: log(7) })),
+    ];
+    let mut owner = Owner::new(jobs_lane(0), &open(&*store, 1).await);
+    store
+        .commit(owner.step(set))
+        .await
+        .map(|committed| owner.stepped(&committed))
+        .expect("the owner may write");
+
+    for (number, (dead, seen)) in (1..).zip(rounds) {
+        let opened = open(&*store, number).await;
+        for subject in [&log(7), &timer] {
+            note(&*store, &opened, subject, TrialPhase::Trying).await;
+        }
+        store.acquit(process(dead), seen).await.expect("an acquittal can be stored");
+        charged.push(deaths(&open(&*store, number + 1).await));
+    }
+
+    let (record, both) = (|deaths| (log(7), deaths, false), |deaths| (timer.clone(), deaths, false));
+    let wanted =
+        [vec![], vec![record(1)], vec![record(1)], vec![record(2), both(1)], vec![record(2), both(1)]];
+    assert_eq!(charged, wanted);
 }
 
 /// Deaths count in a row: one survived thought forgets those before it.

@@ -33,6 +33,8 @@ pub enum StoreCall {
     Commit,
     /// `LaneStore::write_trial`
     WriteTrial,
+    /// `LaneStore::acquit`
+    Acquit,
     /// `LaneStore::end_lane`
     EndLane,
     /// `LaneStore::note_gap`

@@ -26,7 +26,7 @@ use crate::ports::store::{
 };
 use crate::record::Digest32;
 use crate::state::{AuditSegment, LifecycleOwner, StateKey, StateValue};
-use crate::trial::{TrialPhase, TrialSubject};
+use crate::trial::{Thought, TrialPhase, TrialSubject};
 
 /// A dead letter with what became of it.
 #[derive(Debug, Clone)]
@@ -382,6 +382,16 @@ impl LaneStore for MemoryStore {
             let tables = state.lanes.get_mut(&lane).filter(|tables| tables.is_owned_by(epoch));
             let is_owner = tables.map(|tables| tables.trials.write(subject, phase)).is_some();
             Ok((is_owner, Vec::new()))
+        })
+    }
+
+    fn acquit(&self, process: ProcessId, seen: Option<Thought>) -> Reply<(), StoreError> {
+        self.run_write(StoreCall::Acquit, None, move |state| {
+            for (lane, tables) in &mut state.lanes {
+                let seen = seen.as_ref().filter(|thought| thought.lane == *lane);
+                tables.trials.acquit(process, seen.map(|thought| &thought.subject));
+            }
+            Ok(((), Vec::new()))
         })
     }
 

@@ -47,6 +47,15 @@ impl TrialTables {
         self.trials.values_mut().for_each(|trial| trial.is_trying = false);
     }
 
+    /// Takes back what a process noted as being tried, but for what it was seen to think about.
+    pub(super) fn acquit(&mut self, process: ProcessId, seen: Option<&TrialSubject>) {
+        if self.opened_by == Some(process) {
+            for (subject, trial) in &mut self.trials {
+                trial.is_trying &= seen == Some(subject);
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, subject: TrialSubject, phase: TrialPhase) {
         match phase {
             TrialPhase::Trying => {
