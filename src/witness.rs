@@ -24,6 +24,12 @@ const PID_BYTES: usize = 16;
 /// The length of what follows: a thought as JSON. Zero is none.
 const LENGTH_BYTES: usize = 4;
 
+/// A length that no thought has: the file tells nothing.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What the file takes from the start, so that a full disk does not refuse most thoughts.
+const FILE_BYTES: usize = 4096;
+
 /// The file of this process; it is removed when the process ends in order.
 #[derive(Debug)]
 pub struct FileWitness {
@@ -41,22 +47,29 @@ impl FileWitness {
         let path = folder.join(process.0.to_string());
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let mut head = format!("{:<width$}\n", std::process::id(), width = PID_BYTES - 1).into_bytes();
-        head.extend([0; LENGTH_BYTES]);
+        head.resize(FILE_BYTES, 0);
         file.write_all(&head)?;
         Ok(Self { path, file })
     }
 
+    /// Writes behind the number of the process. A note that cannot be written must not leave an older one that
+    /// says something else.
     fn write(&self, bytes: &[u8]) {
-        if let Err(error) = self.file.write_all_at(bytes, PID_BYTES as u64) {
+        let at = PID_BYTES as u64;
+        if let Err(error) = self.file.write_all_at(bytes, at) {
             tracing::warn!(%error, "failed to note what is thought about in a trial");
+            if self.file.write_all_at(&UNKNOWN.to_le_bytes(), at).is_err() {
+                let _gone = std::fs::remove_file(&self.path);
+            }
         }
     }
 }
 
 impl Witness for FileWitness {
     fn begins(&self, thought: &Thought) {
-        let Ok(text) = serde_json::to_vec(thought) else { return };
-        let Ok(length) = u32::try_from(text.len()) else { return };
+        // What cannot be written down is unknown; a reader finds fewer bytes than that.
+        let text = serde_json::to_vec(thought).unwrap_or_default();
+        let length = u32::try_from(text.len()).ok().filter(|length| *length > 0).unwrap_or(UNKNOWN);
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.extend(text);
         self.write(&bytes);

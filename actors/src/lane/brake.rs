@@ -10,6 +10,7 @@ use std::fmt;
 use crate::lane::behaviour::{Entry, Verdict};
 use crate::lane::core::LaneCore;
 use crate::ports::store::DesiredState;
+use crate::record::{LogRecord, RecordBatch};
 
 /// When poison is a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,15 @@ impl LaneCore {
             poison += 1;
             self.flood.weigh(index + 1, poison).map(|_flood| index)
         })
+    }
+
+    /// Gives back what is left of a batch, as the lane will take it in again.
+    pub(super) fn rest_of(&mut self, batch: RecordBatch, records: Vec<LogRecord>) -> Option<RecordBatch> {
+        if records.is_empty() {
+            return None;
+        }
+        self.read_position = self.position;
+        Some(RecordBatch { from: self.position, records, ..batch })
     }
 
     /// Holds still behind a transaction that says so.

@@ -59,7 +59,7 @@ pub(super) struct LaneCore {
     /// The next record to apply.
     pub(super) position: Offset,
     /// The next record that the reader will deliver; below `position` while the window is rebuilt.
-    read_position: Offset,
+    pub(super) read_position: Offset,
     /// The end of the partition as last heard of.
     log_end: Offset,
     /// Rows that only this lane writes, as committed.
@@ -272,15 +272,15 @@ impl LaneCore {
     /// back what a lane that is held in its midst has not answered.
     pub(super) async fn process(
         &mut self,
-        batch: RecordBatch,
+        mut batch: RecordBatch,
         queued: usize,
     ) -> Result<Option<RecordBatch>, LaneExit> {
-        let RecordBatch { topic_partition, incarnation, next, log_end, records, credit, .. } = batch;
+        let next = batch.next;
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
         self.status.queued(queued);
         self.status.progressed(self.position, self.log_end, self.env.clock.now());
-        let mut records = VecDeque::from(records);
+        let mut records = VecDeque::from(std::mem::take(&mut batch.records));
         while self.trials.is_log()
             && let Some(record) = records.pop_front()
         {
@@ -289,7 +289,8 @@ impl LaneCore {
                 return Ok(None);
             }
             if self.is_held() {
-                break;
+                // What is not tried is not even decoded.
+                return Ok(self.rest_of(batch, records.into()));
             }
         }
         let fresh: Vec<Entry> = records.into_iter().map(|record| self.understand(record)).collect();
@@ -316,13 +317,7 @@ impl LaneCore {
             }
         }
         self.panics.clear();
-        let records: Vec<LogRecord> = chunks.into_iter().flatten().map(|entry| entry.record).collect();
-        if records.is_empty() {
-            return Ok(None);
-        }
-        self.read_position = self.position;
-        let from = self.position;
-        Ok(Some(RecordBatch { topic_partition, incarnation, from, next, records, log_end, credit }))
+        Ok(self.rest_of(batch, chunks.into_iter().flatten().map(|entry| entry.record).collect()))
     }
 
     /// Puts a record below the position into the duplicate window.

@@ -1,14 +1,20 @@
 //! The brake on floods of poison (requirement C5).
 
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
 use super::parking::wish;
-use super::world::{LIMIT, Options, World, event, event_id, lane_of, neighbours, run};
-use crate::ids::Offset;
+use super::world::{Deadly, LIMIT, Options, World, event, event_id, lane_of, neighbours, run};
+use crate::ids::{Offset, Topic};
 use crate::lane::brake::FloodLimit;
 use crate::lane::environment::LaneSettings;
 use crate::ports::query::QueryStore;
 use crate::ports::store::{JobStore, ParkedWish, ResumeAnswer};
 use crate::snapshot::ActorState;
-use crate::testkit::{EventBuilder, MemoryStore, wait_until};
+use crate::testkit::{DeathSide, EventBuilder, MemoryStore, StoreCall, wait_until};
+use crate::trial::UNCLEAN_ENDS_BEFORE_TRIALS;
 
 /// A world whose lanes hold still at so much poison among the last 20 records.
 fn options(poison: usize) -> Options {
@@ -200,5 +206,43 @@ fn released_keys_are_drained_while_the_lane_is_held() {
         }
         let progress = world.store.progress_of(&lane_of(&jobs[0])).and_then(|progress| progress.next);
         assert_eq!(progress, Some(Offset(5)));
+    });
+}
+
+#[test]
+fn careful_lane_that_is_held_does_not_even_decode_what_follows() {
+    let store = MemoryStore::new();
+    let (jobs, _) = neighbours(6);
+    let poison = |job: &str, payload: &'static [u8]| {
+        let mut record = event(job, 1).record();
+        record.payload = Some(Bytes::from_static(payload));
+        store.append(record).unwrap();
+    };
+    for job in &jobs[..5] {
+        poison(job, b"no event");
+    }
+    poison(&jobs[5], b"deadly");
+    for process in 1..=UNCLEAN_ENDS_BEFORE_TRIALS {
+        run(|| async {
+            let world = World::of_process(&store, process, options(3));
+            world.store.die_after_calls(u64::from(Topic::JobLifecycle.partitions()), DeathSide::Before);
+            let _tree = world.start();
+            wait_until("a death", LIMIT, || world.store.is_dead()).await;
+        });
+    }
+
+    run(|| async {
+        let world = World::of_process(&store, UNCLEAN_ENDS_BEFORE_TRIALS + 1, options(3));
+        let payloads = HashSet::from([Bytes::from_static(b"deadly")]);
+        let victim = Some(world.store.clone());
+        *world.panics.deadly.lock().unwrap() = Deadly { payloads, victim, ..Deadly::default() };
+        let _tree = world.start();
+        world.wait_for_state(&jobs[0], ActorState::Paused).await;
+        // It looks whether it is still held, and goes on holding.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+
+        assert_eq!((world.snapshot(&jobs[0]).next_offset, world.store.is_dead()), (3, false));
+        assert!(world.store.faults().calls(StoreCall::WriteTrial) > 0, "it was careful");
+        assert!(world.store.faults().calls(StoreCall::ReadOrders) <= 11, "once a second");
     });
 }
