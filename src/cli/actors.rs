@@ -63,16 +63,24 @@ fn print_tree(output: &mut Output<'_>, tree: &Value) -> Result<(), Failure> {
             cell(group, "restarts"),
             cell(group, "rebalances"),
         ))?;
-        output.line(&format!(
-            "  last minute: {} events/s, error rate {}, processing P50 {} P95 {} P99 {} ms",
-            cell(group, "events_per_second"),
-            cell(group, "error_rate"),
-            cell(group, "processing_p50_ms"),
-            cell(group, "processing_p95_ms"),
-            cell(group, "processing_p99_ms"),
-        ))?;
+        output.line(&pace(group))?;
         let lanes = group.get("lanes").and_then(Value::as_array).cloned().unwrap_or_default();
         output.rows(&LANE_COLUMNS, &lanes)?;
     }
     Ok(())
+}
+
+/// Says what a group answered of late.
+fn pace(group: &Value) -> String {
+    if group.get("processing_p50_ms").is_none_or(Value::is_null) {
+        return "  last minute: nothing came".to_owned();
+    }
+    format!(
+        "  last minute: {} events/s, error rate {}, processing P50 {} P95 {} P99 {} ms",
+        cell(group, "events_per_second"),
+        cell(group, "error_rate"),
+        cell(group, "processing_p50_ms"),
+        cell(group, "processing_p95_ms"),
+        cell(group, "processing_p99_ms"),
+    )
 }

@@ -506,6 +506,31 @@ fn lanes_resume_names_the_lane_and_says_why() {
 }
 
 #[test]
+fn lanes_resume_without_partition_resumes_all_that_are_paused() {
+    let lane = |topic: &str, partition: u64, state: &str| json!({"topic": topic, "partition": partition, "state": state});
+    let lanes = [
+        lane("job-lifecycle", 1, "running"),
+        lane("job-lifecycle", 2, "paused"),
+        lane("job-metrics", 3, "paused"),
+        lane("job-lifecycle", 4, "paused"),
+    ];
+    let others = [lane("job-lifecycle", 5, "paused")];
+    let tree =
+        json!({"groups": [{"group": "audit-trail", "lanes": others}, {"group": "jobs", "lanes": lanes}]});
+    let taken = json!({"command_id": "2f0e7f3e-6f0f-4b39-8a55-000000000001"});
+    let server = ScriptedServer::new(&[(200, "", tree), (202, "", taken.clone()), (202, "", taken)]);
+    let arguments = ["lanes", "resume", "--group", "jobs", "--topic", "job-lifecycle", "--reason", "fixed"];
+
+    let output = server.run(&arguments);
+
+    assert_exit(&output, Exit::Done);
+    let resumed = "lane goes on: jobs/job-lifecycle-2\nlane goes on: jobs/job-lifecycle-4\n";
+    assert_eq!(text(&output.stdout), resumed);
+    let server = ScriptedServer::ok(json!({"groups": []}));
+    assert_eq!(text(&server.run(&arguments).stdout), "no lane is paused\n");
+}
+
+#[test]
 fn gaps_accept_without_what_was_shown_asks_nobody() {
     let output = run(&["gaps", "accept", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"]);
 
