@@ -48,11 +48,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a round may wait for those ends: a log that answers later than that is not well.
 const TICK_LIMIT: Duration = Duration::from_secs(2);
 
-/// For how long a log may end below a position before that is believed: a partition's new leader may at
-/// first know of fewer committed records than its predecessor did.
+/// For how long a log may end below a position, or hold nothing below it, before that is believed: a partition's new
+/// leader may at first know of fewer committed records than its predecessor did.
 const SETTLE_AFTER: Duration = Duration::from_secs(3);
 
-/// How long the thread waits before it asks again about a log that ends below a position.
+/// How long the thread waits before it asks again about a log that has not settled.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Rounds of questions that must fail before a log counts as away: a leader that moves is no loss.
@@ -64,8 +64,8 @@ enum Ask {
         partition: TopicPartition,
         next: Option<Offset>,
         answer: oneshot::Sender<Result<Inspection, LogError>>,
-        /// Since when the log was seen to end below the position.
-        beyond_since: Option<Instant>,
+        /// Since when the log was seen to end below the position, or to hold nothing below it.
+        unsettled_since: Option<Instant>,
     },
     End {
         partition: TopicPartition,
@@ -116,7 +116,7 @@ impl Inspector {
         next: Option<Offset>,
     ) -> Reply<Inspection, LogError> {
         let (answer, heard) = oneshot::channel();
-        self.ask(Ask::Inspect { partition, next, answer, beyond_since: None }, heard)
+        self.ask(Ask::Inspect { partition, next, answer, unsettled_since: None }, heard)
     }
 
     /// Gives the end of a partition.
@@ -327,20 +327,22 @@ impl Rounds {
                     // Whoever asked may have given up; so below.
                     let _heard = answer.send(end.map_err(LogError::Unavailable));
                 }
-                Ask::Inspect { partition, next, answer, beyond_since } => match bounds(&partition) {
+                Ask::Inspect { partition, next, answer, unsettled_since } => match bounds(&partition) {
                     Err(reason) => {
                         let _heard = answer.send(Err(LogError::Unavailable(reason)));
                     }
-                    Ok((_, high)) if next.is_some_and(|next| next > high) && !has_settled(beyond_since) => {
-                        let beyond_since = beyond_since.or(Some(Instant::now()));
-                        self.settling.push(Ask::Inspect { partition, next, answer, beyond_since });
+                    Ok((_, high))
+                        if next.is_some_and(|next| next > high) && !has_settled(unsettled_since) =>
+                    {
+                        let unsettled_since = unsettled_since.or(Some(Instant::now()));
+                        self.settling.push(Ask::Inspect { partition, next, answer, unsettled_since });
                         self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
                     }
                     Ok((low, high)) => {
                         let before = next.filter(|next| *next > low && *next <= high);
                         let previous = before.map(|next| Previous { partition, next, low });
                         wanted.extend(previous);
-                        open.push((answer, low, high, previous));
+                        open.push((partition, next, unsettled_since, answer, (low, high), previous));
                     }
                 },
             }
@@ -349,12 +351,20 @@ impl Rounds {
             Ok(looker) => looker.previous(&wanted).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        for (answer, low, high, previous) in open {
+        for (partition, next, unsettled_since, answer, (low, high), previous) in open {
             let inspection = match (&found, previous) {
                 (_, None) => Ok(Inspection { low, high, previous: None }),
-                (Ok(found), Some(asked)) => {
-                    Ok(Inspection { low, high, previous: found.get(&asked).copied().flatten() })
-                }
+                (Ok(found), Some(asked)) => match found.get(&asked).copied().flatten() {
+                    // Its own bounds say that there are offsets below the position. Without a record there, nothing
+                    // tells whether the log is still the same: that is not believed at once.
+                    None if !has_settled(unsettled_since) => {
+                        let unsettled_since = unsettled_since.or(Some(Instant::now()));
+                        self.settling.push(Ask::Inspect { partition, next, answer, unsettled_since });
+                        self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+                        continue;
+                    }
+                    previous => Ok(Inspection { low, high, previous }),
+                },
                 (Err(reason), Some(_)) => Err(LogError::Unavailable(reason.clone())),
             };
             let _heard = answer.send(inspection);
@@ -448,8 +458,8 @@ impl Rounds {
     }
 }
 
-fn has_settled(beyond_since: Option<Instant>) -> bool {
-    beyond_since.is_some_and(|since| since.elapsed() >= SETTLE_AFTER)
+fn has_settled(unsettled_since: Option<Instant>) -> bool {
+    unsettled_since.is_some_and(|since| since.elapsed() >= SETTLE_AFTER)
 }
 
 fn refuse(asks: Vec<Ask>, reason: &str) {

@@ -21,10 +21,12 @@ fn world() -> World {
 }
 
 /// What a lane that stored `next` finds when it looks.
+#[expect(clippy::print_stdout, reason = "tells what was compared where a test fails")]
 fn look(member: &Member, store: &Store) -> StartAnswer {
     let stored = store.of(lifecycle(0));
     let next = Some(Offset(stored.next));
     let inspection = ask(member.reader.inspect(lifecycle(0), next)).unwrap();
+    println!("stored: {next:?} {:?}, log: {inspection:?}", stored.last.map(|digest| digest[0]));
     start_answer(next, stored.last, &inspection)
 }
 
