@@ -9,6 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::process::load::external_event;
 use crate::process::place::Events;
+use crate::process::server::wait_for;
 use crate::process::topics::Topics;
 use crate::services::kafka::Kafka;
 
@@ -98,6 +99,13 @@ impl<'a> Outside<'a> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let answers = runtime.block_on(admin.alter_configs([&change], &options)).unwrap();
         answers.into_iter().for_each(|answer| drop(answer.unwrap()));
+        // The broker that answers has the setting from now on; before, a record would meet the old one.
+        let wanted = ResourceSpecifier::Topic(&name);
+        wait_for("the broker to have the setting", || {
+            let described = runtime.block_on(admin.describe_configs([&wanted], &options));
+            let described = described.unwrap().into_iter().next().unwrap().unwrap();
+            described.entry_map().get(setting).is_some_and(|entry| entry.value.as_deref() == Some(value))
+        });
     }
 }
 
