@@ -82,7 +82,7 @@ impl FloodBrake {
 impl LaneCore {
     /// Shows the state of a lane that has nothing to wait for, and why it is held.
     pub(super) fn show_rest(&self, held_because: Option<&str>) {
-        match held_because.filter(|_| self.desired == DesiredState::Paused) {
+        match held_because.filter(|_| self.is_held()) {
             Some(reason) => self.status.held(reason),
             None => self.status.set_state(self.rest_state()),
         }

@@ -24,7 +24,7 @@ use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
 use crate::lane::message::LaneExit;
 use crate::lane::trial::{died, is_convicted, settled};
-use crate::ports::store::{DesiredState, ParkedKeyState, ParkedWish};
+use crate::ports::store::{ParkedKeyState, ParkedWish};
 use crate::record::LogRecord;
 use crate::rejection::{Rejection, short_detail};
 use crate::state::StateKey;
@@ -213,7 +213,7 @@ impl LaneCore {
     /// after downtime the backlog comes first.
     pub(super) async fn tick(&mut self) -> Result<(), LaneExit> {
         let now = self.env.clock.now();
-        if self.desired == DesiredState::Paused || self.next_timer.is_none_or(|due| due > now) {
+        if self.is_held() || self.next_timer.is_none_or(|due| due > now) {
             return Ok(());
         }
         self.env.faults.hit(FaultPoint::BeforeTick, &self.lane);

@@ -50,7 +50,6 @@ use crate::clock::Clock;
 use crate::ids::{Incarnation, LaneKey};
 use crate::lane::behaviour::Behaviour;
 use crate::ports::log::LogReader;
-use crate::ports::store::DesiredState;
 use crate::record::RecordBatch;
 
 /// Messages a lane's mailbox takes. Batches of one record can be more than this on their way, as credits count
@@ -226,7 +225,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             core.tick().await?;
             core.rest_aside();
         }
-        let is_running = core.desired == DesiredState::Running;
+        let is_running = !core.is_held();
         let batch = match is_running || core.is_rewinding() {
             true => inbox.batches.borrow_mut().pop_front(),
             false => None,

@@ -168,19 +168,16 @@ impl Pace {
             return;
         }
         self.roll(now);
-        let is_before = |arrival: &Arrival| arrival.end < next;
         let mut last = None;
         while let Some(arrival) = self.arrivals.front().copied() {
             last = Some(arrival.at);
-            if !is_before(&arrival) {
-                if arrival.end == next {
-                    self.arrivals.pop_front();
-                }
+            if arrival.end <= next {
+                self.arrivals.pop_front();
+            }
+            if arrival.end >= next {
                 break;
             }
-            self.arrivals.pop_front();
         }
-        // What was drained came long ago, and was answered before.
         if let Some(at) = last {
             self.current.note(outcomes, now.since(at));
         }
@@ -188,33 +185,26 @@ impl Pace {
 
     /// Sums up what was answered of late.
     pub(super) fn sum(&mut self, now: Timestamp) -> Sum {
-        self.roll(now);
+        let (lane, span) = self.roll(now);
         let mut answered = self.previous.clone();
         answered.add(&self.current);
-        let events_per_second = match self.began {
-            None => 0.0,
-            Some((lane, span)) => {
-                let time = now.since(lane).min(now.since(span) + SPAN).max(RATE_TIME_MIN);
-                answered.count(&Outcome::ALL) as f64 / time.as_secs_f64()
-            }
-        };
+        let time = now.since(lane).min(now.since(span) + SPAN).max(RATE_TIME_MIN);
+        let events_per_second = answered.count(&Outcome::ALL) as f64 / time.as_secs_f64();
         Sum { answered, events_per_second }
     }
 
-    /// Begins a new span when it is time.
-    fn roll(&mut self, now: Timestamp) {
-        let (lane, span) = *self.began.get_or_insert((now, now));
-        let age = now.since(span);
-        if age < SPAN {
-            return;
-        }
-        self.previous = std::mem::take(&mut self.current);
-        let mut begins = span.plus(SPAN);
+    /// Begins a new span when it is time; gives when the lane and the younger span began.
+    fn roll(&mut self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let (lane, span) = self.began.get_or_insert((now, now));
+        let age = now.since(*span);
         if age >= SPAN * 2 {
-            self.previous = Answered::default();
-            begins = now;
+            (self.previous, self.current) = Default::default();
+            *span = now;
+        } else if age >= SPAN {
+            self.previous = std::mem::take(&mut self.current);
+            *span = span.plus(SPAN);
         }
-        self.began = Some((lane, begins));
+        (*lane, *span)
     }
 }
 
