@@ -21,24 +21,20 @@ pub(super) fn start(
     runtime: &Runtime,
 ) -> Arc<dyn Witness> {
     let folder = &config.store.folder;
-    match left_behind(folder) {
-        Ok(left) => {
-            for left in left {
-                let acquitted = store.acquit(left.process, left.seen.clone());
-                // The caller's thread may be one that must not wait for a future itself.
-                let acquitted = std::thread::scope(|scope| {
-                    scope.spawn(|| runtime.block_on(acquitted)).join().ok().transpose()
-                });
-                match acquitted {
-                    Ok(Some(())) => left.forget(),
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "failed to take back what a process that was killed tried")
-                    }
-                }
+    let left = left_behind(folder).unwrap_or_else(|error| {
+        tracing::warn!(%error, "failed to read what processes before this one left behind");
+        Vec::new()
+    });
+    for left in left {
+        let acquitted = store.acquit(left.process, left.seen.clone());
+        // The caller's thread may be one that must not wait for a future itself.
+        match std::thread::scope(|scope| scope.spawn(|| runtime.block_on(acquitted)).join()) {
+            Ok(Ok(())) => left.forget(),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to take back what a process that was killed tried")
             }
+            Err(_panic) => {}
         }
-        Err(error) => tracing::warn!(%error, "failed to read what processes before this one left behind"),
     }
     match FileWitness::start(folder, process) {
         Ok(witness) => Arc::new(witness),
