@@ -334,9 +334,7 @@ impl Rounds {
                     Ok((_, high))
                         if next.is_some_and(|next| next > high) && !has_settled(unsettled_since) =>
                     {
-                        let unsettled_since = unsettled_since.or(Some(Instant::now()));
-                        self.settling.push(Ask::Inspect { partition, next, answer, unsettled_since });
-                        self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+                        self.ask_later(Ask::Inspect { partition, next, answer, unsettled_since });
                     }
                     Ok((low, high)) => {
                         let before = next.filter(|next| *next > low && *next <= high);
@@ -358,9 +356,7 @@ impl Rounds {
                     // Its own bounds say that there are offsets below the position. Without a record there, nothing
                     // tells whether the log is still the same: that is not believed at once.
                     None if !has_settled(unsettled_since) => {
-                        let unsettled_since = unsettled_since.or(Some(Instant::now()));
-                        self.settling.push(Ask::Inspect { partition, next, answer, unsettled_since });
-                        self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+                        self.ask_later(Ask::Inspect { partition, next, answer, unsettled_since });
                         continue;
                     }
                     previous => Ok(Inspection { low, high, previous }),
@@ -369,6 +365,16 @@ impl Rounds {
             };
             let _heard = answer.send(inspection);
         }
+    }
+
+    /// Puts a question back whose log has not settled.
+    fn ask_later(&mut self, mut ask: Ask) {
+        let now = Instant::now();
+        if let Ask::Inspect { unsettled_since, .. } = &mut ask {
+            unsettled_since.get_or_insert(now);
+        }
+        self.settling.push(ask);
+        self.ask_again_at = Some(now + ASK_AGAIN);
     }
 
     /// Asks where assigned partitions end, and tells the readers.
