@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::effect::{DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal};
+use crate::event::Event;
 use crate::ids::Offset;
 use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
 use crate::lane::dead_letter::dead_letter_record;
 use crate::lane::message::LaneExit;
-use crate::lane::window::DuplicateWindow;
 use crate::rejection::{Rejection, short_detail};
 
 /// Makes an entry poison. One that is rejected already and still cannot be stored is beyond the lane.
@@ -25,51 +25,37 @@ pub(super) fn convict(entry: &mut Entry, rejection: Rejection) -> Result<(), Lan
 }
 
 /// Gives everything to a behaviour that records raw bytes.
-pub(super) fn record_raw(
-    behaviour: &dyn Behaviour,
-    entry: &Entry,
-    window: &mut DuplicateWindow,
-    work: &mut Workspace<'_>,
-) -> Outcome {
-    if let Verdict::Event(event) = &entry.verdict
-        && window.check(event.event_id, entry.record.offset).is_some()
-    {
-        let duplicate = Entry { record: entry.record.clone(), verdict: Verdict::Duplicate(event.clone()) };
-        behaviour.apply(&duplicate, work);
-        return Outcome::Duplicate;
-    }
-    match behaviour.apply(entry, work) {
-        Applied::Applied => Outcome::Applied,
-        Applied::Refused { .. } => Outcome::Refused,
+pub(super) fn record_raw(behaviour: &dyn Behaviour, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
+    match (behaviour.apply(entry, work), &entry.verdict) {
+        (_, Verdict::Duplicate(_)) => Outcome::Duplicate,
+        (Applied::Applied, _) => Outcome::Applied,
+        (Applied::Refused { .. }, _) => Outcome::Refused,
     }
 }
 
-/// Answers a record whose key is not parked.
+/// Answers a record, `parked_behind` the key that it has to wait for, if any. A duplicate waits for nobody: what it
+/// repeats was applied, or waits itself.
 pub(super) fn answer(
     behaviour: &dyn Behaviour,
     entry: &Entry,
-    window: &mut DuplicateWindow,
+    parked_behind: Option<&Bytes>,
     work: &mut Workspace<'_>,
 ) -> Outcome {
-    match &entry.verdict {
-        Verdict::Rejected(rejection) => isolate(entry, rejection, work),
-        Verdict::Event(_) | Verdict::Duplicate(_) => apply_event(behaviour, entry, window, work),
+    match (&entry.verdict, parked_behind) {
+        (Verdict::Duplicate(_), _) => Outcome::Duplicate,
+        (Verdict::Event(_) | Verdict::Rejected(_), Some(key)) => park(key, entry, work),
+        (Verdict::Rejected(rejection), None) => isolate(entry, rejection, work),
+        (Verdict::Event(event), None) => apply_event(behaviour, entry, event, work),
     }
 }
 
-/// Applies an event unless it was applied before.
+/// Applies an event that is no duplicate.
 pub(super) fn apply_event(
     behaviour: &dyn Behaviour,
     entry: &Entry,
-    window: &mut DuplicateWindow,
+    event: &Event,
     work: &mut Workspace<'_>,
 ) -> Outcome {
-    let (Verdict::Event(event) | Verdict::Duplicate(event)) = &entry.verdict else {
-        return Outcome::DeadLettered;
-    };
-    if window.check(event.event_id, entry.record.offset).is_some() {
-        return Outcome::Duplicate;
-    }
     match behaviour.apply(entry, work) {
         Applied::Applied => Outcome::Applied,
         Applied::Refused { reason, detail } => {
@@ -110,7 +96,7 @@ fn isolate(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Ou
 }
 
 /// Lets a record wait behind its key.
-pub(super) fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
+fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
     let parked = ParkedRecord { key: key.clone(), record: entry.record.clone(), parked_at: work.now };
     work.effects.records_parked.push(parked);
     Outcome::Parked

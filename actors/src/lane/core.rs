@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::effect::{Effects, Outcome};
 use crate::gap::FoundGap;
 use crate::ids::{Incarnation, LaneKey, LogId, Offset};
-use crate::lane::answer::{Summary, answer, convict, park, record_raw};
+use crate::lane::answer::{Summary, answer, convict, record_raw};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
 use crate::lane::brake::FloodBrake;
 use crate::lane::environment::LaneEnvironment;
@@ -293,7 +293,13 @@ impl LaneCore {
                 return Ok(self.rest_of(batch, records.into()));
             }
         }
-        let fresh: Vec<Entry> = records.into_iter().map(|record| self.understand(record)).collect();
+        let fresh: Vec<Entry> = records
+            .into_iter()
+            .map(|record| {
+                let entry = self.understand(record);
+                self.recognise(entry)
+            })
+            .collect();
         let mut chunks: VecDeque<Vec<Entry>> =
             Some(fresh).filter(|fresh| !fresh.is_empty()).into_iter().collect();
         while !self.is_held()
@@ -340,6 +346,18 @@ impl LaneCore {
             Err(panic) => Verdict::Rejected(Rejection::MalformedBytes { detail: short_detail(&panic.0) }),
         };
         Entry { record, verdict }
+    }
+
+    /// Asks the duplicate window about a record that the log has brought, whatever becomes of it: one that will wait
+    /// behind a parked key or is found to be poison later stands in the window like every other. To be asked in the
+    /// order of the log; asking again changes nothing.
+    pub(super) fn recognise(&mut self, entry: Entry) -> Entry {
+        match entry.verdict {
+            Verdict::Event(event) if self.window.check(event.event_id, entry.record.offset).is_some() => {
+                Entry { record: entry.record, verdict: Verdict::Duplicate(event) }
+            }
+            verdict => Entry { record: entry.record, verdict },
+        }
     }
 
     /// Applies part of a batch in one transaction, as often as it takes; a record that is tried alone says so.
@@ -478,14 +496,13 @@ impl LaneCore {
         Ok(())
     }
 
-    /// Thinks a transaction out. Pure but for the duplicate window, whose answers do not depend on how often
-    /// it is asked.
+    /// Thinks a transaction out. Pure, as often as it is asked.
     fn build(&mut self, chunk: &[Entry]) -> Result<Built, BuildPanic> {
         let env = Arc::clone(&self.env);
         let status = Arc::clone(&self.status);
         let _busy = status.enter(env.monotonic_micros());
         let now = env.clock.now();
-        let Self { behaviour, cache, window, parked, lane, log_id, .. } = self;
+        let Self { behaviour, cache, parked, lane, log_id, .. } = self;
         let at = Cell::new(None);
         let thought = guard(|| {
             let mut work = Workspace::new(log_id, lane, now, cache);
@@ -495,11 +512,11 @@ impl LaneCore {
                 at.set(Some(index));
                 let is_parked = |key: &Bytes| parked.contains_key(key) || parked_here.contains(key);
                 let outcome = match behaviour.poison_policy() {
-                    PoisonPolicy::RecordRaw => record_raw(behaviour.as_ref(), entry, window, &mut work),
-                    PoisonPolicy::Park => match entry.record.key.as_ref().filter(|key| is_parked(key)) {
-                        Some(key) => park(key, entry, &mut work),
-                        None => answer(behaviour.as_ref(), entry, window, &mut work),
-                    },
+                    PoisonPolicy::RecordRaw => record_raw(behaviour.as_ref(), entry, &mut work),
+                    PoisonPolicy::Park => {
+                        let parked_behind = entry.record.key.as_ref().filter(|key| is_parked(key));
+                        answer(behaviour.as_ref(), entry, parked_behind, &mut work)
+                    }
                 };
                 if outcome == Outcome::Parked
                     && let Some(key) = &entry.record.key

@@ -24,6 +24,7 @@ use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
 use crate::lane::message::LaneExit;
 use crate::lane::trial::{died, is_convicted, settled};
+use crate::lane::window::DuplicateWindow;
 use crate::ports::store::{ParkedKeyState, ParkedWish};
 use crate::record::LogRecord;
 use crate::rejection::{Rejection, short_detail};
@@ -66,6 +67,8 @@ impl LaneCore {
     /// Drains a key as far as it goes: until its queue is empty or something in it is poison.
     pub(super) async fn drain(&mut self, key: Bytes) -> Result<(), LaneExit> {
         let mut limit = self.env.settings.drain_records;
+        // The lane's own window has gone on since these were parked, and keeps what it has.
+        let mut drained = DuplicateWindow::new(self.env.settings.duplicate_window_records);
         while let Some(state) = self.parked.get(&key).filter(|state| state.wish != ParkedWish::Wait).cloned()
         {
             self.env.faults.hit(FaultPoint::BeforeDrain, &self.lane);
@@ -76,13 +79,14 @@ impl LaneCore {
                 None => {
                     let mut entries: Vec<Entry> =
                         parked.into_iter().map(|parked| self.understand(parked.record)).collect();
-                    self.drain_chunk(&state, &mut entries, is_all, limit, None).await?
+                    self.drain_chunk(&state, &mut entries, &mut drained, is_all, limit, None).await?
                 }
                 Some(record) => {
                     let is_all = is_all && parked.len() == 1;
-                    self.drain_alone(&state, record, is_all, limit).await?
+                    self.drain_alone(&state, record, &mut drained, is_all, limit).await?
                 }
             };
+            drained.trim();
         }
         self.panics.clear();
         Ok(())
@@ -101,6 +105,7 @@ impl LaneCore {
         &mut self,
         state: &ParkedKeyState,
         record: LogRecord,
+        drained: &mut DuplicateWindow,
         is_all: bool,
         limit: usize,
     ) -> Result<usize, LaneExit> {
@@ -108,10 +113,12 @@ impl LaneCore {
         if record.offset == state.head && state.wish == ParkedWish::DiscardHead {
             // It is given up unread.
             let mut entry = Entry { record, verdict: died(0) };
-            return self.drain_chunk(state, std::slice::from_mut(&mut entry), is_all, limit, None).await;
+            let entries = std::slice::from_mut(&mut entry);
+            return self.drain_chunk(state, entries, drained, is_all, limit, None).await;
         }
         let mut entry = self.understand_in_trial(&subject, record).await?;
-        self.drain_chunk(state, std::slice::from_mut(&mut entry), is_all, limit, Some(&subject)).await
+        let entries = std::slice::from_mut(&mut entry);
+        self.drain_chunk(state, entries, drained, is_all, limit, Some(&subject)).await
     }
 
     /// Tells whether an operator's wish about a key waits to be carried out.
@@ -125,6 +132,7 @@ impl LaneCore {
         &mut self,
         state: &ParkedKeyState,
         entries: &mut [Entry],
+        drained: &mut DuplicateWindow,
         is_all: bool,
         limit: usize,
         subject: Option<&TrialSubject>,
@@ -136,7 +144,7 @@ impl LaneCore {
             let built = match keys {
                 Ok(keys) => {
                     self.load_keys(keys).await?;
-                    let build = |core: &mut Self| core.build_drain(state, entries, is_all);
+                    let build = |core: &mut Self| core.build_drain(state, entries, drained, is_all);
                     self.think(tried, TrialPhase::Survived, build).await?
                 }
                 Err(panic) => Err(panic),
@@ -168,6 +176,7 @@ impl LaneCore {
         &mut self,
         state: &ParkedKeyState,
         entries: &[Entry],
+        drained: &mut DuplicateWindow,
         is_all: bool,
     ) -> Result<Built, BuildPanic> {
         let env = Arc::clone(&self.env);
@@ -184,14 +193,24 @@ impl LaneCore {
                 at.set(Some(index));
                 let offset = entry.record.offset;
                 let is_head = offset == state.head;
+                // Asked for every record, so that what repeats one that is given up is recognised as well.
+                let is_duplicate = matches!(&entry.verdict, Verdict::Event(event)
+                    if drained.check(event.event_id, offset).is_some()
+                        || window.stands_below(event.event_id, offset));
                 if is_head && state.wish == ParkedWish::DiscardHead {
                     settle(&mut work, offset, DeadLetterOutcome::Discarded);
-                } else if let Verdict::Rejected(rejection) = &entry.verdict {
-                    park_again(&mut work, state, entry, rejection);
-                    is_parked_again = true;
-                    break;
                 } else {
-                    outcomes.push(apply_event(behaviour.as_ref(), entry, window, &mut work));
+                    outcomes.push(match &entry.verdict {
+                        Verdict::Rejected(rejection) => {
+                            park_again(&mut work, state, entry, rejection);
+                            is_parked_again = true;
+                            break;
+                        }
+                        Verdict::Event(event) if !is_duplicate => {
+                            apply_event(behaviour.as_ref(), entry, event, &mut work)
+                        }
+                        Verdict::Event(_) | Verdict::Duplicate(_) => Outcome::Duplicate,
+                    });
                     if is_head {
                         settle(&mut work, offset, DeadLetterOutcome::Released);
                     }

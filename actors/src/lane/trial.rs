@@ -178,6 +178,7 @@ impl LaneCore {
     pub(super) async fn try_record(&mut self, record: LogRecord, end: Offset) -> Result<ChunkStep, LaneExit> {
         let subject = TrialSubject::Log(record.offset);
         let entry = self.understand_in_trial(&subject, record).await?;
+        let entry = self.recognise(entry);
         let step = self.apply_chunk(&mut [entry], end, Some(&subject)).await?;
         self.trials.passed(self.position);
         if !self.trials.is_log() {

@@ -1,7 +1,8 @@
 //! The duplicate window (design D19): the event ids of the last records of a lane, in memory. Pure.
 //!
 //! Promises that an event id seen at a lower offset within the window is recognised, and that an event at the
-//! very offset it was seen at before is not: that is a replay.
+//! very offset it was seen at before is not: that is a replay. It holds what the log brought, in the order of the
+//! log: a record that is taken out of its turn, after it was parked, asks and leaves no trace.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -43,6 +44,12 @@ impl DuplicateWindow {
         None
     }
 
+    /// Tells whether an event is known to stand at a lower offset, and remembers nothing: for records that the log
+    /// brought long ago.
+    pub fn stands_below(&self, event_id: EventId, offset: Offset) -> bool {
+        self.seen.get(&event_id).is_some_and(|(first, _)| *first < offset)
+    }
+
     /// Forgets what lies before the window. Called once the records that were looked up are committed.
     pub fn trim(&mut self) {
         while self.order.len() > self.capacity {
@@ -77,6 +84,27 @@ mod tests {
                 window.trim();
                 prop_assert_eq!(found, recent.map(Offset));
                 records.push((*id, recent.unwrap_or(offset)));
+            }
+        }
+
+        #[test]
+        fn window_asked_about_old_records_forgets_nothing(ids in proptest::collection::vec(0_u128..40, 1..300), old in proptest::collection::vec((0_u128..80, 0_u64..300), 1..50), capacity in 1_usize..60) {
+            let mut window = DuplicateWindow::new(capacity);
+            let mut undisturbed = DuplicateWindow::new(capacity);
+            let mut old = old.into_iter().cycle();
+
+            for (offset, id) in ids.iter().enumerate() {
+                let (id, offset) = (EventId(Uuid::from_u128(*id)), Offset(offset as u64));
+                prop_assert_eq!(window.check(id, offset), undisturbed.check(id, offset));
+                window.trim();
+                undisturbed.trim();
+                let (id, offset) = old.next().unwrap();
+                let known = undisturbed.seen.get(&EventId(Uuid::from_u128(id)));
+
+                let stands_below = window.stands_below(EventId(Uuid::from_u128(id)), Offset(offset));
+
+                prop_assert_eq!(stands_below, known.is_some_and(|(first, _)| first.0 < offset));
+                window.trim();
             }
         }
 

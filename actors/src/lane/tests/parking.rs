@@ -13,6 +13,7 @@ use crate::lane::environment::LaneSettings;
 use crate::ports::query::QueryStore;
 use crate::ports::store::{JobStore, ParkedWish, WishAnswer};
 use crate::snapshot::ActorState;
+use crate::supervisor::message::StopAll;
 use crate::testkit::{EventBuilder, wait_until};
 
 /// Makes an operator's command about a parked key.
@@ -199,4 +200,110 @@ fn parked_key_at_its_limit_holds_the_partition_until_released() {
         assert_eq!(world.applied(&jobs[0]).await, (1..=10).collect::<Vec<_>>());
         assert_eq!(world.applied(&jobs[1]).await, [1]);
     });
+}
+
+/// Makes a world whose lanes know the event ids of so many records.
+fn world_with_window(records: usize) -> World {
+    let settings = LaneSettings { duplicate_window_records: records, ..LaneSettings::default() };
+    World::new(Options { settings, ..Options::default() })
+}
+
+#[test]
+fn retry_parked_behind_poison_is_recognised_however_late_it_is_drained() {
+    run(|| async {
+        let world = world_with_window(4);
+        let (jobs, _) = neighbours(2);
+        let _tree = world.start();
+        world.publish(&event(&jobs[0], 1));
+        world.publish_poison(&jobs[0]);
+        world.publish(&event(&jobs[0], 1));
+        world.publish(&event(&jobs[0], 2));
+        world.publish(&event(&jobs[0], 2));
+        for sequence in 1..=10 {
+            world.publish(&event(&jobs[1], sequence));
+        }
+        world.settle().await;
+        let waiting = world.snapshot(&jobs[0]);
+        assert_eq!((waiting.parked_total, waiting.duplicate_total), (2, 2), "a duplicate does not wait");
+
+        wish(&world, &jobs[0], ParkedWish::DiscardHead).await;
+        wait_parked(&world, &jobs[0], 0).await;
+
+        assert_eq!(world.applied(&jobs[0]).await, [1, 2]);
+        assert_eq!(world.counted(&jobs[0]), 2);
+    });
+}
+
+#[test]
+fn drain_pushes_no_live_record_out_of_the_duplicate_window() {
+    run(|| async {
+        let world = world_with_window(4);
+        let (jobs, _) = neighbours(2);
+        let _tree = world.start();
+        world.publish_poison(&jobs[0]);
+        for sequence in 1..=9 {
+            world.publish(&event(&jobs[0], sequence));
+        }
+        world.publish(&event(&jobs[1], 1));
+        world.settle().await;
+        wish(&world, &jobs[0], ParkedWish::DiscardHead).await;
+        wait_parked(&world, &jobs[0], 0).await;
+
+        world.publish(&event(&jobs[1], 1));
+        world.settle().await;
+
+        assert_eq!(world.counted(&jobs[0]), 9);
+        assert_eq!((world.counted(&jobs[1]), world.applied(&jobs[1]).await), (1, vec![1]));
+    });
+}
+
+#[test]
+fn drain_after_a_restart_applies_each_parked_record_once() {
+    run(|| async {
+        let world = world_with_window(6);
+        let tree = world.start();
+        world.publish_poison("job-0");
+        for sequence in [1, 2, 1, 3, 2] {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+        tree.send(StopAll { within: Duration::from_secs(1) }).await.unwrap();
+        wish(&world, "job-0", ParkedWish::DiscardHead).await;
+
+        // The window is read anew, and the parked records lie within it.
+        let _tree = world.start();
+        wait_until("the queue to be drained", LIMIT, || world.counted("job-0") == 3).await;
+        world.publish(&event("job-0", 3));
+        world.publish(&event("job-0", 4));
+        world.settle().await;
+
+        assert_eq!(world.applied("job-0").await, [1, 2, 3, 4]);
+        assert_eq!(world.counted("job-0"), 4);
+    });
+}
+
+#[test]
+fn retry_of_the_poison_itself_waits_for_nobody_and_has_no_effect_of_its_own() {
+    for (wished, wanted) in [(ParkedWish::Release, vec![1, 2]), (ParkedWish::DiscardHead, vec![2])] {
+        run(|| async {
+            let world = world_with_window(20);
+            // In `keys` too: nothing has asked the window about the event when it is found to be poison.
+            world.panics.in_keys.lock().unwrap().insert(event_id("job-0", 1), u32::MAX);
+            let _tree = world.start();
+            world.publish(&event("job-0", 1));
+            world.settle().await;
+            world.publish(&event("job-0", 1));
+            world.settle().await;
+            assert_eq!(world.snapshot("job-0").parked_total, 1);
+
+            world.panics.in_keys.lock().unwrap().clear();
+            wish(&world, "job-0", wished).await;
+            wait_parked(&world, "job-0", 0).await;
+            world.publish(&event("job-0", 1));
+            world.publish(&event("job-0", 2));
+            world.settle().await;
+
+            assert_eq!(world.applied("job-0").await, wanted, "{wished:?}");
+        });
+    }
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::world::{LIMIT, Options, World, event, event_id, group, lane_of, neighbours, run};
 use crate::command::ParkedKeyId;
-use crate::ids::LaneKey;
+use crate::ids::{LaneKey, Offset};
 use crate::lane::credit::CreditLimits;
 use crate::lane::environment::LaneSettings;
 use crate::lane::fault::FaultPoint;
@@ -23,6 +23,9 @@ use crate::testkit::{EventBuilder, Fault, MemberId, StoreCall, wait_until};
 
 /// Jobs that all go through the one lane under test.
 const JOBS: usize = 3;
+
+/// Records that the duplicate window spans: every history is longer.
+const WINDOW: u64 = 12;
 
 /// Credits so small that a single batch takes all of them.
 const TINY: CreditLimits = CreditLimits { lane_records: 2, lane_bytes: 700, total_bytes: 1_000 };
@@ -44,7 +47,7 @@ enum Step {
     Publish { job: usize },
     PublishWithTimer { job: usize },
     Poison { job: usize },
-    Duplicate { job: usize },
+    Duplicate { back: u64 },
     RefuseNext,
     PanicOnNext { job: usize, times: u32, is_in_keys: bool },
     PanicInTick { times: u32 },
@@ -83,7 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
         14 => job.clone().prop_map(|job| Step::Publish { job }),
         1 => job.clone().prop_map(|job| Step::PublishWithTimer { job }),
         1 => job.clone().prop_map(|job| Step::Poison { job }),
-        1 => job.clone().prop_map(|job| Step::Duplicate { job }),
+        3 => (1..=WINDOW).prop_map(|back| Step::Duplicate { back }),
         1 => Just(Step::RefuseNext),
         1 => (job.clone(), 1..5_u32, any::<bool>())
             .prop_map(|(job, times, is_in_keys)| Step::PanicOnNext { job, times, is_in_keys }),
@@ -121,20 +124,27 @@ struct History {
     jobs: Vec<String>,
     lane: LaneKey,
     published: [u64; JOBS],
+    /// What stands in the log: job and sequence, by offset.
+    written: Vec<(Offset, usize, u64)>,
     has_timer: [bool; JOBS],
 }
 
 impl History {
     async fn new(credits: CreditLimits) -> Self {
-        let settings = LaneSettings { drain_records: 3, ..LaneSettings::default() };
+        let settings = LaneSettings {
+            drain_records: 3,
+            duplicate_window_records: WINDOW as usize,
+            ..LaneSettings::default()
+        };
         let timer_delay = Duration::from_millis(300);
         let mut options = Options { settings, batch_records: 7, credits, timer_delay, ..Options::default() };
         options.restarts.budget = 1_000;
         let world = World::new(options);
         let (jobs, _) = neighbours(JOBS);
         let lane = lane_of(&jobs[0]);
+        let (published, has_timer) = ([0; JOBS], [false; JOBS]);
         let mut history =
-            Self { world, processes: Vec::new(), jobs, lane, published: [0; JOBS], has_timer: [false; JOBS] };
+            Self { world, processes: Vec::new(), jobs, lane, published, written: Vec::new(), has_timer };
         for _ in 0..2 {
             let process = history.join(Arc::default()).await;
             history.processes.push(process);
@@ -154,8 +164,21 @@ impl History {
     /// Publishes a job's next event.
     fn publish(&mut self, job: usize, user: Option<&str>) {
         self.published[job] += 1;
-        let next = event(&self.jobs[job], self.published[job]);
-        self.world.publish(&user.map_or(next.clone(), |user| next.user(user)));
+        let sequence = self.published[job];
+        let next = event(&self.jobs[job], sequence);
+        let (_, offset) = self.world.publish(&user.map_or(next.clone(), |user| next.user(user)));
+        self.written.push((offset, job, sequence));
+    }
+
+    /// Publishes again, as a producer's retry does, what lies so many records back: an event or an earlier retry;
+    /// nothing where poison is.
+    fn publish_again(&mut self, back: u64) {
+        let end = self.world.end(self.lane.topic_partition);
+        let again = self.written.iter().find(|(offset, ..)| offset.0 + back == end.0);
+        if let Some((_, job, sequence)) = again.copied() {
+            let (_, offset) = self.world.publish(&event(&self.jobs[job], sequence));
+            self.written.push((offset, job, sequence));
+        }
     }
 
     fn nudge(&self) {
@@ -191,10 +214,7 @@ impl History {
                 self.publish(job, Some("timer"));
             }
             Step::Poison { job } => drop(self.world.publish_poison(&self.jobs[job])),
-            Step::Duplicate { job } if self.published[job] > 0 => {
-                self.world.publish(&event(&self.jobs[job], self.published[job]));
-            }
-            Step::Duplicate { .. } => {}
+            Step::Duplicate { back } => self.publish_again(back),
             Step::RefuseNext => {
                 self.world.store.faults().refuse_record_of(&self.lane, self.world.end(partition));
             }
