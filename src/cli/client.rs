@@ -67,13 +67,15 @@ pub enum ClientError {
         /// Why.
         source: std::io::Error,
     },
-    /// The connection broke.
-    #[error("failed to get an answer from `{url}`: {reason}")]
+    /// The connection broke, and with it the answer.
+    #[error("failed to get an answer from `{url}`: {reason}{}", unknown_text(*.is_act))]
     Broken {
         /// The address.
         url: String,
         /// Why.
         reason: String,
+        /// Whether it was asked for something to be done, which may be done all the same.
+        is_act: bool,
     },
     /// The server refused the request.
     #[error("{}", refusal_text(.status, .problem, .retry_after.as_deref()))]
@@ -134,6 +136,11 @@ pub struct ProblemDocument {
     /// The field at fault.
     #[serde(default)]
     pub field: Option<String>,
+}
+
+/// Says what may have become of a request without an answer.
+fn unknown_text(is_act: bool) -> &'static str {
+    if is_act { "; it may have been carried out all the same: look before you repeat it" } else { "" }
 }
 
 /// Words a refusal: the field, what is wrong with it, and when to try again.
@@ -235,9 +242,9 @@ impl Client {
     ///
     /// *Errors*: every variant of [`ClientError`] but `Url`.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, ClientError> {
-        tokio::time::timeout(ANSWER_TIME_LIMIT, self.exchange(&call))
-            .await
-            .unwrap_or_else(|_| Err(self.broken(format!("none within {} s", ANSWER_TIME_LIMIT.as_secs()))))
+        tokio::time::timeout(ANSWER_TIME_LIMIT, self.exchange(&call)).await.unwrap_or_else(|_| {
+            Err(self.broken(&call, format!("none within {} s", ANSWER_TIME_LIMIT.as_secs())))
+        })
     }
 
     async fn exchange(&self, call: &Call<'_>) -> Result<Answer, ClientError> {
@@ -246,13 +253,14 @@ impl Client {
             .map_err(|source| ClientError::Connect { url: self.url.clone(), source })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| self.broken(error.to_string()))?;
+            .map_err(|error| self.broken(call, error.to_string()))?;
         let connection = tokio::spawn(connection);
         let request = self.request(call)?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(error.to_string()))?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| self.broken(call, error.to_string()))?;
         let (head, body) = response.into_parts();
         let bytes = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
-        let bytes = bytes.map_err(|error| self.broken(error.to_string()))?.to_bytes();
+        let bytes = bytes.map_err(|error| self.broken(call, error.to_string()))?.to_bytes();
         connection.abort();
         if head.status.is_client_error() || head.status.is_server_error() {
             // A refusal without our document still has its status to show.
@@ -294,8 +302,8 @@ impl Client {
         if has_port { self.authority.clone() } else { format!("{}:80", self.authority) }
     }
 
-    fn broken(&self, reason: String) -> ClientError {
-        ClientError::Broken { url: self.url.clone(), reason }
+    fn broken(&self, call: &Call<'_>, reason: String) -> ClientError {
+        ClientError::Broken { url: self.url.clone(), reason, is_act: call.method != Method::GET }
     }
 
     /// Tells that an answer is not what a Horizons server sends.

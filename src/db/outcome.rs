@@ -19,13 +19,11 @@ impl RoundError {
         matches!(self, RoundError::RolledBack(error) if !error.is_transient())
     }
 
-    /// Gives the answer for those who have no unknown outcome.
+    /// Gives the answer for those who are no lane.
     pub(super) fn as_store_error(&self) -> StoreError {
         match self {
             RoundError::RolledBack(error) => error.clone(),
-            RoundError::Unknown(text) | RoundError::Disk(text) => {
-                StoreError::Unavailable(format!("outcome of the commit is unknown: {text}"))
-            }
+            RoundError::Unknown(text) | RoundError::Disk(text) => StoreError::Unknown(text.clone()),
         }
     }
 

@@ -211,12 +211,14 @@ impl Queue {
         self.wake.notify_all();
     }
 
-    /// Takes no more work and drops what is queued, whose callers are then told that the store is away.
-    pub(super) fn abandon(&self) {
+    /// Takes no more work and gives what is queued: none of it was begun.
+    pub(super) fn abandon(&self) -> Round {
         let mut state = self.lock();
         state.is_closed = true;
-        state.commands.clear();
-        state.lanes.clear();
+        Round {
+            commands: state.commands.drain(..).map(|queued| queued.work).collect(),
+            lanes: state.lanes.drain(..).map(|queued| queued.work).collect(),
+        }
     }
 
     /// Waits for work and takes what goes into one commit; none when the queue is closed and empty.
@@ -233,7 +235,7 @@ impl Queue {
 }
 
 /// What is told when the writer has ended.
-fn closed() -> StoreError {
+pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
 }
 

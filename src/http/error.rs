@@ -148,11 +148,23 @@ pub(super) enum ApiError {
         /// What stands in the way; for the log only.
         reason: String,
     },
+    /// Whether it was stored cannot be told.
+    #[error("whether it was stored is not known: {find_out}")]
+    OutcomeUnknown {
+        /// How the caller finds out, and whether asking again is safe.
+        find_out: String,
+        /// The job that a submit would have made.
+        job_id: Option<JobId>,
+        /// What happened; for the log only.
+        reason: String,
+    },
     /// No answer was ready in time.
-    #[error("no answer within {} s; a state-changing request may still be carried out", limit.as_secs_f64())]
+    #[error("no answer within {} s{}", limit.as_secs_f64(), unanswered(*.is_act))]
     NoAnswer {
         /// The limit.
         limit: Duration,
+        /// Whether something was asked for that may be done all the same.
+        is_act: bool,
     },
     /// The disk limit for new work is reached.
     #[error("disk limit reached: {used_bytes} of {limit_bytes} bytes are used")]
@@ -168,6 +180,11 @@ pub(super) enum ApiError {
         /// What happened; for the log only.
         reason: String,
     },
+}
+
+/// Says what may become of a request without an answer.
+const fn unanswered(is_act: bool) -> &'static str {
+    if is_act { "; it may still be carried out: look before you repeat it" } else { "" }
 }
 
 /// Status, stable name and title of a problem.
@@ -202,6 +219,9 @@ impl ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused-by-scheduler", "refused by the scheduler")
             }
             E::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy", "try again later"),
+            E::OutcomeUnknown { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "whether it was done is not known")
+            }
             E::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-answer", "no answer in time"),
             E::DiskLimit { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk-limit", "disk limit reached"),
             E::Broken { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "broken", "failed inside"),
@@ -223,7 +243,9 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             ApiError::Busy { retry_after, .. } => Some(*retry_after),
-            ApiError::DiskLimit { .. } | ApiError::NoAnswer { .. } => Some(RETRY_AFTER_DEFAULT),
+            ApiError::DiskLimit { .. } | ApiError::NoAnswer { is_act: false, .. } => {
+                Some(RETRY_AFTER_DEFAULT)
+            }
             _ => None,
         }
     }
@@ -236,6 +258,9 @@ impl ApiError {
             }
             ApiError::Busy { reason, .. } => {
                 tracing::warn!(request.id = %request_id, error = %reason, "request was sent away");
+            }
+            ApiError::OutcomeUnknown { reason, .. } => {
+                tracing::warn!(request.id = %request_id, error = %reason, "outcome of a request is unknown");
             }
             _ => {}
         }
@@ -258,6 +283,7 @@ impl ApiError {
             ApiError::KeyReused { job_id } | ApiError::Refused { job_id, .. } => {
                 add("job_id", Some(json!(job_id)));
             }
+            ApiError::OutcomeUnknown { job_id, .. } => add("job_id", job_id.as_ref().map(|id| json!(id))),
             _ => {}
         }
         let mut answer = HttpResponse::new(body.to_string()).into_response();
@@ -293,6 +319,11 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) | StoreError::QueueFull | StoreError::Conflict(_) => {
                 ApiError::Busy { retry_after: RETRY_AFTER_DEFAULT, reason: error.to_string() }
             }
+            StoreError::Unknown(reason) => ApiError::OutcomeUnknown {
+                find_out: "look before you repeat it".to_owned(),
+                job_id: None,
+                reason,
+            },
             StoreError::Data(_) | StoreError::Broken(_) => ApiError::Broken { reason: error.to_string() },
         }
     }
@@ -302,6 +333,9 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Busy { retry_after, reason } => ApiError::Busy { retry_after, reason },
+            CommandError::Unknown { find_out, job_id, reason } => {
+                ApiError::OutcomeUnknown { find_out, job_id, reason }
+            }
             CommandError::DiskLimit { used_bytes, limit_bytes } => {
                 ApiError::DiskLimit { used_bytes, limit_bytes }
             }

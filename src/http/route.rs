@@ -161,7 +161,8 @@ async fn handle(
     let request = ApiRequest { caller, path_parameters, query, headers, body: body.into() };
     let limit = shared.limits.answer_timeout;
     let answer = tokio::time::timeout(limit, (route.handler)(shared, request)).await;
-    answer.unwrap_or(Err(ApiError::NoAnswer { limit }))
+    let is_act = matches!(route.method, RouteMethod::Post);
+    answer.unwrap_or(Err(ApiError::NoAnswer { limit, is_act }))
 }
 
 /// Lists the methods of a template as the `Allow` header has them.

@@ -12,6 +12,10 @@ pub(super) fn from_store(error: StoreError, retry_after: Duration) -> CommandErr
         StoreError::Unavailable(_) | StoreError::QueueFull | StoreError::Conflict(_) => {
             CommandError::Busy { retry_after, reason: error.to_string() }
         }
+        StoreError::Unknown(reason) => {
+            let find_out = "look before you repeat it".to_owned();
+            CommandError::Unknown { find_out, job_id: None, reason }
+        }
         StoreError::DiskLimit { used_bytes, limit_bytes } => {
             CommandError::DiskLimit { used_bytes, limit_bytes }
         }

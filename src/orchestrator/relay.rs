@@ -11,7 +11,7 @@ use super::{Orchestrator, OrchestratorError};
 impl Orchestrator {
     /// Keeps the record apart at which a partition of the relay stands, so that the partition goes on.
     ///
-    /// *Errors*: `NotFound` when the partition does not stand at that record, `Busy`; nothing is stored then.
+    /// *Errors*: `NotFound` when the partition does not stand at that record, `Busy`; nothing is stored then. `Unknown`.
     pub async fn set_aside_record(
         &self,
         outbox: &dyn OutboxStore,
@@ -27,13 +27,16 @@ impl Orchestrator {
             Ok(SetAsideAnswer::NotAtCursor { next }) => Err(OrchestratorError::NotFound {
                 what: format!("record at offset {offset} before `{partition}`, which stands at {next},"),
             }),
-            Err(error) => Err(self.shared.store_error(error)),
+            Err(error) => {
+                let find_out = "ask again: a record that was set aside is not where the partition stands";
+                Err(self.shared.act_error(error, find_out))
+            }
         }
     }
 
     /// Stores that a record is to be sent again; who carries it out is told after that.
     ///
-    /// *Errors*: `Busy`; nothing is stored then.
+    /// *Errors*: `Busy`; nothing is stored then. `Unknown`.
     pub async fn note_send_again(
         &self,
         command: Command,
@@ -43,6 +46,8 @@ impl Orchestrator {
         };
         let audit = self.shared.audit(&command, Map::new())?;
         let noted = self.shared.store.append_records(Vec::new(), vec![audit]).await;
-        noted.map(|_| (topic, partition)).map_err(|error| self.shared.store_error(error))
+        noted
+            .map(|_| (topic, partition))
+            .map_err(|error| self.shared.act_error(error, "ask again: nothing is sent before an answer"))
     }
 }

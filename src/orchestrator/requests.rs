@@ -47,9 +47,8 @@ fn event_id(record: &ExternalRecord) -> Option<EventId> {
 impl Orchestrator {
     /// Submits a job: stores it, then waits a moment for the scheduler's verdict.
     ///
-    /// *Errors*: `Invalid` with the field, `KeyReused`, `Busy`, `DiskLimit`; nothing is stored then. Only after
-    /// `Busy` may the job exist all the same, if the store's answer was lost; the same idempotency key finds
-    /// it.
+    /// *Errors*: `Invalid` with the field, `KeyReused`, `Busy`, `DiskLimit`; nothing is stored then. After
+    /// `Unknown` the job it names may exist; the same idempotency key finds it.
     pub async fn submit(&self, command: Command) -> Result<Submitted, OrchestratorError> {
         let shared = &self.shared;
         let write = match shared.decide(None, &Input::Submit(command))? {
@@ -61,7 +60,9 @@ impl Orchestrator {
 
         let job = write.row.clone();
         let mut waiting = shared.verdicts.wait_for(&job.job_id);
-        match shared.write_submit(write).await.map_err(|error| shared.store_error(error))? {
+        let has_key = write.idempotency.is_some();
+        let written = shared.write_submit(write).await;
+        match written.map_err(|error| shared.submit_error(error, &job.job_id, has_key))? {
             JobWritten::Written => {
                 log_change(None, &job);
                 shared.orders_written.notify_one();
@@ -96,7 +97,7 @@ impl Orchestrator {
 
     /// Asks for a job's end. Asking again gives the same answer.
     ///
-    /// *Errors*: `NotFound`, `Conflict` with the state when the job has ended, `Invalid`, `Busy`.
+    /// *Errors*: `NotFound`, `Conflict` with the state when the job has ended, `Invalid`, `Busy`, `Unknown`.
     pub async fn cancel(&self, command: Command) -> Result<Cancelling, OrchestratorError> {
         let CommandKind::CancelJob { job_id } = &command.kind else {
             return Err(wrong_kind(&command));
@@ -105,7 +106,8 @@ impl Orchestrator {
         let what = format!("job `{job_id}`");
         // In a task of its own, because a caller who goes away must not cut a turn short between read and write.
         let applied = self.detached(|shared| async move { shared.apply(&job_id, &input).await }).await?;
-        match applied.map_err(|error| self.shared.store_error(error))? {
+        let find_out = "ask again: it asks for the same end";
+        match applied.map_err(|error| self.shared.act_error(error, find_out))? {
             Applied::Written(job) => {
                 self.shared.orders_written.notify_one();
                 Ok(Cancelling { job: *job, is_repeat: false })
@@ -128,7 +130,7 @@ impl Orchestrator {
     /// Appends records that somebody else made, byte for byte, with one audit entry. The command says the
     /// topic; key or event id choose the partition.
     ///
-    /// *Errors*: `Invalid` with the record's number, `Busy`, `DiskLimit`; nothing is stored then.
+    /// *Errors*: `Invalid` with the record's number, `Busy`, `DiskLimit`; nothing is stored then. `Unknown`.
     pub async fn append_records(
         &self,
         command: Command,
@@ -147,13 +149,15 @@ impl Orchestrator {
         let records = records.into_iter().map(|record| self.shared.outgoing(*topic, record)).collect();
 
         let appended = self.shared.store.append_records(records, vec![audit]).await;
-        appended.map_err(|error| self.shared.store_error(error))
+        let find_out = "look for its records, or append them again: an event whose id was there shortly before \
+                        has no second effect";
+        appended.map_err(|error| self.shared.act_error(error, find_out))
     }
 
     /// Stores what an operator wants of a parked key: to release it, or to give its head up.
     ///
     /// *Errors*: `NotFound` when the key is not parked, `NotPossible` when its head was tried too often, `Invalid`,
-    /// `Busy`.
+    /// `Busy`, `Unknown`.
     pub async fn set_parked_wish(&self, command: Command) -> Result<(), OrchestratorError> {
         let (key, wish) = match &command.kind {
             CommandKind::ReleaseKey(key) => (key.clone(), ParkedWish::Release),
@@ -183,13 +187,22 @@ impl Orchestrator {
                 );
                 Err(OrchestratorError::NotPossible { what, reason })
             }
-            Err(error) => Err(self.shared.store_error(error)),
+            Err(error) => {
+                let find_out = match wish {
+                    ParkedWish::DiscardHead => {
+                        "look at the head of the parked key: a second discard may meet another"
+                    }
+                    ParkedWish::Release | ParkedWish::Wait => "look at the parked key; asking again is safe",
+                };
+                Err(self.shared.act_error(error, find_out))
+            }
         }
     }
 
     /// Lets a lane go on that is held.
     ///
-    /// *Errors*: `NotFound` when the lane is unknown, `NotPossible` when nothing holds it, `Invalid`, `Busy`.
+    /// *Errors*: `NotFound` when the lane is unknown, `NotPossible` when nothing holds it, `Invalid`, `Busy`,
+    /// `Unknown`.
     pub async fn resume_lane(&self, command: Command) -> Result<(), OrchestratorError> {
         let CommandKind::ResumeLane(lane) = &command.kind else {
             return Err(wrong_kind(&command));
@@ -203,14 +216,17 @@ impl Orchestrator {
                 Err(OrchestratorError::NotPossible { what, reason: "it is not paused".to_owned() })
             }
             Ok(ResumeAnswer::NoLane) => Err(OrchestratorError::NotFound { what }),
-            Err(error) => Err(self.shared.store_error(error)),
+            Err(error) => {
+                let find_out = "ask again: a lane that goes on already is refused as not paused";
+                Err(self.shared.act_error(error, find_out))
+            }
         }
     }
 
     /// Lets a lane go on behind the gap that the command names, as it was shown.
     ///
     /// *Errors*: `NotFound` without an open gap, `Moved` when it is another one by now, `Invalid`, `Busy`;
-    /// nothing is stored then.
+    /// nothing is stored then. `Unknown`.
     pub async fn accept_gap(&self, command: Command) -> Result<AcceptedGap, OrchestratorError> {
         let CommandKind::AcceptGap(acceptance) = &command.kind else {
             return Err(wrong_kind(&command));
@@ -239,7 +255,10 @@ impl Orchestrator {
                     gap.low
                 ),
             }),
-            Err(error) => Err(self.shared.store_error(error)),
+            Err(error) => {
+                let find_out = "ask again: a gap that was accepted is not open any more";
+                Err(self.shared.act_error(error, find_out))
+            }
         }
     }
 
@@ -255,13 +274,14 @@ impl Orchestrator {
 }
 
 impl Shared {
-    /// Writes a new job. When the answer is lost the store is asked whether the job is there.
+    /// Writes a new job. When the answer is lost the store is asked whether the job is there; that it is not there
+    /// yet tells nothing, as the commit may still be on its way.
     async fn write_submit(&self, write: JobWrite) -> Result<JobWritten, StoreError> {
         let job_id = write.row.job_id.clone();
         match self.store.write_job(write).await {
-            Err(StoreError::Unavailable(reason)) => match self.store.read_job(job_id).await {
+            Err(StoreError::Unknown(reason)) => match self.store.read_job(job_id).await {
                 Ok(Some(_)) => Ok(JobWritten::Written),
-                Ok(None) | Err(_) => Err(StoreError::Unavailable(reason)),
+                Ok(None) | Err(_) => Err(StoreError::Unknown(reason)),
             },
             answer => answer,
         }
@@ -292,6 +312,28 @@ impl Shared {
             headers: record.headers,
             payload: record.payload,
         }
+    }
+
+    /// Takes an error of the store about an act, of which the caller is told how to find out what became of it.
+    pub(super) fn act_error(&self, error: StoreError, find_out: &str) -> OrchestratorError {
+        match error {
+            StoreError::Unknown(reason) => {
+                OrchestratorError::Unknown { find_out: find_out.to_owned(), job_id: None, reason }
+            }
+            error => self.store_error(error),
+        }
+    }
+
+    fn submit_error(&self, error: StoreError, job_id: &JobId, has_key: bool) -> OrchestratorError {
+        let StoreError::Unknown(reason) = error else { return self.store_error(error) };
+        let find_out = if has_key {
+            format!(
+                "repeat it with the same `Idempotency-Key`, which never makes a second job, or look for job `{job_id}`"
+            )
+        } else {
+            format!("look for job `{job_id}`; repeated without an `Idempotency-Key` it makes another job")
+        };
+        OrchestratorError::Unknown { find_out, job_id: Some(job_id.clone()), reason }
     }
 
     pub(super) fn store_error(&self, error: StoreError) -> OrchestratorError {

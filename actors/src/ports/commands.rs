@@ -105,12 +105,23 @@ pub struct ExternalRecord {
 /// Tells why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CommandError {
-    /// Store or scheduler are away or have too much to do; the same request may succeed later.
+    /// Store or scheduler are away or have too much to do, and nothing was stored; the same request may succeed
+    /// later.
     #[error("busy, try again after {} s: {reason}", retry_after.as_secs_f64())]
     Busy {
         /// When to come back.
         retry_after: Duration,
         /// What stands in the way, for the operator.
+        reason: String,
+    },
+    /// Whether it was stored cannot be told.
+    #[error("whether it was stored is not known: {find_out}")]
+    Unknown {
+        /// How the caller finds out, and whether asking again is safe.
+        find_out: String,
+        /// The job that a submit would have made.
+        job_id: Option<JobId>,
+        /// What happened, for the operator.
         reason: String,
     },
     /// The disk limit for new work is reached.
@@ -173,6 +184,9 @@ pub enum CommandError {
 impl CommandError {
     /// Tells whether the same command may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, CommandError::Busy { .. } | CommandError::DiskLimit { .. })
+        matches!(
+            self,
+            CommandError::Busy { .. } | CommandError::Unknown { .. } | CommandError::DiskLimit { .. }
+        )
     }
 }

@@ -23,9 +23,14 @@ use crate::trial::{Thought, Trial, TrialPhase, TrialSubject};
 /// Tells why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, busy, locked or out of space: the same call may succeed later.
+    /// The database is away, busy, locked or out of space, and nothing was written: the same call may succeed
+    /// later.
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// The answer to COMMIT was lost, or the writer ended before it: what was asked may be stored, now or in a
+    /// moment, or not. Whoever asks again must stand both.
+    #[error("outcome of the commit is unknown: {0}")]
+    Unknown(String),
     /// The bounded queue before the database is full: try later, other work is in front.
     #[error("store queue full")]
     QueueFull,
@@ -51,7 +56,13 @@ pub enum StoreError {
 impl StoreError {
     /// Tells whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, StoreError::Unavailable(_) | StoreError::QueueFull | StoreError::DiskLimit { .. })
+        matches!(
+            self,
+            StoreError::Unavailable(_)
+                | StoreError::Unknown(_)
+                | StoreError::QueueFull
+                | StoreError::DiskLimit { .. }
+        )
     }
 }
 

@@ -47,7 +47,7 @@ impl Store {
     ) -> Reply<T, StoreError> {
         let (answer, receiver) = oneshot::channel();
         match self.queue.push_command(work(answer)) {
-            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(away())) }),
+            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) }),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
@@ -59,16 +59,20 @@ impl Store {
     ) -> Reply<T, StoreError> {
         let (answer, receiver) = oneshot::channel();
         match self.queue.push_lane(work(answer)) {
-            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(away())) }),
+            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) }),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 }
 
-/// What is answered when the writer ended before it answered.
-fn away() -> StoreError {
-    StoreError::Unavailable("the store ended before it answered".to_owned())
+/// What is answered when the writer ended in the middle of a round: what only waited is told apart
+/// (`Queue::abandon`).
+fn ended() -> StoreError {
+    StoreError::Unknown(ENDED.to_owned())
 }
+
+/// Why there is no answer then.
+const ENDED: &str = "the store ended before it answered";
 
 impl LaneStore for Store {
     fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError> {
@@ -159,7 +163,7 @@ impl LaneStore for Store {
         let (answer, receiver) = oneshot::channel();
         match self.queue.push_lane(LaneWork::Commit { transaction: Box::new(transaction), answer }) {
             Ok(()) => Box::pin(async move {
-                receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(away().to_string())))
+                receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(ENDED.to_owned())))
             }),
             Err(error) => Box::pin(std::future::ready(Err(CommitError::Store(error)))),
         }

@@ -18,7 +18,7 @@ use super::link::Link;
 use super::numbers::EntryNumbers;
 use super::outbox;
 use super::profile::WriterProfile;
-use super::queue::{CommandWork, LaneWork, Queue, Round};
+use super::queue::{CommandWork, LaneWork, Queue, Round, closed};
 use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
 use crate::db::fatal::{FatalError, FatalHook};
 use crate::db::outcome::RoundError;
@@ -61,7 +61,7 @@ impl Writer {
             Ok(Err(fatal)) => fatal,
             Err(panic) => FatalError::Panicked(panic_text(panic.as_ref())),
         };
-        queue.abandon();
+        answer_failed(queue.abandon(), &RoundError::RolledBack(closed()));
         on_fatal(&fatal);
     }
 

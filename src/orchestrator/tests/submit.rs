@@ -182,6 +182,34 @@ async fn submit_answer_of_store_lost_finds_the_job() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn submit_outcome_unknown_names_the_job_and_how_to_find_out() {
+    let house = House::driven();
+
+    for (submit, wanted) in [
+        (keyed("k"), "repeat it with the same `Idempotency-Key`"),
+        (submit_command(), "repeated without an `Idempotency-Key` it makes another job"),
+    ] {
+        house.store.faults().script(StoreCall::WriteJob, Fault::UnknownUnwritten);
+
+        let error = house.orchestrator.submit(submit).await.unwrap_err();
+
+        let text = error.to_string();
+        let OrchestratorError::Unknown { job_id: Some(job_id), .. } = error else { panic!("{error}") };
+        assert!(text.contains(wanted) && text.contains(job_id.as_str()), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn submit_outcome_known_to_be_nothing_is_no_doubt() {
+    let house = House::driven();
+    house.store.faults().script(StoreCall::WriteJob, Fault::Unavailable);
+
+    let error = house.orchestrator.submit(submit_command()).await.unwrap_err();
+
+    assert!(matches!(error, OrchestratorError::Busy { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn submit_write_of_verdict_fails_is_decided_again() {
     let house = House::driven();
     for fault in [Fault::Pass, Fault::Unavailable, Fault::UnknownUnwritten, Fault::UnknownWritten] {

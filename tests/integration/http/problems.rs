@@ -25,6 +25,11 @@ fn problem(status: u16, name: &str, title: &str, detail: &str, more: Value) -> V
 async fn command_errors_each_have_their_problem() {
     let world = World::start().await;
     let busy = CommandError::Busy { retry_after: Duration::from_millis(1500), reason: "secret".to_owned() };
+    let unknown = CommandError::Unknown {
+        find_out: "look for job `j-8`".to_owned(),
+        job_id: Some(JobId::parse("j-8").unwrap()),
+        reason: "secret".to_owned(),
+    };
     let disk = CommandError::DiskLimit { used_bytes: 9, limit_bytes: 8 };
     let invalid = CommandError::Invalid { field: "agent".to_owned(), reason: "wanted x".to_owned() };
     let conflict =
@@ -43,6 +48,17 @@ async fn command_errors_each_have_their_problem() {
                 none.clone(),
             ),
             Some("2"),
+        ),
+        (
+            unknown,
+            problem(
+                503,
+                "outcome-unknown",
+                "whether it was done is not known",
+                "whether it was stored is not known: look for job `j-8`",
+                json!({"job_id": "j-8"}),
+            ),
+            None,
         ),
         (
             disk,
@@ -130,8 +146,8 @@ async fn handler_that_hangs_is_answered_for() {
 
     let answer = world.post("/jobs/j/cancel", &json!({})).await;
 
-    let wanted = "503 -: no answer within 0.05 s; a state-changing request may still be carried out";
-    assert_eq!((answer.refusal().as_str(), answer.header("retry-after")), (wanted, Some("1")));
+    let wanted = "503 -: no answer within 0.05 s; it may still be carried out: look before you repeat it";
+    assert_eq!((answer.refusal().as_str(), answer.header("retry-after")), (wanted, None));
 }
 
 #[tokio::test]

@@ -311,7 +311,7 @@ pub(super) trait LostAnswer: From<StoreError> {
 
 impl LostAnswer for StoreError {
     fn lost_answer() -> Self {
-        StoreError::Unavailable("scripted: the answer was lost".to_owned())
+        StoreError::Unknown("scripted: the answer was lost".to_owned())
     }
 }
 
