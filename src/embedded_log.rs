@@ -26,8 +26,12 @@ const OFFER_AGAIN: Duration = Duration::from_millis(2);
 /// How long a reader waits before it reads again from a store that failed.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a reader sleeps at most: wake-ups are counted, so this only bounds the harm of a bug.
-const SLEEP_LIMIT: Duration = Duration::from_secs(5);
+/// The shortest sleep of a reader that has nothing to do.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+
+/// How often the ends of partitions are read from the store: what was committed without this process hearing of it
+/// is seen so soon.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a reader tells its dispatcher where the partitions end, at most.
 const TELL_ENDS_EVERY: Duration = Duration::from_secs(1);
@@ -211,10 +215,15 @@ impl Shared {
                 tracing::error!(error = %panic, "reader panicked: it reads again");
                 Round::Later(READ_AGAIN)
             });
-            let until_ends = ends.tell(&self.source.heads(), sink);
+            let heads = self.source.heads();
+            let until_ends = ends.tell(&heads, sink);
             let (limit, seen) = match round {
                 Round::Busy => continue,
-                Round::Idle => (until_ends.unwrap_or(SLEEP_LIMIT), seen),
+                Round::Idle => {
+                    let until_refresh = heads.refresh_in(REFRESH_EVERY, Instant::now());
+                    let limit = until_ends.map_or(until_refresh, |until| until.min(until_refresh));
+                    (limit.max(SLEEP_MIN), seen)
+                }
                 // The credit of what was handed back has counted as a wake-up: only newer ones end the pause.
                 Round::Later(pause) => (pause, self.state().wakes),
             };
@@ -228,7 +237,7 @@ impl Shared {
     /// Reads one batch of every partition that has something and may take it.
     fn round(&self, sink: &dyn LogSink, cursors: BTreeMap<TopicPartition, Cursor>) -> Round {
         let heads = self.source.heads();
-        let mut round = Round::Idle;
+        let mut round = self.refresh(&heads);
         for (partition, cursor) in cursors {
             let end = heads.end(partition);
             let (records, bytes) = self.credits.available(partition);
@@ -264,6 +273,18 @@ impl Shared {
             }
         }
         round
+    }
+
+    /// Reads the ends from the store, if it is time to.
+    fn refresh(&self, heads: &LogHeads) -> Round {
+        if heads.claim_refresh(REFRESH_EVERY, Instant::now())
+            && let Err(error) = self.source.refresh_heads()
+        {
+            tracing::debug!(%error, "failed to read the ends of the log: tries again");
+            heads.refresh_failed();
+            return Round::Later(READ_AGAIN);
+        }
+        Round::Idle
     }
 
     fn deliver(

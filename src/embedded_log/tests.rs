@@ -60,6 +60,10 @@ impl RecordSource for Flaky {
         self.store.heads()
     }
 
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        RecordSource::refresh_heads(&self.store)
+    }
+
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
         self.store.low(partition)
     }
@@ -78,6 +82,51 @@ impl RecordSource for Flaky {
         if self.bad == Some(partition) {
             return Err(StoreError::Unavailable("asked for".to_owned()));
         }
+        self.store.read(partition, from, max_records, max_bytes)
+    }
+
+    fn read_previous(
+        &self,
+        partition: TopicPartition,
+        next: Offset,
+    ) -> Result<Option<LogRecord>, StoreError> {
+        self.store.read_previous(partition, next)
+    }
+}
+
+/// A store whose commits this process does not hear of.
+struct Silent {
+    store: MemoryStore,
+    heads: Arc<LogHeads>,
+    failures: AtomicUsize,
+}
+
+impl RecordSource for Silent {
+    fn heads(&self) -> Arc<LogHeads> {
+        Arc::clone(&self.heads)
+    }
+
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        let take_one = |left: usize| left.checked_sub(1);
+        if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take_one).is_ok() {
+            return Err(StoreError::Unavailable("asked for".to_owned()));
+        }
+        let partitions = Topic::JobLifecycle.all_partitions();
+        self.heads.advance(partitions.map(|partition| (partition, self.store.heads().end(partition))));
+        Ok(())
+    }
+
+    fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
+        self.store.low(partition)
+    }
+
+    fn read(
+        &self,
+        partition: TopicPartition,
+        from: Offset,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<LogRecord>, StoreError> {
         self.store.read(partition, from, max_records, max_bytes)
     }
 
@@ -206,6 +255,25 @@ fn reader_unreadable_partition_does_not_hold_up_others() {
     wait_for("the other partitions", || sink.offsets().len() as u64 == wanted);
 
     assert!(sink.batches.lock().unwrap().iter().all(|batch| batch.topic_partition != bad));
+}
+
+#[test]
+fn reader_commits_that_were_not_heard_of_are_read_without_another_append() {
+    let (store, sink, credits) = (MemoryStore::new(), Arc::new(Taken::default()), credits(100));
+    let partition = append(&store, "j", 2);
+    let source = Silent { store: store.clone(), heads: Arc::default(), failures: AtomicUsize::new(2) };
+    let heads = source.heads();
+    let reader = subscribe(Arc::new(source), &sink, &credits);
+    reader.start(partition, Incarnation(1), Offset(0)).unwrap();
+    wait_for("what was there", || sink.offsets().len() == 2);
+
+    append(&store, "j", 1);
+    wait_for("what came unheard of", || sink.offsets().len() == 3);
+    append(&store, "j", 1);
+    heads.doubt();
+    wait_for("what came in doubt", || sink.offsets().len() == 4);
+
+    assert_eq!(sink.offsets(), (0..4).collect::<Vec<_>>());
 }
 
 #[test]

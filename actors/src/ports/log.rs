@@ -4,8 +4,8 @@
 //! asked for them, and that it never waits for whoever takes them: without credit it holds back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -148,12 +148,32 @@ pub trait EventLog: Send + Sync {
 /// The ends of every partition of an embedded log, kept in memory beside the store that holds the records.
 ///
 /// Promises that an end never goes down and is raised only after the commit that appended the records, so
-/// that whoever is told can read them.
+/// that whoever is told can read them. Not every commit is heard of: its answer may be lost, and others may write
+/// to the store. So whoever reads by these ends has them read from the store again and again
+/// ([`LogHeads::claim_refresh`]), at once after a commit whose outcome is unknown.
 #[derive(Default)]
 pub struct LogHeads {
     ends: Mutex<HashMap<TopicPartition, Offset>>,
     listeners: Mutex<Vec<HeadListener>>,
+    refresh: Mutex<Refresh>,
     outbox: Arc<OutboxHeads>,
+}
+
+/// When the ends were last read from the store.
+#[derive(Debug, Default)]
+struct Refresh {
+    at: Option<Instant>,
+    /// Whether there may be a commit that nobody was told of.
+    is_doubted: bool,
+}
+
+impl Refresh {
+    fn due_in(&self, every: Duration, now: Instant) -> Duration {
+        match self.at {
+            Some(at) if !self.is_doubted => (at + every).saturating_duration_since(now),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// Called after ends were raised, on the thread that committed; it must not block.
@@ -176,15 +196,55 @@ impl LogHeads {
         Arc::clone(&self.outbox)
     }
 
-    /// Raises ends after a commit and tells the listeners.
+    /// Raises ends after a commit, and tells the listeners if any went up.
     pub fn advance(&self, ends: impl IntoIterator<Item = (TopicPartition, Offset)>) {
+        let mut is_raised = false;
         {
             let mut known = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
             for (partition, end) in ends {
                 let entry = known.entry(partition).or_default();
+                is_raised |= end > *entry;
                 *entry = end.max(*entry);
             }
         }
+        if is_raised {
+            self.tell();
+        }
+    }
+
+    /// Notes that there may be a commit that nobody was told of, and has the ends read from the store.
+    pub fn doubt(&self) {
+        self.refresh().is_doubted = true;
+        self.tell();
+        self.outbox.doubt();
+    }
+
+    /// Tells whether the caller is to read the ends from the store: they were not read for so long, or there is
+    /// a doubt. Of several who ask, one is told so.
+    pub fn claim_refresh(&self, every: Duration, now: Instant) -> bool {
+        let mut refresh = self.refresh();
+        if !refresh.due_in(every, now).is_zero() {
+            return false;
+        }
+        *refresh = Refresh { at: Some(now), is_doubted: false };
+        true
+    }
+
+    /// Notes that the ends could not be read: whoever asks next is to.
+    pub fn refresh_failed(&self) {
+        self.refresh().is_doubted = true;
+    }
+
+    /// Gives in how long the ends are to be read again.
+    pub fn refresh_in(&self, every: Duration, now: Instant) -> Duration {
+        self.refresh().due_in(every, now)
+    }
+
+    fn refresh(&self) -> MutexGuard<'_, Refresh> {
+        self.refresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for listener in listeners {
             listener();
@@ -201,8 +261,11 @@ impl LogHeads {
 ///
 /// The calls block and belong on a reader's own thread.
 pub trait RecordSource: Send + Sync {
-    /// Gives the ends of the partitions.
+    /// Gives the ends of the partitions, as this process knows them.
     fn heads(&self) -> Arc<LogHeads>;
+
+    /// Reads the ends from the store into [`RecordSource::heads`]: what was committed without being told.
+    fn refresh_heads(&self) -> Result<(), StoreError>;
 
     /// Gives the offset of the oldest retained record, or the end of an empty partition.
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError>;
@@ -220,4 +283,31 @@ pub trait RecordSource: Send + Sync {
     /// Reads the last retained record below a position.
     fn read_previous(&self, partition: TopicPartition, next: Offset)
     -> Result<Option<LogRecord>, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn refresh_is_claimed_once_a_time_and_at_once_after_a_doubt() {
+        let heads = LogHeads::default();
+        let now = Instant::now();
+
+        let claimed = [
+            heads.claim_refresh(EVERY, now),
+            heads.claim_refresh(EVERY, now + EVERY / 2),
+            heads.claim_refresh(EVERY, now + EVERY),
+        ];
+        heads.doubt();
+        let doubted = [heads.claim_refresh(EVERY, now + EVERY), heads.claim_refresh(EVERY, now + EVERY)];
+        heads.refresh_failed();
+
+        assert_eq!(claimed, [true, false, true]);
+        assert_eq!(doubted, [true, false]);
+        assert!(heads.refresh_in(EVERY, now + EVERY).is_zero());
+        assert!(heads.outbox().take_doubt() && !heads.outbox().take_doubt());
+    }
 }

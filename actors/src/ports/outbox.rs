@@ -219,6 +219,8 @@ struct HeadsState {
     /// Kept only while somebody follows.
     marks: Vec<CommitMark>,
     listener: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Whether there may be a commit that nobody was told of.
+    is_doubted: bool,
 }
 
 /// The ends of all partitions of the outbox, and the times of the commits that raised them.
@@ -262,6 +264,24 @@ impl OutboxHeads {
         if let Some(listener) = listener {
             listener();
         }
+    }
+
+    /// Notes that there may be a commit that nobody was told of, and tells the listener: the ends are to be read
+    /// from the store.
+    pub fn doubt(&self) {
+        let listener = {
+            let mut state = self.lock();
+            state.is_doubted = true;
+            state.listener.clone()
+        };
+        if let Some(listener) = listener {
+            listener();
+        }
+    }
+
+    /// Tells whether the ends were doubted since the last call.
+    pub fn take_doubt(&self) -> bool {
+        std::mem::take(&mut self.lock().is_doubted)
     }
 
     /// Gives the end of a partition: the offset that the next row would get.

@@ -80,6 +80,10 @@ impl RecordSource for TimedSource {
         self.inner.heads()
     }
 
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        self.inner.refresh_heads()
+    }
+
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
         self.inner.low(partition)
     }

@@ -77,7 +77,7 @@ impl PostgresReader {
     fn start(config: &PostgresConfig, connection: &mut Connection, log_id: LogId) -> Result<Self, OpenError> {
         let lanes = Arc::new(Lanes::load(connection, &log_id).map_err(|error| failed(config, error))?);
         let heads = Arc::new(LogHeads::default());
-        heads.advance(source::ends(connection).map_err(|error| failed(config, error))?);
+        source::refresh(connection, &heads).map_err(|error| failed(config, error))?;
         let connections = config.readers * 2 + LOG_READERS;
         let pool = connection::read_pool(config, u32::try_from(connections).unwrap_or(u32::MAX))?;
         let threads = |name| {

@@ -84,3 +84,25 @@ mod bare {
         assert!(BareCopy::open(&config).is_ok(), "the name is free again");
     }
 }
+
+mod ends {
+    use diesel::connection::SimpleConnection;
+    use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
+    use horizons_actors::ports::log::RecordSource;
+
+    use crate::db::postgres::{PostgresStore, connection};
+
+    #[test]
+    fn ends_that_another_process_moved_are_read() {
+        let config = super::config();
+        let store = PostgresStore::open(config.clone()).unwrap();
+        let partition = TopicPartition { topic: Topic::JobMetrics, partition: Partition(3) };
+        let topic = Topic::JobMetrics.code();
+        let mut other = connection::open(&config).unwrap();
+        other.batch_execute(&format!("INSERT INTO log_head VALUES ({topic}, 3, 7)")).unwrap();
+
+        RecordSource::refresh_heads(&store).unwrap();
+
+        assert_eq!(store.heads().end(partition), Offset(7));
+    }
+}

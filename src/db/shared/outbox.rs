@@ -4,7 +4,7 @@
 //! epoch and place against what the relay believes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
@@ -13,7 +13,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::Command;
 use horizons_actors::ids::{Epoch, LogTopic, Offset, Partition};
 use horizons_actors::ports::Reply;
-use horizons_actors::ports::log::LogHeads;
+use horizons_actors::ports::log::{LogHeads, RecordSource};
 use horizons_actors::ports::outbox::{
     Cursor, CursorMove, KEPT_SENT_ROWS, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId,
     RelayLease, SetAsideAnswer, SetAsideRecord, WantedRows,
@@ -28,7 +28,7 @@ use super::ports::limit;
 use super::queue::{CommandWork, OutboxWork};
 use super::readers::read_now;
 use super::records::RecordColumns;
-use super::schema::{log, log_head, outbox_cursors, outbox_set_aside};
+use super::schema::{log, outbox_cursors, outbox_set_aside};
 use super::store::{Reader, Store};
 use crate::db::error::unreadable;
 
@@ -170,7 +170,7 @@ fn cursors(connection: &mut Connection) -> Result<Vec<Cursor>, StoreError> {
 }
 
 /// Reads the name of a partition.
-fn place(topic: i64, partition: i64) -> Result<OutboxPartition, StoreError> {
+pub(super) fn place(topic: i64, partition: i64) -> Result<OutboxPartition, StoreError> {
     let topic =
         u8::try_from(topic).ok().and_then(LogTopic::from_code).ok_or_else(|| unreadable("topic", topic))?;
     let partition = u16::try_from(partition).map_err(|_| unreadable("partition", partition))?;
@@ -369,18 +369,7 @@ impl OutboxStore for Store {
     }
 
     fn refresh_heads(&self) -> Result<(), StoreError> {
-        read_now(&self.reader.pool, |connection| {
-            let rows: Vec<(i64, i64, i64)> = log_head::table
-                .select((log_head::topic, log_head::partition, log_head::next_offset))
-                .load(connection)
-                .map_err(engine)?;
-            let ends = rows
-                .into_iter()
-                .map(|(topic, partition, end)| Ok((place(topic, partition)?, Offset(end.cast_unsigned()))))
-                .collect::<Result<Vec<_>, StoreError>>()?;
-            self.outbox_heads().advance(ends, Instant::now());
-            Ok(())
-        })
+        RecordSource::refresh_heads(&self.reader)
     }
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {

@@ -89,7 +89,8 @@ impl QueryStore for Reader {
     }
 
     fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
-        self.for_people.ask(source::ends)
+        self.for_people
+            .ask(|connection| source::ends(connection).map(|ends| source::of_record(&ends).collect()))
     }
 
     fn usage(&self) -> Reply<StoreUsage, StoreError> {

@@ -4,36 +4,64 @@
 //! statement's rows elsewhere.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
-use horizons_actors::ids::{LogTopic, Offset, TopicPartition};
+use horizons_actors::ids::{LogTopic, Offset, Partition, TopicPartition};
 use horizons_actors::ports::log::{LogHeads, RecordSource};
+use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::LogRecord;
 
 use super::engine::{Connection, READ_ROWS, engine};
 use super::key::{self, OFFSET_END};
-use super::lanes::topic_partition;
+use super::outbox::place;
 use super::ports::ROWS_MAX;
 use super::readers::read_now;
 use super::records::RecordColumns;
 use super::schema::{log, log_head};
 use super::store::{Reader, Store};
 
-/// Reads the ends of all partitions of record.
-pub(super) fn ends(connection: &mut Connection) -> Result<Vec<(TopicPartition, Offset)>, StoreError> {
-    let rows: Vec<(i64, i64, i64)> =
-        log_head::table.order((log_head::topic, log_head::partition)).load(connection).map_err(engine)?;
-    let mut ends = Vec::with_capacity(rows.len());
-    for (topic, partition, end) in rows {
-        let is_of_record =
-            matches!(u8::try_from(topic).ok().and_then(LogTopic::from_code), Some(LogTopic::Record(_)));
-        if is_of_record {
-            ends.push((topic_partition(topic, partition)?, Offset(end.cast_unsigned())));
-        }
-    }
-    Ok(ends)
+/// An end of the log, by topic, dead letters' included, and partition.
+pub(super) type End = (LogTopic, Partition, Offset);
+
+/// Reads the ends of all partitions.
+pub(super) fn ends(connection: &mut Connection) -> Result<Vec<End>, StoreError> {
+    let rows: Vec<(i64, i64, i64)> = log_head::table
+        .order((log_head::topic, log_head::partition))
+        .select((log_head::topic, log_head::partition, log_head::next_offset))
+        .load(connection)
+        .map_err(engine)?;
+    let end = |(topic, partition, end): (i64, i64, i64)| {
+        let OutboxPartition { topic, partition } = place(topic, partition)?;
+        Ok((topic, partition, Offset(end.cast_unsigned())))
+    };
+    rows.into_iter().map(end).collect()
+}
+
+/// Picks the ends of partitions of record.
+pub(super) fn of_record(ends: &[End]) -> impl Iterator<Item = (TopicPartition, Offset)> {
+    ends.iter().filter_map(|(topic, partition, end)| match topic {
+        LogTopic::Record(topic) => Some((TopicPartition { topic: *topic, partition: *partition }, *end)),
+        LogTopic::DeadLetter(_) => None,
+    })
+}
+
+/// Reads the ends of all partitions into what is kept of them in memory.
+pub(super) fn refresh(connection: &mut Connection, heads: &LogHeads) -> Result<(), StoreError> {
+    let ends = ends(connection)?;
+    publish(heads, &ends, Instant::now());
+    Ok(())
+}
+
+/// Tells whoever waits for records where partitions end.
+pub(super) fn publish(heads: &LogHeads, ends: &[End], now: Instant) {
+    heads.advance(of_record(ends));
+    let raised = ends
+        .iter()
+        .map(|(topic, partition, end)| (OutboxPartition { topic: *topic, partition: *partition }, *end));
+    heads.outbox().advance(raised, now);
 }
 
 /// The columns of a record of the log.
@@ -42,6 +70,10 @@ type LogRow = (i64, RecordColumns);
 impl RecordSource for Reader {
     fn heads(&self) -> Arc<LogHeads> {
         Arc::clone(&self.heads)
+    }
+
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        read_now(&self.pool, |connection| refresh(connection, &self.heads))
     }
 
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
@@ -144,6 +176,10 @@ impl RecordSource for Reader {
 impl RecordSource for Store {
     fn heads(&self) -> Arc<LogHeads> {
         self.reader.heads()
+    }
+
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        RecordSource::refresh_heads(&self.reader)
     }
 
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {

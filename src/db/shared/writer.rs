@@ -8,18 +8,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use horizons_actors::ids::{LogId, LogTopic, TopicPartition};
+use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::LogHeads;
-use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{CommitError, StoreError};
 
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
-use super::outbox;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round, closed};
 use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
+use super::{outbox, source};
 use crate::db::fatal::{FatalError, FatalHook};
 use crate::db::outcome::RoundError;
 
@@ -105,16 +104,7 @@ impl Writer {
             Ok(done) => {
                 self.link.committed();
                 self.lanes.publish(done.made.iter().cloned());
-                self.heads.advance(done.ends.iter().filter_map(|(topic, partition, end)| match topic {
-                    LogTopic::Record(topic) => {
-                        Some((TopicPartition { topic: *topic, partition: *partition }, *end))
-                    }
-                    LogTopic::DeadLetter(_) => None,
-                }));
-                let raised = done.ends.iter().map(|(topic, partition, end)| {
-                    (OutboxPartition { topic: *topic, partition: *partition }, *end)
-                });
-                self.heads.outbox().advance(raised, Instant::now());
+                source::publish(&self.heads, &done.ends, Instant::now());
                 answer_done(round, done);
                 Ok(())
             }
@@ -122,6 +112,10 @@ impl Writer {
                 if let RoundError::Disk(text) = &error {
                     // Whoever waits is told that the store ended, which is true whatever is on the disk.
                     return Err(FatalError::Disk(text.clone()));
+                }
+                if let RoundError::Unknown(_) = &error {
+                    // It may be committed, also a moment from now.
+                    self.heads.doubt();
                 }
                 answer_failed(round, &error);
                 Ok(())

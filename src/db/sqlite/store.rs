@@ -82,7 +82,7 @@ impl SqliteReader {
         let failed = |error: StoreError| connection::open_error(&file, error.to_string());
         let lanes = Arc::new(Lanes::load(connection, &log_id).map_err(failed)?);
         let heads = Arc::new(LogHeads::default());
-        heads.advance(source::ends(connection).map_err(failed)?);
+        source::refresh(connection, &heads).map_err(failed)?;
         let connections = config.readers * 2 + LOG_READERS;
         let pool = connection::read_pool(&file, u32::try_from(connections).unwrap_or(u32::MAX))?;
         let threads = |name| {

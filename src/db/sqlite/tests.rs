@@ -49,6 +49,25 @@ fn audit_scan_walks_runs_in_order_without_sorting() {
 }
 
 #[test]
+fn ends_that_another_connection_moved_are_read() {
+    use diesel::connection::SimpleConnection;
+    use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
+    use horizons_actors::ports::log::RecordSource;
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = SqliteConfig::new(folder.path());
+    let store = SqliteStore::open(config.clone()).unwrap();
+    let partition = TopicPartition { topic: Topic::JobMetrics, partition: Partition(3) };
+    let topic = Topic::JobMetrics.code();
+    let mut other = super::connection::open_writer(&config).unwrap();
+    other.batch_execute(&format!("INSERT INTO log_head VALUES ({topic}, 3, 7)")).unwrap();
+
+    RecordSource::refresh_heads(&store).unwrap();
+
+    assert_eq!(store.heads().end(partition), Offset(7));
+}
+
+#[test]
 fn open_for_another_log_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let of_kafka = |cluster: &str| SqliteConfig {

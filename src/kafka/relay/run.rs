@@ -345,6 +345,10 @@ impl Relay {
 
     /// Looks for commits that woke nobody.
     fn refresh_heads(&mut self, now: Instant) {
+        // Left where nobody leads: whoever begins to reads the ends anyway.
+        if self.heads.take_doubt() {
+            self.heads_at = now;
+        }
         if now < self.heads_at || self.leading.is_none() {
             self.heads_at = self.heads_at.max(now + Duration::from_millis(1));
             return;

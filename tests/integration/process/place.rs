@@ -53,6 +53,12 @@ impl Place {
         self
     }
 
+    /// Gives the schema of the rows, where they are on a server.
+    pub(crate) fn schema(&self) -> &str {
+        let Rows::Postgres { schema, .. } = &self.rows else { panic!("the rows are in a folder") };
+        schema
+    }
+
     /// Gives everything that the program is told by its environment.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let mut all = Vec::new();

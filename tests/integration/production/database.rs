@@ -1,15 +1,19 @@
 //! Faults of PostgreSQL: restarted, killed, its backends ended, connections cut around COMMIT, a black hole.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use serde_json::json;
 
-use super::stage::{Engine, Stage, place_on, unique};
-use crate::process::place::{Place, Rows};
-use crate::process::server::{pass, wait_for};
+use super::stage::{Engine, Stage, lanes, place_on, unique};
+use crate::process::client::Answer;
+use crate::process::load::external_event;
+use crate::process::place::{Events, Place, Rows};
+use crate::process::server::{World, pass, wait_for};
 use crate::services::kafka::Kafka;
 use crate::services::postgres::Cluster;
 use crate::services::proxy::{Cut, Direction, FaultProxy, Faults, Swallow, contains};
@@ -119,6 +123,121 @@ fn connections_cut_around_commit_lose_and_double_nothing() {
         println!("cut {place} a COMMIT ({how:?}): works after {took:?}");
     }
     stage.finish();
+}
+
+/// Finds the COMMIT of the transaction that carries a name: the next one on the connection that does.
+fn commit_of(name: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
+    let (name, is_carried) = (name.to_owned(), AtomicBool::new(false));
+    move |bytes| {
+        is_carried.fetch_or(contains(bytes, name.as_bytes()), Ordering::Relaxed);
+        is_carried.load(Ordering::Relaxed) && contains(bytes, b"COMMIT")
+    }
+}
+
+/// Tells whether an answer says that it is not known what became of the request, and does not send it away.
+fn says_unknown(answer: &Answer) -> bool {
+    answer.status == 503
+        && answer.json()["type"] == "urn:horizons:problem:outcome-unknown"
+        && answer.header("retry-after").is_none()
+}
+
+#[test]
+fn acts_whose_commit_may_be_done_are_never_said_to_be_nothing() {
+    let cluster = Cluster::start();
+    let proxy = proxy_before(&cluster);
+    let world = World::at(Place { events: Events::Embedded, ..place_with(&cluster, Some(&proxy)) }, "", "");
+    let server = world.serve();
+    let client = server.client();
+    let long = client.submit("long", "long", "data-long").unwrap().job_id();
+    let poison = client.append("job-lifecycle", Some(b"parked-key"), b"not an event", json!({})).unwrap();
+    let partition = poison.json()["appended"][0]["partition"].as_u64().unwrap();
+    wait_for("the key to be parked", || client.get("/parked").text.contains("jobs"));
+
+    // Each act, and a name that its transaction carries.
+    type Act<'a> = Box<dyn Fn() -> Answer + 'a>;
+    let acts: [(&str, &str, Act<'_>); 4] = [
+        ("submit", "data-lost", Box::new(|| client.submit("lost", "quick", "data-lost").unwrap())),
+        ("cancel", "the test says so", Box::new(|| client.cancel(&long).unwrap())),
+        (
+            "append",
+            "record-lost",
+            Box::new(|| client.append("notifications", Some(b"record-lost"), b"x", json!({})).unwrap()),
+        ),
+        (
+            "release",
+            "parked-key",
+            Box::new(|| client.wish("release", "jobs", partition, "parked-key").unwrap()),
+        ),
+    ];
+    for (name, carried, act) in &acts {
+        for is_done in [true, false] {
+            let fired = proxy.fired();
+            if is_done {
+                proxy.cut_behind(Direction::Up, commit_of(carried), Cut::Reset);
+            } else {
+                proxy.cut_before(Direction::Up, commit_of(carried), Cut::Reset);
+            }
+            let answer = act();
+            if proxy.fired() == fired {
+                // A repeated submit or cancel is answered from what is stored.
+                assert!(answer.status < 300, "{name}: {answer:?}");
+                proxy.heal();
+                continue;
+            }
+            // Of a submit the program itself may have found the job.
+            assert!(answer.status < 300 || says_unknown(&answer), "{name}: {answer:?}");
+            wait_for("the database to be reached again", || {
+                client.send("GET", "/ready", &[], None).is_ok_and(|answer| answer.status == 200)
+            });
+        }
+    }
+
+    let job = client.submit("lost", "quick", "data-lost").unwrap().job_id();
+    wait_for("the job that was in doubt", || {
+        client.send("GET", &format!("/jobs/{job}"), &[], None).is_ok_and(|answer| answer.status == 200)
+    });
+    let jobs = cluster.sql(&format!("SELECT count(*) FROM {}.jobs", world.place().schema()));
+    assert_eq!(jobs, "2", "the key made one job");
+    server.stop();
+}
+
+#[test]
+fn lost_commit_answer_on_the_embedded_log_is_seen_without_another_append() {
+    let rounds = crate::process::count("HORIZONS_TEST_COMMIT_CUTS", 6);
+    let cluster = Cluster::start();
+    let proxy = proxy_before(&cluster);
+    let place = Place { events: Events::Embedded, ..place_with(&cluster, Some(&proxy)) };
+    let world = World::at(place, "", "");
+    let server = world.serve();
+    let client = server.client();
+
+    for round in 0..rounds {
+        let how = if round % 2 == 0 { Cut::Reset } else { Cut::Close };
+        let job = format!("unheard-{}", unique());
+        let fired = proxy.fired();
+        proxy.cut_behind(Direction::Up, commit_of(&job), how);
+
+        let (key, payload, headers) = external_event(&job);
+        let answer = client.append("job-lifecycle", Some(key.as_bytes()), &payload, headers).unwrap();
+        let asked_at = Instant::now();
+        assert_eq!(proxy.fired(), fired + 1);
+        assert!(says_unknown(&answer), "{answer:?}");
+        wait_for("a record whose COMMIT was not answered", || {
+            client.send("GET", &format!("/jobs/{job}"), &[], None).is_ok_and(|answer| answer.status == 200)
+        });
+        println!("answer to COMMIT lost ({how:?}): seen after {:?}", asked_at.elapsed());
+    }
+
+    wait_for("every lane to be at its end", || lanes(client).iter().all(|lane| lane["lag_records"] == 0));
+    let counted = cluster.sql(&format!(
+        "SELECT (SELECT sum(next_offset) FROM {schema}.log_head), (SELECT count(*) FROM {schema}.log),
+                (SELECT count(*) FROM {schema}.audit_entries),
+                (SELECT count(*) FROM {schema}.job_timeline)",
+        schema = world.place().schema()
+    ));
+    let written = 2 * rounds;
+    assert_eq!(counted, format!("{written}|{written}|{written}|{rounds}"), "a record and its act, each once");
+    server.stop();
 }
 
 #[test]

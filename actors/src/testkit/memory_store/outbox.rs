@@ -149,6 +149,14 @@ impl RecordSource for MemoryStore {
         Arc::clone(&self.shared.heads)
     }
 
+    fn refresh_heads(&self) -> Result<(), StoreError> {
+        let ends: Ends = self.read_records(|outbox| {
+            OutboxPartition::all().map(|place| (place, outbox.end(place))).collect()
+        })?;
+        self.shared.advance(ends);
+        Ok(())
+    }
+
     fn low(&self, partition: TopicPartition) -> Result<Offset, StoreError> {
         self.read_records(|outbox| outbox.low(in_outbox(partition)))
     }

@@ -14,6 +14,7 @@ use super::outbox::ends_after;
 use crate::command::Command;
 use crate::ids::{Epoch, Offset};
 use crate::ports::Reply;
+use crate::ports::log::RecordSource;
 use crate::ports::outbox::{
     Cursor, CursorMove, KEPT_SENT_ROWS, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId,
     RelayLease, SetAsideAnswer, SetAsideRecord, WantedRows,
@@ -77,8 +78,7 @@ impl OutboxStore for MemoryStore {
     }
 
     fn refresh_heads(&self) -> Result<(), StoreError> {
-        // Every clone of the store shares its heads.
-        self.read_records(|_| ())
+        RecordSource::refresh_heads(self)
     }
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
