@@ -24,9 +24,12 @@ pub enum IdError {
     /// The text holds a control character.
     #[error("wanted text without control characters")]
     ControlCharacter,
-    /// The text is not a UUID.
-    #[error("wanted a UUID, got `{0}`")]
+    /// The text is not a UUID in its hyphenated form.
+    #[error("wanted a UUID in its hyphenated form, got `{0}`")]
     NotUuid(String),
+    /// The text is a UUID in braces or with `urn:uuid:` before it.
+    #[error("wanted the UUID alone, without braces or `urn:uuid:`, got `{0}`")]
+    WrappedUuid(String),
     /// The text is not one of a closed set of names.
     #[error("wanted one of {wanted}, got `{got}`")]
     UnknownName {
@@ -115,6 +118,24 @@ opaque_id! {
     /// Names a job.
     JobId
 }
+
+impl JobId {
+    /// Takes an id as somebody gives it who asks for a job: a UUID in any letter case is the one job.
+    ///
+    /// Whatever comes from a record, a row or a file is taken as it is, by [`JobId::parse`].
+    ///
+    /// *Errors*: as [`JobId::parse`], and [`IdError::WrappedUuid`] for a UUID in braces or as a URN.
+    ///
+    /// *Source*: [RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-4): output in lower case, input in
+    /// any.
+    pub fn asked_for(text: &str) -> Result<Self, IdError> {
+        match UuidText::of(text) {
+            UuidText::OtherCase(uuid) => Self::parse(&uuid.hyphenated().to_string()),
+            UuidText::Wrapped => Err(IdError::WrappedUuid(text.to_owned())),
+            UuidText::LowerCase(_) | UuidText::None => Self::parse(text),
+        }
+    }
+}
 opaque_id! {
     /// Names who initiated something.
     UserId
@@ -179,6 +200,53 @@ impl Group {
     }
 }
 
+/// Length of the hyphenated form of a UUID.
+const UUID_TEXT_BYTES: usize = 36;
+
+/// What goes before a UUID in a URN, in any letter case.
+const UUID_URN_PREFIX: &str = "urn:uuid:";
+
+/// Tells in which form a text is a UUID. There is one on the wire, lower case with hyphens: texts are compared,
+/// hashed to partitions and stored byte for byte, so that another form of the same UUID would be another id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UuidText {
+    /// The form that is written.
+    LowerCase(Uuid),
+    /// The hyphenated form with letters in upper case.
+    OtherCase(Uuid),
+    /// In braces, or with `urn:uuid:` before it.
+    Wrapped,
+    /// None of them. Digits without hyphens are none: they may be anything else as well.
+    None,
+}
+
+impl UuidText {
+    /// Looks at a text.
+    pub fn of(text: &str) -> Self {
+        if let Some(uuid) = hyphenated(text) {
+            let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+            return if is_lower { UuidText::LowerCase(uuid) } else { UuidText::OtherCase(uuid) };
+        }
+        let in_braces = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let as_urn = text
+            .split_at_checked(UUID_URN_PREFIX.len())
+            .and_then(|(prefix, rest)| prefix.eq_ignore_ascii_case(UUID_URN_PREFIX).then_some(rest));
+        match in_braces.or(as_urn).and_then(hyphenated) {
+            Some(_) => UuidText::Wrapped,
+            None => UuidText::None,
+        }
+    }
+
+    /// Tells whether the text is a UUID in another form than the one that is written.
+    pub fn is_other_form(text: &str) -> bool {
+        matches!(UuidText::of(text), UuidText::OtherCase(_) | UuidText::Wrapped)
+    }
+}
+
+fn hyphenated(text: &str) -> Option<Uuid> {
+    if text.len() == UUID_TEXT_BYTES { Uuid::try_parse_ascii(text.as_bytes()).ok() } else { None }
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -187,11 +255,15 @@ macro_rules! uuid_id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// Reads the hyphenated form.
+            /// Reads the hyphenated form in any letter case, as somebody gives it who asks.
             ///
-            /// *Errors*: [`IdError::NotUuid`].
+            /// *Errors*: [`IdError::NotUuid`], [`IdError::WrappedUuid`].
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                Uuid::parse_str(text).map(Self).map_err(|_| IdError::NotUuid(text.to_owned()))
+                match UuidText::of(text) {
+                    UuidText::LowerCase(uuid) | UuidText::OtherCase(uuid) => Ok(Self(uuid)),
+                    UuidText::Wrapped => Err(IdError::WrappedUuid(text.to_owned())),
+                    UuidText::None => Err(IdError::NotUuid(text.to_owned())),
+                }
             }
         }
 
@@ -486,5 +558,63 @@ pub struct AttemptId {
 impl fmt::Display for AttemptId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.job_id, self.attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOWER: &str = "0193a1c0-0000-7000-8000-0000000000aa";
+
+    #[test]
+    fn uuid_text_of_every_form_is_told_apart() {
+        let upper = LOWER.to_ascii_uppercase();
+        let uuid = Uuid::from_u128(0x0193_a1c0_0000_7000_8000_0000_0000_00aa);
+        let digits = LOWER.replace('-', "");
+        let table = [
+            (LOWER.to_owned(), UuidText::LowerCase(uuid)),
+            (upper.clone(), UuidText::OtherCase(uuid)),
+            (LOWER.replace("aa", "aA"), UuidText::OtherCase(uuid)),
+            (format!("{{{LOWER}}}"), UuidText::Wrapped),
+            (format!("urn:uuid:{LOWER}"), UuidText::Wrapped),
+            (format!("URN:UUID:{upper}"), UuidText::Wrapped),
+            (digits.clone(), UuidText::None),
+            (digits.to_ascii_uppercase(), UuidText::None),
+            (format!("{{{digits}}}"), UuidText::None),
+            (format!("{LOWER} "), UuidText::None),
+            (format!("{{{LOWER}"), UuidText::None),
+            (LOWER.replace("aa", "ag"), UuidText::None),
+            ("NGC-1300".to_owned(), UuidText::None),
+            ("urn:uuid\u{e9}".to_owned(), UuidText::None),
+            (String::new(), UuidText::None),
+        ];
+
+        for (text, wanted) in table {
+            assert_eq!(UuidText::of(&text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn job_id_asked_for_in_upper_case_is_the_one_job() {
+        assert_eq!(JobId::asked_for(&LOWER.to_ascii_uppercase()), JobId::parse(LOWER));
+        assert_eq!(JobId::asked_for(LOWER), JobId::parse(LOWER));
+        for wrapped in [format!("{{{LOWER}}}"), format!("urn:uuid:{LOWER}")] {
+            assert_eq!(JobId::asked_for(&wrapped), Err(IdError::WrappedUuid(wrapped.clone())));
+            assert_eq!(CorrelationId::parse(&wrapped), Err(IdError::WrappedUuid(wrapped)));
+        }
+        assert_eq!(CorrelationId::parse(&LOWER.to_ascii_uppercase()), CorrelationId::parse(LOWER));
+    }
+
+    proptest! {
+        #[test]
+        fn job_id_asked_for_that_is_no_uuid_stays_as_it_is(text in "[^\\p{Cc}]{1,40}") {
+            prop_assume!(UuidText::of(&text) == UuidText::None);
+
+            let asked_for = JobId::asked_for(&text).unwrap();
+            prop_assert_eq!(asked_for.as_str(), text);
+        }
     }
 }

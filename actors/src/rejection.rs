@@ -43,6 +43,12 @@ pub enum Rejection {
         /// What was wanted.
         wanted: String,
     },
+    /// An identifier or a key is a UUID, and not in the one form that is on the wire: it would be another
+    /// identifier beside the real one, and hash to another partition.
+    UuidForm {
+        /// The field, with dots for nesting; `key` for the record's own.
+        field: String,
+    },
     /// A field of a closed set has a value that is not in it.
     UnknownValue {
         /// The field, with dots for nesting.
@@ -82,7 +88,7 @@ pub fn short_detail(text: &str) -> String {
 
 impl Rejection {
     /// Lists the name of every reason, for metric labels.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "payload_missing",
         "unknown_content_type",
         "malformed_bytes",
@@ -90,6 +96,7 @@ impl Rejection {
         "unknown_version",
         "missing_field",
         "invalid_value",
+        "uuid_form",
         "unknown_value",
         "misplaced",
         "behaviour_panicked",
@@ -107,6 +114,7 @@ impl Rejection {
             Rejection::UnknownVersion { .. } => "unknown_version",
             Rejection::MissingField { .. } => "missing_field",
             Rejection::InvalidValue { .. } => "invalid_value",
+            Rejection::UuidForm { .. } => "uuid_form",
             Rejection::UnknownValue { .. } => "unknown_value",
             Rejection::Misplaced { .. } => "misplaced",
             Rejection::BehaviourPanicked { .. } => "behaviour_panicked",
@@ -120,6 +128,7 @@ impl Rejection {
         match self {
             Rejection::MissingField { field }
             | Rejection::InvalidValue { field, .. }
+            | Rejection::UuidForm { field }
             | Rejection::UnknownValue { field, .. } => Some(field),
             _ => None,
         }
@@ -138,6 +147,9 @@ impl std::fmt::Display for Rejection {
             Rejection::UnknownVersion { got } => write!(f, "unknown schema version `{got}`"),
             Rejection::MissingField { field } => write!(f, "missing field `{field}`"),
             Rejection::InvalidValue { field, wanted } => write!(f, "invalid `{field}`: wanted {wanted}"),
+            Rejection::UuidForm { field } => {
+                write!(f, "another form of a UUID in `{field}`: wanted lower case with hyphens")
+            }
             Rejection::UnknownValue { field, got } => write!(f, "unknown value of `{field}`: `{got}`"),
             Rejection::Misplaced { wanted } => write!(f, "misplaced record: wanted {wanted}"),
             Rejection::BehaviourPanicked { detail } => write!(f, "behaviour panicked: {detail}"),

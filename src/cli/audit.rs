@@ -50,7 +50,7 @@ pub(super) struct QueryArguments {
     #[arg(long, requires = "topic")]
     partition: Option<u16>,
     /// About this job only
-    #[arg(long, value_name = "JOB", value_parser = JobId::parse)]
+    #[arg(long, value_name = "JOB", value_parser = JobId::asked_for)]
     job: Option<JobId>,
     #[command(flatten)]
     page: PageOptions,

@@ -37,7 +37,7 @@ async fn entries(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
         topic,
         partition: query.parsed("partition", |text| parse_partition(text, topic))?,
         generation: query.parsed("generation", parse_generation)?,
-        job_id: query.parsed("job", JobId::parse)?,
+        job_id: query.parsed("job", JobId::asked_for)?,
         after: after.map(|(topic, partition, generation, index)| AuditPosition {
             topic_partition: TopicPartition { topic, partition },
             generation,

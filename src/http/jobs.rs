@@ -11,7 +11,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
-use horizons_actors::ids::{AgentName, DatasetId, JobId, UserId};
+use horizons_actors::ids::{AgentName, DatasetId, IdError, JobId, UserId};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
@@ -27,7 +27,7 @@ use super::answer::{cut_page, json_answer, with_lane};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;
-use super::request::{ApiRequest, PAGE_MAX, cursor_text};
+use super::request::{ApiRequest, PAGE_MAX, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -181,9 +181,14 @@ async fn metrics(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
 }
 
 /// Reads the job of the path; an id that cannot be one names no job.
+///
+/// *Errors*: `BadParameter` for a UUID in braces or as a URN, which nobody can mean as an id of its own.
 fn job_id_of(request: &ApiRequest) -> Result<JobId, ApiError> {
     let text = request.path_parameter(0);
-    JobId::parse(text).map_err(|_| no_job(text))
+    JobId::asked_for(text).map_err(|error| match error {
+        IdError::WrappedUuid(_) => bad_parameter("job_id", error.to_string()),
+        _ => no_job(text),
+    })
 }
 
 fn no_job(text: &str) -> ApiError {

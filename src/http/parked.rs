@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use horizons_actors::command::{CommandKind, ParkedKeyId};
+use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
+use horizons_actors::ids::UuidText;
+use horizons_actors::ports::commands::CommandError;
 use horizons_actors::ports::query::StoredParkedKey;
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -59,12 +62,31 @@ async fn wish(
     kind: fn(ParkedKeyId) -> CommandKind,
 ) -> Result<Response, ApiError> {
     let (key, reason) = read_key(&request)?;
+    let in_lower_case = lower_case_uuid(&key);
     let state = &shared.state;
     let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind(key));
     let command_id = command.command_id;
 
-    state.commands.set_parked_wish(command).await?;
+    let asked = state.commands.set_parked_wish(command.clone()).await;
+    match (asked, in_lower_case) {
+        (Err(CommandError::NotFound { .. }), Some(key)) => {
+            state.commands.set_parked_wish(Command { kind: kind(key), ..command }).await?;
+        }
+        (asked, _) => asked?,
+    }
     Ok(json_answer(StatusCode::ACCEPTED, &json!({ "command_id": command_id })))
+}
+
+/// Gives the key of the one job that a UUID in another letter case means. A record's key is bytes, and one in
+/// upper case can itself be parked: so the bytes as they were given come first.
+fn lower_case_uuid(key: &ParkedKeyId) -> Option<ParkedKeyId> {
+    let text = std::str::from_utf8(&key.key).ok()?;
+    match UuidText::of(text) {
+        UuidText::OtherCase(uuid) => {
+            Some(ParkedKeyId { lane: key.lane.clone(), key: Bytes::from(uuid.hyphenated().to_string()) })
+        }
+        UuidText::LowerCase(_) | UuidText::Wrapped | UuidText::None => None,
+    }
 }
 
 fn read_key(request: &ApiRequest) -> Result<(ParkedKeyId, String), ApiError> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Event, EventType, Payload};
 use crate::clock::Timestamp;
-use crate::ids::{Attempt, JobId, Sequence, Topic};
+use crate::ids::{Attempt, JobId, Sequence, Topic, UuidText};
 use crate::rejection::Rejection;
 
 /// Deepest nesting of a free object (`parameters`, `changes`): half of what the decoder allows for the whole
@@ -24,7 +24,8 @@ impl Event {
     /// Holds the event against its schema.
     ///
     /// *Errors*: [`Rejection::MissingField`] for a job event without job or sequence,
-    /// [`Rejection::InvalidValue`] for a value outside its range; both name the field.
+    /// [`Rejection::InvalidValue`] for a value outside its range, [`Rejection::UuidForm`] for a key that is
+    /// another form of a UUID; each names the field.
     pub fn check(&self) -> Result<(), Rejection> {
         check_envelope(self.payload.event_type(), self.timestamp, self.job_id.as_ref(), self.sequence)?;
         self.payload.check()
@@ -39,6 +40,9 @@ pub(super) fn check_envelope(
     sequence: Option<Sequence>,
 ) -> Result<(), Rejection> {
     check_time("timestamp", timestamp)?;
+    if let Some(job_id) = job_id {
+        check_uuid_form("job_id", job_id.as_str())?;
+    }
     match (event_type.topic(), job_id, sequence) {
         (Topic::JobLifecycle | Topic::JobMetrics, None, _) => Err(missing("job_id")),
         (Topic::JobLifecycle | Topic::JobMetrics, Some(_), None) => Err(missing("sequence")),
@@ -89,7 +93,10 @@ impl Payload {
                 check_attempt(metrics.attempt)
             }
             Payload::NotificationSent(_) => Ok(()),
-            Payload::AuditActionRecorded(action) => check_nesting("payload.changes", action.changes.values()),
+            Payload::AuditActionRecorded(action) => {
+                check_uuid_form("payload.resource_id", action.resource_id.as_str())?;
+                check_nesting("payload.changes", action.changes.values())
+            }
             Payload::SystemHealthCheck(health) => {
                 if (0.0..=1.0).contains(&health.error_rate) {
                     Ok(())
@@ -107,6 +114,11 @@ fn missing(field: &str) -> Rejection {
 
 fn invalid(field: &str, wanted: &str) -> Rejection {
     Rejection::InvalidValue { field: field.to_owned(), wanted: wanted.to_owned() }
+}
+
+/// Holds an identifier that becomes a record's key against the one form of a UUID.
+fn check_uuid_form(field: &str, id: &str) -> Result<(), Rejection> {
+    if UuidText::is_other_form(id) { Err(Rejection::UuidForm { field: field.to_owned() }) } else { Ok(()) }
 }
 
 fn check_time(field: &str, time: Timestamp) -> Result<(), Rejection> {

@@ -18,7 +18,7 @@ use super::{
     NotificationChannel, NotificationOutcome, NotificationSent, Payload, SystemHealthCheck, TaccSystem,
     typed,
 };
-use crate::ids::{Attempt, CorrelationId, EventId, Sequence, Topic};
+use crate::ids::{Attempt, CorrelationId, EventId, Sequence, Topic, UuidText};
 use crate::record::LogRecord;
 use crate::rejection::{Rejection, short_detail};
 
@@ -119,13 +119,21 @@ fn read_version(envelope: &Fields<'_>) -> Result<u16, Rejection> {
 fn check_key(event: &Event, envelope: &Fields<'_>, record_key: Option<&Bytes>) -> Result<(), Rejection> {
     let key = event.partition_key();
     if let Some(value) = envelope.optional("partition_key")?
-        && Some(envelope.as_text("partition_key", value)?) != key
+        && let got = envelope.as_text("partition_key", value)?
+        && Some(got) != key
     {
+        if UuidText::is_other_form(got) {
+            return Err(envelope.uuid_form("partition_key"));
+        }
         let wanted = if key.is_some() { "the key that the event's type and fields give" } else { "null" };
         return Err(envelope.invalid("partition_key", wanted));
     }
     if record_key.map(Bytes::as_ref) == key.map(str::as_bytes) {
         return Ok(());
+    }
+    let record_text = record_key.and_then(|key| std::str::from_utf8(key).ok());
+    if record_text.is_some_and(UuidText::is_other_form) {
+        return Err(Rejection::UuidForm { field: "key".to_owned() });
     }
     let wanted = match key {
         Some(key) => format!("record key `{key}`"),

@@ -11,11 +11,8 @@ use uuid::Uuid;
 
 use super::tree::{Entries, Tree};
 use crate::clock::Timestamp;
-use crate::ids::{IdError, OPAQUE_ID_MAX_BYTES};
+use crate::ids::{IdError, OPAQUE_ID_MAX_BYTES, UuidText};
 use crate::rejection::{Rejection, short_detail};
-
-/// Length of the hyphenated form of a UUID, the only one that is on the wire.
-const UUID_TEXT_BYTES: usize = 36;
 
 /// An object of the document and where it stands.
 pub(super) struct Fields<'a> {
@@ -35,6 +32,10 @@ impl<'a> Fields<'a> {
 
     pub(super) fn invalid(&self, field: &str, wanted: impl Into<String>) -> Rejection {
         Rejection::InvalidValue { field: self.name(field), wanted: wanted.into() }
+    }
+
+    pub(super) fn uuid_form(&self, field: &str) -> Rejection {
+        Rejection::UuidForm { field: self.name(field) }
     }
 
     /// Finds a field that may be absent; null is as good as absent.
@@ -85,8 +86,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn uuid(&self, field: &str) -> Result<Uuid, Rejection> {
-        let text = self.text(field)?;
-        hyphenated_uuid(text).ok_or_else(|| self.invalid(field, "a UUID in its hyphenated form"))
+        match UuidText::of(self.text(field)?) {
+            UuidText::LowerCase(uuid) => Ok(uuid),
+            UuidText::OtherCase(_) | UuidText::Wrapped => Err(self.uuid_form(field)),
+            UuidText::None => Err(self.invalid(field, "a UUID in its hyphenated form")),
+        }
     }
 
     pub(super) fn time(&self, field: &str) -> Result<Timestamp, Rejection> {
@@ -168,9 +172,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a UUID in its hyphenated form, and in no other.
-pub(super) fn hyphenated_uuid(text: &str) -> Option<Uuid> {
-    if text.len() == UUID_TEXT_BYTES { Uuid::try_parse_ascii(text.as_bytes()).ok() } else { None }
+/// Reads a UUID in the one form that is on the wire.
+pub(super) fn wire_uuid(text: &str) -> Option<Uuid> {
+    match UuidText::of(text) {
+        UuidText::LowerCase(uuid) => Some(uuid),
+        UuidText::OtherCase(_) | UuidText::Wrapped | UuidText::None => None,
+    }
 }
 
 fn free_object(path: &str, entries: Entries<'_>) -> Result<Map<String, Value>, Rejection> {

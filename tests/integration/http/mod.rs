@@ -7,4 +7,5 @@ mod reads;
 mod relay;
 mod schemas;
 mod server;
+mod uuids;
 mod world;

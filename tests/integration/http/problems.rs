@@ -303,7 +303,7 @@ async fn headers_not_as_wanted_are_named() {
     let correlation = world.send("GET", "/live", "X-Correlation-Id: 7\r\n", "").await;
     let user = world.send("GET", "/live", "X-Horizons-User: \r\n", "").await;
 
-    assert_eq!(correlation.refusal(), "400 X-Correlation-Id: wanted a UUID, got `7`");
+    assert_eq!(correlation.refusal(), "400 X-Correlation-Id: wanted a UUID in its hyphenated form, got `7`");
     assert_eq!(user.refusal(), "400 X-Horizons-User: wanted 1..=255 bytes, got none");
 }
 

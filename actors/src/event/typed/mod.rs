@@ -18,7 +18,7 @@ use self::payload::{
     NotificationSentFields, SystemHealthCheckFields,
 };
 use super::decode::METRICS_NESTED_VERSION;
-use super::fields::hyphenated_uuid;
+use super::fields::wire_uuid;
 use super::tree::TreeSeed;
 use super::{Event, EventType, Payload};
 use crate::clock::Timestamp;
@@ -74,7 +74,7 @@ impl<'de> Visitor<'de> for Envelope<'_> {
         let (mut partition_key, mut sequence, mut payload) = (None, None, None);
         while let Some(name) = fields.next_key()? {
             match name {
-                Name::EventId => once(&mut event_id, fields.next_value_seed(Text(hyphenated_uuid))?)?,
+                Name::EventId => once(&mut event_id, fields.next_value_seed(Text(wire_uuid))?)?,
                 Name::EventType => {
                     let find = |name: &str| EventType::from_name(name).filter(|found| found.topic() == topic);
                     once(&mut event_type, fields.next_value_seed(Text(find))?)?;
@@ -82,7 +82,7 @@ impl<'de> Visitor<'de> for Envelope<'_> {
                 Name::SchemaVersion => once(&mut version, fields.next_value::<u16>()?)?,
                 Name::Timestamp => once(&mut timestamp, fields.next_value_seed(Text(Timestamp::parse))?)?,
                 Name::CorrelationId => {
-                    once(&mut correlation_id, fields.next_value_seed(Text(hyphenated_uuid))?)?;
+                    once(&mut correlation_id, fields.next_value_seed(Text(wire_uuid))?)?;
                 }
                 Name::UserId => once(&mut user_id, fields.next_value_seed(Text(parsed))?)?,
                 Name::JobId => once(&mut job_id, fields.next_value_seed(Optional(Text(parsed)))?)?,
