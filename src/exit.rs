@@ -1,9 +1,11 @@
 //! The exit codes of the program.
 //!
 //! Promises one code per kind of end, the same for every command, so that a service manager or a script can
-//! decide without reading text. Does not end the process itself: `main` does.
+//! decide without reading text. `main` ends the process; who cannot wait for that calls [`end_now`].
 
 use std::process::ExitCode;
+
+use crate::telemetry;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +96,13 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit.code())
     }
+}
+
+/// Ends the process at once, from any thread: nothing is unwound, no thread is waited for and nothing of what the
+/// libraries would do at an end is done, as they are in use. The log's last lines are waited for, with a limit.
+pub fn end_now(exit: Exit) -> ! {
+    telemetry::flush();
+    signal_hook::low_level::exit(i32::from(exit.code()))
 }
 
 /// Why a command ends badly: its exit code and the text for a person.

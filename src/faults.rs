@@ -95,7 +95,7 @@ mod armed {
                     std::io::stderr(),
                     "failed to read `{VARIABLE}`: wanted `name[~marker][:nth]=kill|abort|panic|hang|exit:CODE|delay:MS`, got `{part}`"
                 );
-                std::process::exit(BAD_TEXT_EXIT_CODE)
+                signal_hook::low_level::exit(BAD_TEXT_EXIT_CODE)
             }),
             Err(_) => Vec::new(),
         })
@@ -140,7 +140,7 @@ mod armed {
             #[expect(clippy::panic, reason = "a panic is what the test asked for")]
             Action::Panic => panic!("fail point `{}`", fault.point),
             Action::Hang => hang(),
-            Action::Exit(code) => std::process::exit(code),
+            Action::Exit(code) => signal_hook::low_level::exit(code),
             Action::Delay(delay) => rest(delay),
         }
     }

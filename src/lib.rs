@@ -42,5 +42,6 @@ pub mod orchestrator;
 pub mod run_agent;
 pub mod scheduler;
 pub mod secret;
+pub mod shown;
 pub mod telemetry;
 pub mod witness;

@@ -5,8 +5,12 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use warp::http::Method;
+
+use crate::telemetry;
 
 /// Bounds of the answer times, in seconds: from a read of one row to a submit that waits for its verdict.
 const ANSWER_BUCKETS_SECONDS: [f64; 13] =
@@ -19,6 +23,7 @@ pub struct ProcessMetrics {
     answer_seconds: HistogramVec,
     connections: IntGauge,
     resident_memory_bytes: IntGauge,
+    log_lines_dropped: IntCounter,
 }
 
 impl ProcessMetrics {
@@ -43,6 +48,10 @@ impl ProcessMetrics {
             "process_resident_memory_bytes",
             "Resident memory in bytes; 0 where the operating system does not tell",
         )?;
+        let log_lines_dropped = IntCounter::new(
+            "horizons_log_lines_dropped_total",
+            "Lines of the log that were dropped because its reader did not read",
+        )?;
         let build = IntGaugeVec::new(Opts::new("horizons_build_info", "Always 1"), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
@@ -50,8 +59,9 @@ impl ProcessMetrics {
         registry.register(Box::new(answer_seconds.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(resident_memory_bytes.clone()))?;
+        registry.register(Box::new(log_lines_dropped.clone()))?;
         registry.register(Box::new(build))?;
-        Ok(Self { requests, answer_seconds, connections, resident_memory_bytes })
+        Ok(Self { requests, answer_seconds, connections, resident_memory_bytes, log_lines_dropped })
     }
 
     /// Counts a request: `route` is a path template, or one fixed name for all that match none.
@@ -67,9 +77,12 @@ impl ProcessMetrics {
         CountedConnection(self.connections.clone())
     }
 
-    /// Reads what the operating system says about the process; called when metrics are read.
+    /// Reads what the operating system and the log say about the process; called when metrics are read.
     pub fn observe_process(&self) {
         self.resident_memory_bytes.set(resident_memory_bytes().unwrap_or(0));
+        // Two who look at once may count a few lines twice: the log counts for the whole process.
+        self.log_lines_dropped
+            .inc_by(telemetry::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
     }
 }
 

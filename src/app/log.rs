@@ -13,7 +13,7 @@ use super::kafka::{identify_log, kafka_config, planned_topics};
 use crate::config::{Config, EventLogKind};
 use crate::db::log_choice::LogChoice;
 use crate::embedded_log::{BatchLimits, EmbeddedLog};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, end_now};
 use crate::kafka::KafkaLog;
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::topics::TopicAdmin;
@@ -89,7 +89,7 @@ fn watch(config: Config) {
                 Err(Unusable::Away(error)) => tracing::warn!(error = %error, "brokers do not answer yet"),
                 Err(Unusable::ForGood(failure)) => {
                     tracing::error!(error = %failure, "the event log cannot be used: the process ends");
-                    std::process::exit(i32::from(failure.exit.code()));
+                    end_now(failure.exit);
                 }
             }
         }

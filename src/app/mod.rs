@@ -53,7 +53,7 @@ use tokio::task::JoinHandle;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
 use crate::db::postgres::Lease;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, end_now};
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 
 pub use self::scheduler::{check_agent, run_agent};
@@ -391,14 +391,14 @@ fn groups(
 /// Ends the process because a restart budget is spent; a service manager starts it again.
 fn escalate(who: &str, failure: &str) {
     tracing::error!(who, error = failure, "restart budget is spent: the process ends");
-    std::process::exit(i32::from(Exit::Escalated.code()));
+    end_now(Exit::Escalated);
 }
 
 /// Ends the process because a thread does not move; by design D1 that is the same recovery as any other.
 fn stuck(stuck: Stuck) {
     let Stuck { thread, for_at_least, lanes } = stuck;
     tracing::error!(thread, stuck_ms = for_at_least.as_millis(), lanes = ?lanes, "thread is stuck: the process ends");
-    std::process::exit(i32::from(Exit::Stuck.code()));
+    end_now(Exit::Stuck);
 }
 
 /// Passes committed transitions to the job supervisors.

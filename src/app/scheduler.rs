@@ -64,7 +64,7 @@ pub fn check_agent(agent: &Agent) -> Vec<AgentProblem> {
 pub fn run_agent(arguments: Vec<OsString>) -> Result<Exit, Failure> {
     match arguments.as_slice() {
         // The shim has exit codes of its own, which tell the scheduler how it ended.
-        [folder] => std::process::exit(i32::from(crate::run_agent::run(Path::new(folder)))),
+        [folder] => signal_hook::low_level::exit(i32::from(crate::run_agent::run(Path::new(folder)))),
         _ => Err(Failure::text(Exit::Usage, "wanted one argument: the attempt's folder")),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock, Once};
 
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::relay::RelayView;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::commands::CommandPort;
@@ -34,13 +36,7 @@ pub fn serve(config: Config) -> Result<Exit, Failure> {
         let server = start_http(&running, &config, listener)?;
         until_signal().await;
         tracing::info!("ending: intake stops, lanes finish what they have at the store");
-        // A second signal is for a person who does not want to wait; what is unfinished is read again.
-        let interrupted = tokio::spawn(async {
-            until_signal().await;
-            std::process::exit(i32::from(Exit::Interrupted.code()));
-        });
         server.stop(running).await;
-        interrupted.abort();
         Ok(Exit::Done)
     })
 }
@@ -105,19 +101,33 @@ pub fn open_for_reading(folder: &Path) -> Result<OpenedStore, Failure> {
     Ok(OpenedStore { log_id: reader.log_id(), store: Arc::new(reader) })
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM. Once one has come, the next one ends the process from within its handler, whatever
+/// the threads do: it is for a person who does not want to wait. What is unfinished is read again.
 pub(super) async fn until_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
+    static HAS_COME: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+    static ONCE: Once = Once::new();
+    let mut signals: Vec<Signal> = [SignalKind::interrupt(), SignalKind::terminate()]
+        .into_iter()
+        .filter_map(|kind| {
+            let heard = signal(kind);
+            heard.inspect_err(|error| tracing::warn!(%error, ?kind, "failed to listen for a signal")).ok()
+        })
+        .collect();
+    ONCE.call_once(|| {
+        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+            if let Err(error) = end_at_next(kind.as_raw_value(), &HAS_COME) {
+                tracing::warn!(%error, ?kind, "a second signal will not end the process at once");
             }
         }
-        Err(error) => {
-            tracing::warn!(error = %error, "failed to listen for SIGTERM: only SIGINT ends the program in order");
-            let _interrupted = tokio::signal::ctrl_c().await;
-        }
-    }
+    });
+    let any = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    let (_come, ..) = futures_util::future::select_all(any).await;
+}
+
+/// Has a signal end the process if one has come before; called in this order, they are carried out in it.
+fn end_at_next(signal: i32, has_come: &Arc<AtomicBool>) -> std::io::Result<()> {
+    let interrupted = i32::from(Exit::Interrupted.code());
+    signal_hook::flag::register_conditional_shutdown(signal, interrupted, Arc::clone(has_come))?;
+    signal_hook::flag::register(signal, Arc::clone(has_come))?;
+    Ok(())
 }

@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 
 use crate::config::{DefaultValue, KEYS};
 use crate::exit::{Exit, Failure};
+use crate::shown::shown;
 
 use super::Context;
-use super::output::shown;
 
 /// How a client command reaches the server.
 #[derive(Debug, Clone, Default, Args)]

@@ -149,21 +149,14 @@ pub fn run(
         }
     };
     let context = Context { environment, hooks };
-    match dispatch(arguments.command, &context) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            if !failure.message.is_empty() {
-                report(&failure.message);
-            }
-            failure.exit
+    let exit = dispatch(arguments.command, &context).unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            telemetry::say(&format!("error: {}", failure.message));
         }
-    }
-}
-
-/// Writes an error for a person. Where standard error is gone, the exit code still tells.
-fn report(message: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "error: {}", output::shown(message));
+        failure.exit
+    });
+    telemetry::flush();
+    exit
 }
 
 fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {

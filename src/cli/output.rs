@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure};
+use crate::shown::{shown, shown_json, shown_lines};
 
 /// For whom a command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,13 +58,12 @@ impl<'a> Output<'a> {
 
     /// Prints a line for people.
     pub fn line(&mut self, text: &str) -> Result<(), Failure> {
-        let text = shown(text);
-        self.write(&text)
+        self.write(&shown_lines(text))
     }
 
     /// Prints a value for machines, on one line.
     pub fn json(&mut self, value: &Value) -> Result<(), Failure> {
-        self.write(&value.to_string())
+        self.write(&shown_json(&value.to_string()))
     }
 
     /// Prints objects: as a table for people, each on a line for machines.
@@ -151,27 +151,13 @@ pub(super) fn cell(row: &Value, field: &str) -> String {
     match value {
         Value::Null => ABSENT.to_owned(),
         Value::String(text) if text.is_empty() => ABSENT.to_owned(),
-        // A cell stays on its line.
-        Value::String(text) => shown(text).replace('\n', "\\n"),
+        Value::String(text) => shown(text),
         // For people; machines get every digit.
         Value::Number(number) if number.is_f64() => {
             number.as_f64().map_or_else(|| ABSENT.to_owned(), |number| format!("{number:.3}"))
         }
         other => shown(&other.to_string()),
     }
-}
-
-/// Shows control characters, so that they do not reach the terminal.
-pub(super) fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() && character != '\n' {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, end_now};
 
 /// Exit code when the disk refused to make a commit durable: what is on it cannot be known any more.
 pub const EXIT_DISK_FAILED: i32 = Exit::NotDurable.code() as i32;
@@ -29,6 +29,6 @@ pub type FatalHook = Arc<dyn Fn(&FatalError) + Send + Sync>;
 pub(super) fn end_process() -> FatalHook {
     Arc::new(|error| {
         tracing::error!(%error, "store cannot go on: the process ends");
-        std::process::exit(EXIT_DISK_FAILED)
+        end_now(Exit::NotDurable)
     })
 }

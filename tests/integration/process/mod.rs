@@ -23,6 +23,7 @@ mod fail_points;
 mod lanes;
 mod lifecycle;
 pub(crate) mod load;
+mod log_reader;
 pub(crate) mod look;
 #[cfg(feature = "fail-points")]
 mod overload;

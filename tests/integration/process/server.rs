@@ -1,9 +1,9 @@
 //! The real program in a folder of its own.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -183,6 +183,19 @@ impl World {
             };
         }
         self.start(command)
+    }
+
+    /// Starts a server whose standard error is a pipe, on a port that is chosen here: it cannot say where it listens.
+    pub(crate) fn spawn_into_pipe(&self, prepare: impl FnOnce(&mut Command)) -> (Server, ChildStderr) {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = self.command(&SERVE);
+        command.env("HORIZONS_HTTP_LISTEN", address.to_string());
+        prepare(&mut command);
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pipe = child.stderr.take().unwrap();
+        let said = self.folder().join("stderr-pipe");
+        fs::write(&said, "standard error is a pipe").unwrap();
+        (Server { child, stderr: said, address: Some(address) }, pipe)
     }
 
     fn start(&self, mut command: Command) -> Server {
