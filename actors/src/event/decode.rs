@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::check::check_envelope;
 use super::fields::Fields;
+use super::guess::looks_like;
 use super::tree::{Tree, read_json, read_message_pack};
 use super::{
     AuditActionRecorded, Encoding, Event, EventType, JobCancelled, JobCompleted, JobFailed,
@@ -91,7 +92,11 @@ fn content_encoding(record: &LogRecord) -> Result<Encoding, Rejection> {
 }
 
 fn read_document(encoding: Encoding, bytes: &Bytes) -> Result<Fields<'_>, Rejection> {
-    let malformed = |detail: &str| Rejection::MalformedBytes { detail: short_detail(detail) };
+    let malformed = |detail: &str| {
+        let guess =
+            looks_like(bytes, encoding).map_or_else(String::new, |what| format!("; it looks like {what}"));
+        Rejection::MalformedBytes { detail: short_detail(&format!("{detail}{guess}")) }
+    };
     let tree = match encoding {
         Encoding::Json => read_json(bytes).map_err(|error| malformed(&error.to_string()))?,
         Encoding::MessagePack => read_message_pack(bytes).map_err(|error| malformed(&error.to_string()))?,
