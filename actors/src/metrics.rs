@@ -157,8 +157,9 @@ impl LaneMetrics {
             )?,
             processing: real(
                 "horizons_processing_seconds",
-                "Quantiles of the time from a record's arrival at its lane to the commit of its effects, over the last 30 to 60 s",
-                &["group", "topic", "partition", "quantile"],
+                "Percentiles of the time from a record's arrival at its lane to the commit of its effects, over the last 30 to 60 s",
+                // The label `quantile` belongs to Prometheus' summaries.
+                &["group", "topic", "partition", "percentile"],
             )?,
         })
     }
@@ -238,16 +239,16 @@ impl LaneMetrics {
             let recent = snapshot.recent;
             self.events_per_second.with_label_values(&labels).set(recent.events_per_second);
             self.error_rate.with_label_values(&labels).set(recent.error_rate);
-            let quantiles = [
-                ("0.5", recent.processing_p50_ms),
-                ("0.95", recent.processing_p95_ms),
-                ("0.99", recent.processing_p99_ms),
+            let percentiles = [
+                ("50", recent.processing_p50_ms),
+                ("95", recent.processing_p95_ms),
+                ("99", recent.processing_p99_ms),
             ];
             let [group, topic, partition] = labels;
             // A lane that answered nothing has no times.
-            for (quantile, millis) in quantiles {
+            for (percentile, millis) in percentiles {
                 if let Some(millis) = millis {
-                    let labels = [group, topic, partition, quantile];
+                    let labels = [group, topic, partition, percentile];
                     self.processing.with_label_values(&labels).set(millis / 1_000.0);
                 }
             }

@@ -463,7 +463,7 @@ async fn actors_tree_and_metrics_tell_the_pace_and_what_is_held() {
         format!("horizons_events_per_second{labels} 2"),
         format!("horizons_error_ratio{labels} 0.25"),
         format!("horizons_lane_paused{labels} 1"),
-        "horizons_processing_seconds{group=\"jobs\",partition=\"0\",quantile=\"0.99\",topic=\"job-lifecycle\"} 0.1"
+        "horizons_processing_seconds{group=\"jobs\",partition=\"0\",percentile=\"99\",topic=\"job-lifecycle\"} 0.1"
             .to_owned(),
     ] {
         assert!(metrics.contains(&series), "{series} in {metrics}");
