@@ -59,6 +59,23 @@ pub(super) fn check(raw: RawConfig, check_agent: &AgentCheck) -> Result<Loaded, 
     Ok(Loaded { config, values: values.shown() })
 }
 
+/// Judges the address to listen on, and nothing else.
+///
+/// *Errors*: [`ConfigError::Invalid`] with what is wrong with it.
+pub(super) fn listen_address(raw: &RawConfig) -> Result<SocketAddr, ConfigError> {
+    let path = "http.listen";
+    let key = KEYS.iter().find(|key| key.path() == path).expect("the table of keys has the address");
+    let mut problems: Vec<Problem> =
+        raw.problems.iter().filter(|problem| problem.key == path).cloned().collect();
+    let (value, origin) = judge(key, raw.values.get(path), &mut problems);
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems));
+    }
+    let mut values = Values::default();
+    values.insert(key, value, origin);
+    Ok(address(&values, path))
+}
+
 /// Judges one key's value; after a problem its default stands in.
 fn judge(key: &Key, given: Option<&Given>, problems: &mut Vec<Problem>) -> (Value, Origin) {
     let default = || match key.default {
@@ -104,9 +121,13 @@ fn shown_item(key: &Key, value: &RawValue) -> String {
     }
 }
 
+fn address(values: &Values, path: &str) -> SocketAddr {
+    values.text(path).parse().expect("the address was parsed when it was judged")
+}
+
 fn http(values: &Values) -> Http {
     Http {
-        listen: values.text("http.listen").parse().expect("the address was parsed when it was judged"),
+        listen: address(values, "http.listen"),
         body_limit_bytes: values.number("http.body_limit_bytes"),
         header_read_timeout: values.duration("http.header_read_timeout_ms"),
         connection_limit: values.size("http.connection_limit"),

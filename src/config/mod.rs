@@ -374,6 +374,22 @@ pub fn load(
     environment: &BTreeMap<String, String>,
     check_agent: &AgentCheck,
 ) -> Result<Loaded, ConfigError> {
+    check::check(read(source, environment)?, check_agent)
+}
+
+/// Gives the address at which a server of this configuration is reached. Judges no other key: a client may be told
+/// where a server is by a configuration that has another mistake.
+///
+/// *Errors*: those of [`load`], about this key alone.
+pub fn listen_address(
+    source: &Source,
+    environment: &BTreeMap<String, String>,
+) -> Result<SocketAddr, ConfigError> {
+    check::listen_address(&read(source, environment)?)
+}
+
+/// Reads what file and environment say.
+fn read(source: &Source, environment: &BTreeMap<String, String>) -> Result<raw::RawConfig, ConfigError> {
     let mut raw = raw::RawConfig::default();
     match source {
         Source::File(path) => {
@@ -385,5 +401,5 @@ pub fn load(
         Source::Nothing => {}
     }
     raw::read_environment(environment, &mut raw);
-    check::check(raw, check_agent)
+    Ok(raw)
 }

@@ -85,8 +85,15 @@ pub(super) fn read_environment(environment: &BTreeMap<String, String>, raw: &mut
     for (name, text) in environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)) {
         let origin = Origin::Environment(name.clone());
         if let Some(key) = variables.get(name) {
+            if text.contains(char::REPLACEMENT_CHARACTER) {
+                let fault = Fault::Wrong { wanted: "text in UTF-8".to_owned(), got: format!("`{text}`") };
+                raw.problems.push(Problem { key: key.path(), origin, fault });
+                continue;
+            }
             let value = environment_value(key.kind, text);
             raw.values.insert(key.path(), Given { value, origin });
+        } else if is_of_a_service(name, text) {
+            // A container platform set it: it is none of ours, however much its name looks like a key.
         } else if let Some(fault) = judge_variable(name, &variables) {
             raw.problems.push(Problem { key: name.clone(), origin, fault });
         }
@@ -136,6 +143,31 @@ fn judge_variable(name: &str, variables: &BTreeMap<String, Key>) -> Option<Fault
         return Some(Fault::Unknown { nearest });
     }
     None
+}
+
+/// Protocols of a service's ports.
+const SERVICE_PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+/// Tells whether a container platform sets the variable to tell where a service is. One that is called
+/// `horizons-kafka` has variables that begin like those of our section `kafka`.
+///
+/// *Source*: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+fn is_of_a_service(name: &str, text: &str) -> bool {
+    let is_service =
+        name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_");
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_uppercase());
+    let is_link =
+        name.ends_with("_PORT") && scheme.is_some_and(|scheme| SERVICE_PROTOCOLS.contains(&scheme.as_str()));
+    is_service || is_link || name.rsplit_once("_PORT_").is_some_and(|(_, port)| is_port_of_link(port))
+}
+
+/// Reads `9092_TCP`, alone or with the part that it tells.
+fn is_port_of_link(port: &str) -> bool {
+    let mut parts = port.split('_');
+    let is_number = parts.next().is_some_and(|number| number.parse::<u16>().is_ok());
+    let is_protocol = parts.next().is_some_and(|protocol| SERVICE_PROTOCOLS.contains(&protocol));
+    let is_part = parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part));
+    is_number && is_protocol && is_part && parts.next().is_none()
 }
 
 impl RawConfig {

@@ -207,6 +207,54 @@ fn environment_foreign_variables_are_left_alone() {
 }
 
 #[test]
+fn environment_of_services_that_are_called_like_our_sections_is_left_alone() {
+    // What a container platform sets for services that are called `horizons-kafka`, `horizons-http`, …
+    for service in ["KAFKA", "KAFKA_BOOTSTRAP", "HTTP", "STORE", "POSTGRES", "LOG", "AGENTS"] {
+        let port = format!("HORIZONS_{service}_PORT");
+        let set = [
+            (format!("HORIZONS_{service}_SERVICE_HOST"), "10.0.0.1"),
+            (format!("HORIZONS_{service}_SERVICE_PORT"), "9092"),
+            (format!("HORIZONS_{service}_SERVICE_PORT_CLIENTS"), "9092"),
+            (port.clone(), "tcp://10.0.0.1:9092"),
+            (format!("{port}_9092_TCP"), "tcp://10.0.0.1:9092"),
+            (format!("{port}_9092_TCP_PROTO"), "tcp"),
+            (format!("{port}_9092_TCP_PORT"), "9092"),
+            (format!("{port}_9092_TCP_ADDR"), "10.0.0.1"),
+        ];
+        let set: Vec<(&str, &str)> = set.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+
+        assert_eq!(loaded(&Source::Nothing, &set).unwrap().config, defaults(), "{service}");
+    }
+    // A slip of the pen is none of these.
+    for (name, value) in
+        [("HORIZONS_KAFKA_PORT", "9092"), ("HORIZONS_HTTP_PORT_8650", "1"), ("HORIZONS_KAFKA_HOST", "k")]
+    {
+        assert!(loaded(&Source::Nothing, &[(name, value)]).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn environment_of_no_key_looks_like_that_of_a_service() {
+    for key in KEYS {
+        let variable = key.variable();
+        assert!(!variable.contains("_SERVICE_") && !variable.contains("_PORT"), "{variable}");
+    }
+}
+
+#[test]
+fn environment_value_that_is_no_text_is_refused_and_not_changed() {
+    // As the program gets it from the system's bytes.
+    let folder = String::from_utf8_lossy(b"/data/\xff").into_owned();
+
+    let error = loaded(&Source::Nothing, &[("HORIZONS_STORE_FOLDER", &folder)]).unwrap_err().to_string();
+
+    assert!(
+        error.contains("`store.folder` (environment HORIZONS_STORE_FOLDER): wanted text in UTF-8"),
+        "{error}"
+    );
+}
+
+#[test]
 fn problems_of_file_environment_and_scheduler_come_together() {
     let text =
         "[http]\nconnection_limit = 0\n[agents.a]\nprogram = \"/bin/true\"\narguments = [\"{nope}\"]\n";
