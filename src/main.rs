@@ -7,7 +7,7 @@ use horizons::app;
 use horizons::cli::{self, Hooks};
 
 fn main() -> ExitCode {
-    // A value that is not UTF-8 is no value of ours; the check names it with its odd bytes replaced.
+    // A value that is not UTF-8 is no value of ours; the check refuses it, with its odd bytes replaced.
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
@@ -24,4 +24,5 @@ const HOOKS: Hooks = Hooks {
     migrate_store: app::migrate_store,
     open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
+    check_program: app::check_program,
 };

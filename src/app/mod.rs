@@ -56,7 +56,7 @@ use crate::db::postgres::Lease;
 use crate::exit::{Exit, Failure, end_now};
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 
-pub use self::scheduler::{check_agent, run_agent};
+pub use self::scheduler::{check_agent, check_program, run_agent};
 pub use self::store::{OpenStore, Store, migrate_store, open_failure};
 
 /// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.

@@ -27,6 +27,11 @@ fn start_local(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Schedul
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
     let folder =
         std::path::absolute(attempts_folder(config)).map_err(|error| Failure::new(Exit::Store, &error))?;
+    for (name, agent) in &config.agents {
+        if let Some(problem) = check_program(agent) {
+            tracing::warn!(agent = %name, error = problem.detail, "jobs of an agent cannot start");
+        }
+    }
     let agents = config.agents.iter().map(|(name, agent)| (name.clone(), agent_config(agent)));
     let local = LocalSchedulerConfig {
         attempts_folder: folder,
@@ -58,6 +63,12 @@ fn agent_config(agent: &Agent) -> AgentConfig {
 pub fn check_agent(agent: &Agent) -> Vec<AgentProblem> {
     let problems = agent_config(agent).check();
     problems.into_iter().map(|problem| AgentProblem { field: problem.key, detail: problem.reason }).collect()
+}
+
+/// Looks whether an agent's program can be started on this machine.
+pub fn check_program(agent: &Agent) -> Option<AgentProblem> {
+    let problem = agent_config(agent).check_program()?;
+    Some(AgentProblem { field: problem.key, detail: problem.reason })
 }
 
 /// Runs one attempt under the shim: the hidden command `run-agent FOLDER`.

@@ -4,33 +4,35 @@
 //! records, by the core's verifier. Works with a running server, or on a data folder
 //! where none runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use horizons_actors::auditor::verify::{LogVerifier, VerificationReport};
 use horizons_actors::ids::{Generation, JobId, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry, StoredAuditLog};
 use horizons_actors::ports::store::StoreError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::config::StoreEngine;
 use crate::exit::{Exit, Failure};
 
 use super::audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json};
-use super::client::{Call, Client, ClientOptions};
+use super::client::{Call, Client, ClientError, ClientOptions};
 use super::hooks::OpenedStore;
 use super::output::Form;
-use super::{Context, PageOptions, ask, converse, print_page, with_output};
+use super::{Context, PageOptions, converse, hint, print_page, with_output};
 
 /// Read the audit trail and verify it
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
     /// List entries by topic, partition, position or job
     #[command(after_help = "Examples:\n  horizons audit query --topic job-lifecycle --limit 20\n  \
-        horizons audit query --job JOB --json\n  horizons audit query --data data      where no server runs")]
+        horizons audit query --job JOB --json\n  horizons audit query --data copy      a copied folder")]
     Query(QueryArguments),
     /// Recompute every hash, chain and tree from the records
     #[command(after_help = "Examples:\n  horizons audit verify\n  \
-        horizons audit verify --data data      where no server runs\n\n\
+        horizons audit verify --data copy      a copied folder\n\n\
+        Where no server answers and none is named, the folder that `horizons serve` would use is read.\n\
         Exit code 1 when anything does not verify; each finding names topic, partition and index.")]
     Verify {
         /// Read this data folder itself; while a server runs, as of now
@@ -85,10 +87,7 @@ pub(super) fn run(command: AuditCommand, context: &Context<'_>) -> Result<Exit, 
     match command {
         AuditCommand::Query(arguments) => query(&arguments, context),
         AuditCommand::Verify { data, client } => {
-            let source = match data {
-                Some(folder) => Source::Store((context.hooks.open_store)(&folder)?),
-                None => Source::Server(Client::new(&client, context)?),
-            };
+            let source = Source::choose(data.as_deref(), &client, context)?;
             let reports = converse(verify(&source))?;
             print_reports(&reports, Form::from_flag(client.json), context)?;
             let is_intact = reports.iter().all(|report| report.is_intact);
@@ -127,16 +126,19 @@ fn print_reports(reports: &[VerificationReport], form: Form, context: &Context<'
 
 fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Failure> {
     let client = &arguments.client;
-    let Some(folder) = &arguments.data else {
-        let call = Call::get("/audit/entries")
-            .query("topic", arguments.topic)
-            .query("partition", arguments.partition)
-            .query("job", arguments.job.as_ref())
-            .query("limit", Some(arguments.page.limit))
-            .query("cursor", arguments.page.cursor.as_ref());
-        return print_page(client, context, &COLUMNS, &ask(client, context, call)?);
+    let opened = match Source::choose(arguments.data.as_deref(), client, context)? {
+        Source::Store(opened) => opened,
+        Source::Server(server) => {
+            let call = Call::get("/audit/entries")
+                .query("topic", arguments.topic)
+                .query("partition", arguments.partition)
+                .query("job", arguments.job.as_ref())
+                .query("limit", Some(arguments.page.limit))
+                .query("cursor", arguments.page.cursor.as_ref());
+            let answer = converse(async { Ok(server.call(call).await?) })?;
+            return print_page(client, context, &COLUMNS, &answer);
+        }
     };
-    let opened = (context.hooks.open_store)(folder)?;
     let filter = AuditFilter {
         topic: arguments.topic,
         partition: arguments.partition,
@@ -148,16 +150,11 @@ fn query(arguments: &QueryArguments, context: &Context<'_>) -> Result<Exit, Fail
     let page =
         converse(async { opened.store.audit_entries(filter).await.map_err(|error| store_failure(&error)) })?;
     let rows: Vec<Value> = page.entries.iter().map(entry_to_json).collect();
-    with_output(Form::from_flag(client.json), context, |output| {
-        output.rows(&COLUMNS, &rows)?;
-        let Some(next) = page.next else { return Ok(Exit::Done) };
-        let cursor = format!("{}:{}:{}", next.topic_partition, next.generation, next.index);
-        match output.form() {
-            Form::Text => output.line(&format!("more: --cursor {cursor}"))?,
-            Form::Json => output.json(&json!({ "next": cursor }))?,
-        }
-        Ok(Exit::Done)
-    })
+    with_output(Form::from_flag(client.json), context, |output| output.rows(&COLUMNS, &rows))?;
+    if let Some(next) = page.next {
+        hint(&format!("more: --cursor {}:{}:{}", next.topic_partition, next.generation, next.index));
+    }
+    Ok(Exit::Done)
 }
 
 /// Reads a cursor of a data folder: `TOPIC-PARTITION:GENERATION:INDEX`.
@@ -230,6 +227,28 @@ async fn verify_log(
 }
 
 impl Source {
+    /// Chooses the folder that is named, else the server; else, where no server answers and nobody named one, the
+    /// folder that `horizons serve` would use.
+    fn choose(data: Option<&Path>, options: &ClientOptions, context: &Context<'_>) -> Result<Self, Failure> {
+        if let Some(folder) = data {
+            return Ok(Source::Store((context.hooks.open_store)(folder)?));
+        }
+        let server = Client::new(options, context)?;
+        if options.named_url(context).is_some() {
+            return Ok(Source::Server(server));
+        }
+        let alive = converse(async { Ok(server.call(Call::get("/live")).await) })?;
+        let Err(away @ ClientError::Connect { .. }) = alive else { return Ok(Source::Server(server)) };
+        let Ok(loaded) = options.config.load(context) else { return Err(away.into()) };
+        let store = loaded.config.store;
+        if store.engine != StoreEngine::Sqlite || !store.folder.is_dir() {
+            return Err(away.into());
+        }
+        let opened = (context.hooks.open_store)(&store.folder)?;
+        hint(&format!("no server answers: this is read from the folder `{}`", store.folder.display()));
+        Ok(Source::Store(opened))
+    }
+
     /// Tells whether logs may grow while they are read.
     const fn is_growing(&self) -> bool {
         matches!(self, Source::Server(_))

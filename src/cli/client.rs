@@ -18,24 +18,34 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::config::{DefaultValue, KEYS};
+use crate::config::listen_address;
 use crate::exit::{Exit, Failure};
 use crate::shown::shown;
 
-use super::Context;
+use super::{ConfigOption, Context};
 
 /// How a client command reaches the server.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClientOptions {
-    /// Address of the server [default: $HORIZONS_URL, else http://127.0.0.1:8650]
+    /// Address of the server [default: $HORIZONS_URL, else where `horizons serve` listens by the configuration]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     /// Act as this user [default: $HORIZONS_USER, else the server's `local`]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+impl ClientOptions {
+    /// Gives the address that option or environment names.
+    pub(super) fn named_url(&self, context: &Context<'_>) -> Option<String> {
+        let variable = context.environment.get("HORIZONS_URL").filter(|url| !url.is_empty());
+        self.url.clone().or_else(|| variable.cloned())
+    }
 }
 
 /// No answer takes longer: submits wait a minute at most, everything else is a read of one page.
@@ -107,6 +117,20 @@ impl ClientError {
             ClientError::Refused { status, .. } => status.is_server_error(),
             ClientError::Url { .. } | ClientError::Request(_) | ClientError::Foreign { .. } => false,
         }
+    }
+}
+
+impl ClientError {
+    /// Tells whether the server found the request's body too large.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, ClientError::Refused { status: StatusCode::PAYLOAD_TOO_LARGE, .. })
+    }
+
+    /// Gives the index of the item that a refusal is about, where it is about one of a list.
+    pub(super) fn refused_item(&self, list: &str) -> Option<usize> {
+        let ClientError::Refused { problem, .. } = self else { return None };
+        let rest = problem.field.as_deref()?.strip_prefix(list)?.strip_prefix('[')?;
+        rest.split_once(']')?.0.parse().ok()
     }
 }
 
@@ -222,17 +246,20 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Chooses server and user: option, else environment, else default.
+    /// Chooses server and user: option, else environment, else the configuration's server.
     ///
-    /// *Errors*: [`ClientError::Url`].
-    pub(super) fn new(options: &ClientOptions, context: &Context<'_>) -> Result<Self, ClientError> {
+    /// *Errors*: an address that cannot be used; a configuration that names none.
+    pub(super) fn new(options: &ClientOptions, context: &Context<'_>) -> Result<Self, Failure> {
         let variable = |name: &str| context.environment.get(name).filter(|text| !text.is_empty()).cloned();
-        let url = options.url.clone().or_else(|| variable("HORIZONS_URL")).unwrap_or_else(default_url);
+        let url = match options.named_url(context) {
+            Some(url) => url,
+            None => configured_url(options, context)?,
+        };
         let user = options.user.clone().or_else(|| variable("HORIZONS_USER"));
         let uri: Uri = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
         let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
         let Some(authority) = authority.map(|authority| authority.as_str().to_owned()) else {
-            return Err(ClientError::Url { url });
+            return Err(ClientError::Url { url }.into());
         };
         let prefix = uri.path().trim_end_matches('/').to_owned();
         Ok(Self { url, authority, prefix, user })
@@ -312,12 +339,15 @@ impl Client {
     }
 }
 
-/// Gives the address that a server listens on by default.
-fn default_url() -> String {
-    let listen = KEYS.iter().find(|key| key.path() == "http.listen").map(|key| key.default);
-    match listen {
-        Some(DefaultValue::Text(address)) => format!("http://{address}"),
-        _ => "http://127.0.0.1".to_owned(),
+/// Gives the address that `horizons serve` would listen on.
+fn configured_url(options: &ClientOptions, context: &Context<'_>) -> Result<String, Failure> {
+    let source = options.config.source(context, None);
+    match listen_address(&source, context.environment) {
+        Ok(address) => Ok(format!("http://{address}")),
+        Err(error) => {
+            let message = format!("{error}; `--url` or HORIZONS_URL names a server without it");
+            Err(Failure::text(Exit::Config, message))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::config::{Loaded, example_file, markdown_tables};
+use crate::config::{Loaded, SchedulerKind, example_file, markdown_tables};
 use crate::exit::{Exit, Failure};
 
 use super::output::Form;
@@ -12,7 +12,7 @@ use super::{ConfigOption, Context, with_output};
 /// Check the configuration or show what is in force
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Check file and environment, and name every problem at once
+    /// Check file and environment, and name every problem at once; agents' programs must be there
     #[command(after_help = "Examples:\n  horizons config check\n  horizons config check --config my.toml")]
     Check {
         #[command(flatten)]
@@ -54,6 +54,9 @@ pub(super) fn run(command: &ConfigCommand, context: &Context<'_>) -> Result<Exit
     match command {
         ConfigCommand::Check { config } => {
             let loaded = config.load(context)?;
+            if loaded.config.scheduler.kind == SchedulerKind::Local {
+                config.load_with_programs(context)?;
+            }
             let agents = loaded.config.agents.len();
             with_output(Form::Text, context, |output| {
                 output.line(&format!("configuration is valid: {agents} agents"))?;

@@ -45,4 +45,6 @@ pub struct Hooks {
     pub open_store: fn(&Path) -> Result<OpenedStore, Failure>,
     /// Checks an agent by the scheduler's rules.
     pub check_agent: fn(&Agent) -> Vec<AgentProblem>,
+    /// Looks whether an agent's program can be started on this machine.
+    pub check_program: fn(&Agent) -> Option<AgentProblem>,
 }

@@ -20,6 +20,7 @@ mod lane;
 mod lanes;
 mod output;
 mod parked;
+mod record_file;
 mod relay;
 mod run_agent;
 mod serve;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{AgentCheck, Config, Loaded, LogLevel, Source, load};
+use crate::config::{Agent, AgentCheck, Config, Loaded, LogLevel, Source, load};
 use crate::exit::{Exit, Failure};
 use crate::telemetry::{self, wants_colour};
 
@@ -111,16 +112,33 @@ struct ConfigOption {
 }
 
 impl ConfigOption {
+    /// Tells which file is read: the named one, else `fallback`, else the one in the working folder.
+    fn source(&self, context: &Context<'_>, fallback: Option<Source>) -> Source {
+        Source::named(self.config.as_deref(), context.environment)
+            .or(fallback)
+            .unwrap_or_else(Source::in_working_folder)
+    }
+
     /// Reads and checks the configuration.
     fn load(&self, context: &Context<'_>) -> Result<Loaded, Failure> {
         self.load_or(context, None)
     }
 
+    /// Reads and checks the configuration, and looks for the agents' programs.
+    fn load_with_programs(&self, context: &Context<'_>) -> Result<Loaded, Failure> {
+        let Hooks { check_agent, check_program, .. } = *context.hooks;
+        let check = move |agent: &Agent| {
+            let mut problems = check_agent(agent);
+            problems.extend(check_program(agent));
+            problems
+        };
+        load(&self.source(context, None), context.environment, &check)
+            .map_err(|error| Failure::new(Exit::Config, &error))
+    }
+
     /// Reads and checks the configuration, from `fallback` where no file is named.
     fn load_or(&self, context: &Context<'_>, fallback: Option<Source>) -> Result<Loaded, Failure> {
-        let source = Source::named(self.config.as_deref(), context.environment)
-            .or(fallback)
-            .unwrap_or_else(Source::in_working_folder);
+        let source = self.source(context, fallback);
         let check_agent: &AgentCheck = &context.hooks.check_agent;
         load(&source, context.environment, check_agent).map_err(|error| Failure::new(Exit::Config, &error))
     }
@@ -157,6 +175,13 @@ pub fn run(
     });
     telemetry::flush();
     exit
+}
+
+/// Tells something beside the result, which has standard output for itself. Where standard error is gone, nobody
+/// wants to know.
+fn hint(message: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{}", crate::shown::shown(message));
 }
 
 fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -222,7 +247,7 @@ fn ask(options: &ClientOptions, context: &Context<'_>, call: Call<'_>) -> Result
     converse(async { Ok(client.call(call).await?) })
 }
 
-/// Prints a page of rows, and for people how to get the next one.
+/// Prints a page of rows, and beside them how to get the next one.
 fn print_page(
     options: &ClientOptions,
     context: &Context<'_>,
@@ -231,14 +256,14 @@ fn print_page(
 ) -> Result<Exit, Failure> {
     with_output(Form::from_flag(options.json), context, |output| {
         output.rows(columns, &answer.rows())?;
-        if let Some(next) = answer.next() {
-            match output.form() {
-                Form::Text => output.line(&format!("more: --cursor {next}"))?,
-                Form::Json => output.json(&serde_json::json!({ "next": next }))?,
-            }
-        }
-        Ok(Exit::Done)
-    })
+        Ok(())
+    })?;
+    if let Some(next) = answer.next() {
+        hint(&format!("more: --cursor {next}"));
+    } else if answer.body.get("has_more").is_some_and(|more| more.as_bool() == Some(true)) {
+        hint("there is more than is shown");
+    }
+    Ok(Exit::Done)
 }
 
 /// Says what was done, or prints the server's answer for machines.

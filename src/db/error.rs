@@ -51,6 +51,16 @@ pub enum OpenError {
         /// The file.
         file: PathBuf,
     },
+    /// What is in the write-ahead log cannot be read without a place to write.
+    #[error(
+        "failed to open `{}` for reading: changes stand in a write-ahead log beside it, and neither may be written; \
+         copy the folder to where it may be, and read the copy",
+        file.display()
+    )]
+    ReadOnlyLog {
+        /// The file.
+        file: PathBuf,
+    },
     /// The file is no database, or a damaged one.
     #[error("failed to open `{}`: {detail}; restore it from a backup or move it away", file.display())]
     Damaged {

@@ -1,5 +1,7 @@
 //! The program as a person starts it: arguments, output, exit codes, and what client commands send.
 
+mod publish;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
@@ -236,6 +238,66 @@ fn client_no_server_ends_as_unreachable() {
 }
 
 #[test]
+fn client_asks_where_the_configuration_says_that_the_server_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ScriptedServer::new(&[(200, "", json!([])), (200, "", json!([])), (200, "", json!([]))]);
+    let address = server.url.strip_prefix("http://").unwrap();
+    // A mistake elsewhere does not hide where the server is.
+    let file = format!("[http]\nlisten = \"{address}\"\n[scheduler]\nslots = 0\n");
+    std::fs::write(folder.path().join("config.toml"), &file).unwrap();
+    std::fs::write(folder.path().join("other.toml"), &file).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.toml");
+
+    let by_folder = horizons(&["jobs", "list"]).current_dir(folder.path()).output().unwrap();
+    let by_option = run(&["jobs", "list", "--config", path.to_str().unwrap()]);
+    let by_variable = horizons(&["jobs", "list"])
+        .current_dir(elsewhere.path())
+        .env("HORIZONS_HTTP_LISTEN", address)
+        .output()
+        .unwrap();
+
+    for output in [by_folder, by_option, by_variable] {
+        assert_exit(&output, Exit::Done);
+    }
+}
+
+#[test]
+fn client_configuration_without_an_address_is_an_error_that_names_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), "[http]\nlisten = 7\n").unwrap();
+
+    let output = horizons(&["jobs", "list"]).current_dir(folder.path()).output().unwrap();
+
+    assert_exit(&output, Exit::Config);
+    let said = text(&output.stderr);
+    assert!(said.contains("`http.listen` (config.toml:2)") && said.contains("`--url`"), "{said}");
+}
+
+#[test]
+fn config_check_names_agents_whose_program_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = "[agents.gone]\nprogram = \"/no/such\"\n[agents.there]\nprogram = \"/bin/sh\"\n";
+    let check = |text: &str| {
+        std::fs::write(folder.path().join("config.toml"), text).unwrap();
+        horizons(&["config", "check"]).current_dir(folder.path()).output().unwrap()
+    };
+
+    let here = check(agents);
+    let elsewhere = check(&format!("[scheduler]\nkind = \"none\"\n{agents}"));
+
+    assert_exit(&here, Exit::Config);
+    let said = text(&here.stderr);
+    assert!(
+        said.contains("`agents.gone.program` (config.toml:2): wanted a program, got `/no/such`"),
+        "{said}"
+    );
+    assert!(!said.contains("agents.there"), "{said}");
+    // Its programs are on the machine that runs them.
+    assert_exit(&elsewhere, Exit::Done);
+}
+
+#[test]
 fn client_foreign_server_ends_as_failed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -344,9 +406,27 @@ fn jobs_list_prints_a_table_and_the_next_page() {
     assert_exit(&output, Exit::Done);
     assert_eq!(server.request().line, "GET /jobs?user=a%26b&status=RUNNING&limit=1&cursor=c-1 HTTP/1.1");
     let wanted = "JOB  STATUS   ATTEMPT  AGENT  USER  SUBMITTED\n\
-                  j-1  RUNNING  1        image  ada   -\n\
-                  more: --cursor c-2\n";
-    assert_eq!(text(&output.stdout), wanted);
+                  j-1  RUNNING  1        image  ada   -\n";
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (wanted, "more: --cursor c-2\n"));
+}
+
+#[test]
+fn lists_json_prints_rows_alone() {
+    for arguments in [
+        &["jobs", "list", "--json"][..],
+        &["dead-letters", "list", "--json"],
+        &["audit", "query", "--json"],
+        &["parked", "list", "--json"],
+        &["gaps", "list", "--json"],
+        &["relay", "list", "--json"],
+    ] {
+        let server = ScriptedServer::ok(json!({"rows": [{"a": 1}, {"a": 2}], "next": "c-2"}));
+
+        let output = server.run(arguments);
+
+        assert_eq!(text(&output.stdout), "{\"a\":1}\n{\"a\":2}\n", "{arguments:?}");
+        assert_eq!(text(&output.stderr), "more: --cursor c-2\n", "{arguments:?}");
+    }
 }
 
 #[test]
@@ -538,18 +618,6 @@ fn gaps_accept_without_what_was_shown_asks_nobody() {
     for missing in ["--kind", "--next", "--low", "--reason"] {
         assert!(text(&output.stderr).contains(missing), "{missing}: {}", text(&output.stderr));
     }
-}
-
-#[test]
-fn events_publish_bad_line_names_it_and_sends_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("records.jsonl");
-    std::fs::write(&path, "{\"value_base64\": \"\"}\n\n{broken\n").unwrap();
-
-    let output = run(&["events", "publish", "job-metrics", "--records", path.to_str().unwrap()]);
-
-    assert_exit(&output, Exit::Usage);
-    assert!(text(&output.stderr).contains("`--records` line 3"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use nix::unistd::AccessFlags;
 
 use super::config::{FILE_NAME, PAGE_BYTES, SqliteConfig};
 use super::engine::ReadPool;
@@ -72,6 +73,24 @@ fn uri(file: &Path, mode: &str) -> String {
 /// Gives the URI of a folder's database for reading.
 pub(super) fn read_uri(folder: &Path) -> String {
     uri(&database_file(folder), "ro")
+}
+
+/// Gives the URI under which a file is read.
+///
+/// The engine shares a write-ahead log through a file that it makes beside it. Where it may not, as evidence is kept,
+/// the file is opened as one that nobody changes: right as long as no log stands beside it, whose changes would be
+/// missed.
+fn reading_uri(file: &Path) -> Result<String, OpenError> {
+    let may_write = |path: &Path| nix::unistd::eaccess(path, AccessFlags::W_OK).is_ok();
+    if may_write(file) && file.parent().is_some_and(may_write) {
+        return Ok(uri(file, "rw"));
+    }
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    match std::fs::metadata(&log) {
+        Ok(log) if log.len() > 0 => Err(OpenError::ReadOnlyLog { file: file.to_owned() }),
+        _ => Ok(format!("{}&immutable=1", uri(file, "ro"))),
+    }
 }
 
 /// Opens the connection that writes, makes the tables and checks that the file can be written.
@@ -148,8 +167,8 @@ pub(super) fn check_readable(file: &Path) -> Result<SqliteConnection, OpenError>
     if !file.is_file() {
         return Err(OpenError::Missing { file: file.to_owned() });
     }
-    let mut connection =
-        SqliteConnection::establish(&uri(file, "rw")).map_err(|error| open_error(file, error.to_string()))?;
+    let mut connection = SqliteConnection::establish(&reading_uri(file)?)
+        .map_err(|error| open_error(file, error.to_string()))?;
     connection.batch_execute(&reader_settings()).map_err(|error| open_error(file, error.to_string()))?;
     refuse_newer(&mut connection, file)?;
     let pending =
@@ -185,7 +204,7 @@ pub(super) fn read_pool(file: &Path, size: u32) -> Result<ReadPool, OpenError> {
         .min_idle(Some(1))
         .test_on_check_out(false)
         .connection_customizer(Box::new(ReaderSettings))
-        .build(ConnectionManager::new(uri(file, "rw")))
+        .build(ConnectionManager::new(reading_uri(file)?))
         .map_err(|error| open_error(file, error.to_string()))
 }
 

@@ -3,6 +3,7 @@
 //! Promises that every problem is found at once and named by its key. Reads no file and no environment.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -118,6 +119,26 @@ impl AgentConfig {
     }
 }
 
+impl AgentConfig {
+    /// Looks whether the program is there to be started. Not part of [`AgentConfig::check`]: what is missing now may be
+    /// there when a job starts.
+    pub fn check_program(&self) -> Option<ConfigProblem> {
+        let program = self.program.display();
+        let reason = match std::fs::metadata(&self.program) {
+            Err(error) => format!("wanted a program, got `{program}`: {error}"),
+            Ok(found) if !found.is_file() => format!("wanted a program, got `{program}`, which is no file"),
+            Ok(found) if found.permissions().mode() & ANY_MAY_EXECUTE == 0 => {
+                format!("wanted a program, got `{program}`, which nobody may execute")
+            }
+            Ok(_) => return None,
+        };
+        Some(ConfigProblem::new("program", reason))
+    }
+}
+
+/// The bits of a file's mode that let somebody execute it.
+const ANY_MAY_EXECUTE: u32 = 0o111;
+
 /// The names of environment variables that the scheduler sets itself begin with this.
 pub(crate) const RESERVED_PREFIX: &str = "HORIZONS_";
 
@@ -151,6 +172,32 @@ impl LocalSchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn program_that_cannot_be_started_is_named() {
+        let agent = |program: &str| AgentConfig {
+            program: PathBuf::from(program),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            time_limit: Duration::from_secs(1),
+            memory_limit_bytes: None,
+            address_space_limit_bytes: None,
+            max_slots: None,
+        };
+        let reason = |program: &str| agent(program).check_program().map(|problem| problem.reason);
+
+        assert_eq!(reason("/bin/sh"), None);
+        assert!(
+            reason("/no/such/program")
+                .unwrap()
+                .starts_with("wanted a program, got `/no/such/program`: No such")
+        );
+        assert_eq!(reason("/etc").unwrap(), "wanted a program, got `/etc`, which is no file");
+        assert_eq!(
+            reason("/etc/passwd").unwrap(),
+            "wanted a program, got `/etc/passwd`, which nobody may execute"
+        );
+    }
 
     #[test]
     fn agent_config_with_many_problems_names_each_key() {

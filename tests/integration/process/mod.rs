@@ -17,6 +17,7 @@ pub(crate) mod crash;
 mod damage;
 #[cfg(feature = "fail-points")]
 mod deadly;
+mod evidence;
 #[cfg(feature = "fail-points")]
 mod fail_points;
 #[cfg(feature = "fail-points")]
