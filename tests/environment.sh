@@ -50,7 +50,7 @@ install_missing() {
     fi
 }
 
-# Gets what services and stock clients are made of, once, into a cache folder: Kafka's jars and KafkaJS. Later
+# Gets what services and stock clients are made of, once, into a cache folder: Kafka's jars, KafkaJS, promtool. Later
 # runs need no network for them.
 prepare_services() {
     local version
@@ -61,4 +61,5 @@ prepare_services() {
     fi
     tests/services/kafka prepare >/dev/null
     tests/services/client prepare >/dev/null
+    tests/services/promtool prepare >/dev/null
 }

@@ -9,6 +9,7 @@ use super::checker;
 use super::crash::settle;
 use super::load::{Appended, Ledger, Submit, external_event};
 use super::server::{Server, World, wait_for, wait_some};
+use crate::services::promtool::check_metrics;
 
 fn assert_exit(output: &Output, exit: Exit) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -116,6 +117,7 @@ fn parked_key_discarded_through_the_command_line_lets_the_rest_flow() {
         let arguments = [&["parked", verb][..], &lane, &["--key", &key, "--reason", "test"]].concat();
         assert_exit(&world.cli(&server, &arguments), Exit::Done);
     };
+    check_metrics(&server.client().get("/metrics").text);
     wish("release", "jobs");
     wait_for("the head to be tried again", || {
         let letters = server.client().get("/dead-letters?group=jobs").json();

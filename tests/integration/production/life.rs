@@ -14,6 +14,7 @@ use crate::process::load::Submit;
 use crate::process::look::Look;
 use crate::process::server::wait_for;
 use crate::services::kafka::Kafka;
+use crate::services::promtool::check_metrics;
 
 /// How many of each agent, and how its jobs end.
 const JOBS: [(&str, usize, &str); 4] =
@@ -121,6 +122,7 @@ fn whole_lives(engine: Engine) {
         wait_for("the job's end", || status(client, &job.job_id) == job.end);
     }
     settle(&stage.world);
+    check_metrics(&client.get("/metrics").text);
     let mut look = Look::of(&stage.world);
     let records = look.topics().unwrap().read_all();
     let audited = audited(&mut look);

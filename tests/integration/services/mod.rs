@@ -12,6 +12,7 @@ mod kafka_tests;
 mod partition_tests;
 pub(crate) mod postgres;
 mod postgres_faults;
+pub(crate) mod promtool;
 pub(crate) mod proxy;
 mod proxy_connection;
 mod proxy_tests;
