@@ -7,6 +7,7 @@
 //! agent and declares the attempt lost.
 
 mod agent;
+mod exit;
 mod recorder;
 mod supervision;
 

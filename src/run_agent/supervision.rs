@@ -17,10 +17,9 @@ use horizons_actors::clock::{Clock, SystemClock, Timestamp};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
 
 use super::agent::RunningAgent;
+use super::exit;
 use super::recorder::Recorder;
 use super::{ShimError, log};
 use crate::scheduler::local::folder::{self, AttemptResult, CANCEL_FILE, Ending, Launch};
@@ -35,6 +34,9 @@ const MEMORY_TICK: Duration = Duration::from_millis(100);
 
 /// How often the remaining processes are signalled once the attempt is being ended.
 const ENDING_TICK: Duration = Duration::from_millis(20);
+
+/// The longest pause between two signals to processes that SIGKILL does not end.
+const STUCK_TICK: Duration = Duration::from_secs(1);
 
 /// Signals as readable events.
 ///
@@ -117,6 +119,8 @@ struct AgentExit {
 struct EndingSince {
     since: Instant,
     is_told: bool,
+    /// Until the next look.
+    pause: Duration,
 }
 
 /// One attempt's agent and what is known of it.
@@ -155,10 +159,11 @@ pub(super) fn supervise(
     };
     loop {
         let told_to_end = signals.take()?;
-        supervision.reap()?;
-        let descendants = process::descendants(own_pid());
+        let mut descendants = process::descendants(own_pid());
+        supervision.reap(&mut descendants)?;
         supervision.look(&descendants, told_to_end);
-        if supervision.exit.is_some() && descendants.is_empty() {
+        // The list may have missed one that changed its parent while it was made; a child left shows that.
+        if supervision.exit.is_some() && descendants.is_empty() && !exit::has_children()? {
             return Ok(supervision.finish());
         }
         supervision.end_descendants(&descendants);
@@ -172,30 +177,29 @@ fn own_pid() -> i32 {
 }
 
 impl Supervision<'_> {
-    /// Waits for every child that has ended, the agent and orphans alike.
-    fn reap(&mut self) -> Result<(), ShimError> {
-        loop {
-            // First look, then wait: what the child used can be read in between only.
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let pid = match waitid(Id::All, flags) {
-                Ok(status) => match status.pid() {
-                    Some(pid) => pid,
-                    None => return Ok(()),
-                },
-                Err(Errno::ECHILD) => return Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(ShimError::system("wait for children")(error)),
+    /// Waits for every child that has ended, the agent and orphans alike, and takes it off the list.
+    ///
+    /// They are found by looking, not by waiting for any child: what a child used can be read only before it is
+    /// waited for. One that ends after the look has sent its signal, and is found in the next.
+    fn reap(&mut self, descendants: &mut Vec<ProcessStat>) -> Result<(), ShimError> {
+        let own = own_pid();
+        let mut still_there = Vec::with_capacity(descendants.len());
+        for stat in descendants.drain(..) {
+            if stat.parent != own || !stat.is_zombie() {
+                still_there.push(stat);
+                continue;
+            }
+            self.meter.before_reaping(stat.pid);
+            let Some(ending) = exit::wait_for_ended(stat.pid)? else {
+                still_there.push(stat);
+                continue;
             };
-            self.meter.before_reaping(pid.as_raw());
-            let status = waitpid(pid, None).map_err(ShimError::system("wait for a child"))?;
-            if pid == Pid::from_raw(self.agent.pid) {
-                self.exit = Some(AgentExit {
-                    ending: ending_of(status),
-                    ended_at: SystemClock.now(),
-                    ended: Instant::now(),
-                });
+            if stat.pid == self.agent.pid {
+                self.exit = Some(AgentExit { ending, ended_at: SystemClock.now(), ended: Instant::now() });
             }
         }
+        *descendants = still_there;
+        Ok(())
     }
 
     /// Measures, writes a sample if one is due, and decides whether the attempt is to be ended.
@@ -212,7 +216,7 @@ impl Supervision<'_> {
         }
         // What the agent left behind when it ended by itself is ended too.
         if self.ending.is_none() && (self.cause.is_some() || self.exit.is_some()) {
-            self.ending = Some(EndingSince { since: now, is_told: false });
+            self.ending = Some(EndingSince { since: now, is_told: false, pause: ENDING_TICK });
         }
     }
 
@@ -245,17 +249,26 @@ impl Supervision<'_> {
         // The group's number belongs to the agent until the agent is waited for, or while a member is left.
         let is_group_ours =
             self.exit.is_none() || descendants.iter().any(|stat| stat.group == self.agent.pid);
-        if is_group_ours {
-            process::signal_group(self.agent.pid, signal);
-        }
-        for stat in descendants.iter().filter(|stat| stat.group != self.agent.pid && !stat.is_zombie()) {
-            stat.signal(signal);
+        // One that was stopped could not heed the signal.
+        let signals = [Some(signal), (signal == Signal::SIGTERM).then_some(Signal::SIGCONT)];
+        for signal in signals.into_iter().flatten() {
+            if is_group_ours {
+                process::signal_group(self.agent.pid, signal);
+            }
+            for stat in descendants.iter().filter(|stat| stat.group != self.agent.pid && !stat.is_zombie()) {
+                stat.signal(signal);
+            }
         }
     }
 
     fn until_next_look(&mut self) -> Duration {
-        if self.ending.is_some() {
-            return ENDING_TICK;
+        if let Some(ending) = self.ending.as_mut() {
+            let pause = ending.pause;
+            // What SIGKILL does not end soon is stuck in the kernel, and may be for hours.
+            if ending.since.elapsed() >= Duration::from_millis(self.launch.kill_grace_ms) {
+                ending.pause = pause.saturating_mul(2).min(STUCK_TICK);
+            }
+            return pause;
         }
         let longest =
             if self.launch.memory_limit_bytes.is_some() { MEMORY_TICK } else { self.sample_interval() };
@@ -286,14 +299,5 @@ impl Supervision<'_> {
             totals: Some(self.recorder.finish(&self.meter, exit.ended)),
             ending: self.cause.unwrap_or(exit.ending),
         }
-    }
-}
-
-fn ending_of(status: WaitStatus) -> Ending {
-    match status {
-        WaitStatus::Exited(_, code) => Ending::Exited { code },
-        WaitStatus::Signaled(_, signal, _) => Ending::Signalled { signal: signal.as_str().to_owned() },
-        // Only ends are waited for; anything else would be a kernel that breaks its word.
-        other => Ending::Signalled { signal: format!("{other:?}") },
     }
 }

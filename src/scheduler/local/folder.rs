@@ -151,6 +151,8 @@ pub(crate) enum Ending {
     },
     Signalled {
         signal: String,
+        #[serde(default)]
+        core_dumped: bool,
     },
     TimeLimit {
         limit_ms: u64,
@@ -175,7 +177,10 @@ impl Ending {
             Ending::Exited { code: 0 } => return AttemptExit::Completed,
             Ending::Cancelled => return AttemptExit::Cancelled,
             Ending::Exited { code } => ("exit_code", format!("agent ended with exit code {code}")),
-            Ending::Signalled { signal } => ("signal", format!("agent was ended by {signal}")),
+            Ending::Signalled { signal, core_dumped } => {
+                let core = if *core_dumped { " and left a core dump" } else { "" };
+                ("signal", format!("agent was ended by {signal}{core}"))
+            }
             Ending::ShimStopped { signal } => {
                 ("signal", format!("the agent's supervisor was ended by {signal}"))
             }

@@ -51,6 +51,48 @@ fn attempt_that_fails_reports_exit_code_or_signal() {
 }
 
 #[test]
+fn attempt_whose_agent_ends_by_any_signal_says_which() {
+    // The first and last of each kind; every number is tried beside the shim's code.
+    let signals = [(1, "SIGHUP"), (15, "SIGTERM"), (31, "SIGSYS"), (34, "SIGRTMIN"), (64, "SIGRTMIN+30")];
+    let mut bench = Bench::new();
+    for (number, _) in signals {
+        bench = bench.agent(&format!("by-{number}"), &format!("kill -{number} $$"));
+    }
+    let scheduler = bench.start();
+
+    for (number, _) in signals {
+        submit(&scheduler, spec(&number.to_string(), &format!("by-{number}")));
+    }
+
+    for (number, name) in signals {
+        let AttemptExit::Failed { error_code, error_message } = end(&scheduler, &number.to_string()).exit
+        else {
+            panic!("signal {number} did not fail the attempt");
+        };
+        assert_eq!((error_code.as_str(), error_message), ("signal", format!("agent was ended by {name}")));
+    }
+}
+
+#[test]
+fn attempt_whose_orphan_ends_by_a_real_time_signal_goes_on_to_its_end() {
+    // The inner shell's parent ends at once, so that the shim is the one to wait for it.
+    let script = "(sh -c 'echo $$ > \"$NOTES/orphan\"; sleep 0.1; kill -40 $$' &)
+        while [ ! -s \"$NOTES/orphan\" ]; do sleep 0.02; done
+        while [ -e /proc/$(cat \"$NOTES/orphan\") ]; do sleep 0.02; done
+        exit 5";
+    let bench = Bench::new().agent("a", script);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    let exit = end(&scheduler, "job").exit;
+    assert!(
+        matches!(&exit, AttemptExit::Failed { error_message, .. } if error_message == "agent ended with exit code 5"),
+        "{exit:?}"
+    );
+}
+
+#[test]
 fn agent_whose_program_vanished_fails_to_start() {
     let mut bench = Bench::new().agent("a", "true").slots(0);
     let program = bench.folder.path().join("program");
