@@ -32,6 +32,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod disk;
 pub mod embedded_log;
 pub mod exit;
 pub mod faults;

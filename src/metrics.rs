@@ -10,6 +10,7 @@ use prometheus::{
 };
 use warp::http::Method;
 
+use crate::disk::{AttemptSpace, Room};
 use crate::telemetry;
 
 /// Bounds of the answer times, in seconds: from a read of one row to a submit that waits for its verdict.
@@ -84,6 +85,58 @@ impl ProcessMetrics {
         self.log_lines_dropped
             .inc_by(telemetry::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
     }
+}
+
+/// The metrics of the data folder's file system.
+#[derive(Debug, Clone)]
+pub struct DiskMetrics {
+    free_bytes: IntGauge,
+    ballast_bytes: IntGauge,
+    is_full: IntGauge,
+    attempt_bytes: IntGaugeVec,
+}
+
+impl DiskMetrics {
+    /// Declares the metrics on a registry.
+    ///
+    /// *Errors*: when a name is declared twice.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let free_bytes =
+            IntGauge::new("horizons_disk_free_bytes", "Bytes free on the data folder's file system")?;
+        let ballast_bytes =
+            IntGauge::new("horizons_disk_ballast_bytes", "Bytes of the ballast that are set aside now")?;
+        let is_full = IntGauge::new(
+            "horizons_disk_full",
+            "1 while the disk is full: new work is refused, agents hold still",
+        )?;
+        let attempt_bytes = IntGaugeVec::new(
+            Opts::new("horizons_attempts_bytes", "Bytes that the folders of attempts take, as last counted"),
+            &["part"],
+        )?;
+        for gauge in [&free_bytes, &ballast_bytes, &is_full] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        registry.register(Box::new(attempt_bytes.clone()))?;
+        Ok(Self { free_bytes, ballast_bytes, is_full, attempt_bytes })
+    }
+
+    /// Takes what a look at the disk found.
+    pub fn observe(&self, room: Room, is_full: bool) {
+        self.free_bytes.set(gauge_value(room.free_bytes));
+        self.ballast_bytes.set(gauge_value(room.ballast_bytes));
+        self.is_full.set(i64::from(is_full));
+    }
+
+    /// Takes what all attempts take.
+    pub fn observe_attempts(&self, space: AttemptSpace) {
+        for (part, bytes) in [("output", space.output_bytes), ("work", space.work_bytes)] {
+            self.attempt_bytes.with_label_values(&[part]).set(gauge_value(bytes));
+        }
+    }
+}
+
+fn gauge_value(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Marks a connection that is served.

@@ -17,6 +17,7 @@ use horizons_actors::ports::store::AppendedAt;
 use horizons_actors::supervisor::message::RestartLaneOf;
 
 use super::relay::RelayPort;
+use crate::disk::DiskState;
 use crate::orchestrator::Orchestrator;
 
 /// Carries commands out, and wakes the lane that a wish is about.
@@ -27,6 +28,26 @@ pub(super) struct CommandPort {
     pub(super) relay: Option<Arc<RelayPort>>,
     /// Starts a lane again.
     pub(super) restarts: Recipient<RestartLaneOf>,
+    /// Whether the disk is full.
+    pub(super) disk: Arc<DiskState>,
+}
+
+/// Refuses what is new while the disk is full.
+fn refuse_when_full(disk: &DiskState) -> Result<(), CommandError> {
+    if disk.is_full() {
+        return Err(CommandError::DiskFull { available_bytes: disk.available_bytes() });
+    }
+    Ok(())
+}
+
+/// Says of a failure while the disk is full that this is why.
+fn told_of_the_disk(disk: &DiskState, error: CommandError) -> CommandError {
+    match error {
+        CommandError::Busy { .. } if disk.is_full() => {
+            CommandError::DiskFull { available_bytes: disk.available_bytes() }
+        }
+        error => error,
+    }
 }
 
 /// Answers an order about a relay that is not there.
@@ -37,13 +58,18 @@ fn no_relay<T: Send + 'static>() -> Reply<T, CommandError> {
 
 impl Commands for CommandPort {
     fn submit(&self, command: Command) -> Reply<Submitted, CommandError> {
-        let orchestrator = self.orchestrator.clone();
-        async move { orchestrator.submit(command).await }.boxed()
+        let (orchestrator, disk) = (self.orchestrator.clone(), Arc::clone(&self.disk));
+        async move {
+            refuse_when_full(&disk)?;
+            orchestrator.submit(command).await.map_err(|error| told_of_the_disk(&disk, error))
+        }
+        .boxed()
     }
 
     fn cancel(&self, command: Command) -> Reply<Cancelling, CommandError> {
-        let orchestrator = self.orchestrator.clone();
-        async move { orchestrator.cancel(command).await }.boxed()
+        let (orchestrator, disk) = (self.orchestrator.clone(), Arc::clone(&self.disk));
+        async move { orchestrator.cancel(command).await.map_err(|error| told_of_the_disk(&disk, error)) }
+            .boxed()
     }
 
     fn append_records(
@@ -51,8 +77,13 @@ impl Commands for CommandPort {
         command: Command,
         records: Vec<ExternalRecord>,
     ) -> Reply<Vec<AppendedAt>, CommandError> {
-        let orchestrator = self.orchestrator.clone();
-        async move { orchestrator.append_records(command, records).await }.boxed()
+        let (orchestrator, disk) = (self.orchestrator.clone(), Arc::clone(&self.disk));
+        async move {
+            refuse_when_full(&disk)?;
+            let appended = orchestrator.append_records(command, records).await;
+            appended.map_err(|error| told_of_the_disk(&disk, error))
+        }
+        .boxed()
     }
 
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {

@@ -9,6 +9,7 @@ mod audit;
 pub mod bench;
 mod commands;
 pub mod demo;
+mod disk;
 mod faults;
 mod kafka;
 mod log;
@@ -53,7 +54,9 @@ use tokio::task::JoinHandle;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
 use crate::db::postgres::Lease;
+use crate::disk::DiskState;
 use crate::exit::{Exit, Failure, end_now};
+use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 
 pub use self::scheduler::{check_agent, check_program, run_agent};
@@ -93,6 +96,10 @@ pub struct Running {
     pub randomness: Arc<dyn Randomness>,
     /// The relay, where the event log is on Kafka.
     relay: Option<Arc<RelayPort>>,
+    /// Whether the disk is full.
+    disk: Arc<DiskState>,
+    disk_watch: disk::DiskWatch,
+    attempts_folder: PathBuf,
     /// Held as long as jobs are driven here.
     scheduler_lease: Option<Arc<Lease>>,
     supervisor: Addr<Supervisor>,
@@ -134,7 +141,11 @@ impl Running {
             .build()
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
 
-        let scheduler: Arc<dyn Scheduler> = scheduler::start(config, Arc::clone(&clock))?;
+        let disk = Arc::new(DiskState::default());
+        let disk_metrics =
+            DiskMetrics::register(&registry).map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let disk_watch = disk::start(config, Arc::clone(&disk), disk_metrics)?;
+        let scheduler: Arc<dyn Scheduler> = scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk))?;
         let orchestrator = Orchestrator::new(
             Arc::clone(&store) as _,
             scheduler,
@@ -242,6 +253,9 @@ impl Running {
             clock,
             randomness,
             relay,
+            disk,
+            disk_watch,
+            attempts_folder: attempts_folder(config),
             scheduler_lease,
             supervisor,
             arbiters: all.into_iter().map(|(_, arbiter)| arbiter).collect(),
@@ -286,6 +300,7 @@ impl Running {
             jobs,
             relay,
             scheduler_lease,
+            disk_watch,
             ..
         } = self;
         stop.send_replace(true);
@@ -297,6 +312,7 @@ impl Running {
         }
         jobs.stop();
         drop(watchdog);
+        drop(disk_watch);
         // Nothing drives jobs any more.
         drop(scheduler_lease);
         for arbiter in arbiters {

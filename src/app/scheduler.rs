@@ -9,20 +9,29 @@ use horizons_actors::clock::Clock;
 use horizons_actors::ports::scheduler::Scheduler;
 
 use super::attempts_folder;
-use crate::config::{Agent, AgentProblem, Config, SchedulerKind};
+use crate::config::{Agent, AgentProblem, Config, OutputOverflow, SchedulerKind};
+use crate::disk::DiskState;
 use crate::exit::{Exit, Failure};
 use crate::scheduler::elsewhere::ElsewhereScheduler;
-use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig};
+use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow};
 
 /// Starts the configured scheduler.
-pub(super) fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Scheduler>, Failure> {
+pub(super) fn start(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    disk: Arc<DiskState>,
+) -> Result<Arc<dyn Scheduler>, Failure> {
     match config.scheduler.kind {
-        SchedulerKind::Local => start_local(config, clock),
+        SchedulerKind::Local => start_local(config, clock, disk),
         SchedulerKind::Elsewhere => Ok(Arc::new(ElsewhereScheduler::new(config.agents.keys().cloned()))),
     }
 }
 
-fn start_local(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Scheduler>, Failure> {
+fn start_local(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    disk: Arc<DiskState>,
+) -> Result<Arc<dyn Scheduler>, Failure> {
     let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
     let folder =
@@ -41,6 +50,8 @@ fn start_local(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Schedul
         poll_interval: config.scheduler.poll_interval,
         shim_program,
         shim_environment: BTreeMap::new(),
+        ballast: Some(super::disk::ballast(config)?),
+        disk,
         agents: agents.collect(),
     };
     let scheduler = LocalScheduler::start(local, clock).map_err(|error| Failure::new(Exit::Store, &error))?;
@@ -56,6 +67,12 @@ fn agent_config(agent: &Agent) -> AgentConfig {
         memory_limit_bytes: Some(agent.memory_limit_bytes),
         address_space_limit_bytes: None,
         max_slots: agent.slot_limit,
+        output_limit_bytes: Some(agent.output_limit_bytes),
+        output_overflow: match agent.output_overflow {
+            OutputOverflow::End => Overflow::End,
+            OutputOverflow::Rotate => Overflow::Rotate,
+        },
+        work_limit_bytes: Some(agent.work_limit_bytes),
     }
 }
 

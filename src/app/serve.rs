@@ -1,23 +1,25 @@
 //! `horizons serve`: everything, until a signal.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Once};
 
+use horizons_actors::ids::AttemptId;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::relay::RelayView;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::commands::CommandPort;
-use super::{Extras, OpenStore, Running, bind, open_failure};
+use super::{Extras, OpenStore, Running, bind, disk, open_failure};
 use crate::cli::OpenedStore;
 use crate::config::Config;
 use crate::db::sqlite::SqliteReader;
 use crate::exit::{Exit, Failure};
-use crate::http::{AppState, HttpLimits, ServeError, Served};
+use crate::http::{AppState, AttemptSpaceOf, HttpLimits, ServeError, Served};
 use crate::metrics::ProcessMetrics;
+use crate::scheduler::local::space;
 
 /// HTTP at work.
 pub struct Server {
@@ -29,6 +31,7 @@ pub struct Server {
 /// Serves until SIGINT or SIGTERM, then ends in order. A second signal ends at once.
 pub fn serve(config: Config) -> Result<Exit, Failure> {
     let listener = bind(config.http.listen)?;
+    disk::make_room_for_a_start(&config)?;
     let store = OpenStore::open(&config, None)?;
     let system = actix::System::new();
     system.block_on(async move {
@@ -57,6 +60,7 @@ pub(super) fn start_http(
             board: Arc::clone(&running.board),
             relay: running.relay.clone(),
             restarts: running.restarts(),
+            disk: Arc::clone(&running.disk),
         }),
         relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),
         board: Arc::clone(&running.board),
@@ -64,6 +68,8 @@ pub(super) fn start_http(
         registry: running.registry.clone(),
         lane_metrics: running.lane_metrics.clone(),
         process_metrics,
+        disk: Arc::clone(&running.disk),
+        attempt_space: attempt_space(running.attempts_folder.clone()),
         clock: Arc::clone(&running.clock),
         randomness: Arc::clone(&running.randomness),
     };
@@ -79,6 +85,11 @@ pub(super) fn start_http(
         crate::http::serve(listener, state, limits, stopping).await
     });
     Ok(Server { address, task })
+}
+
+/// Gives what tells how much an attempt takes on the disk.
+fn attempt_space(attempts_folder: PathBuf) -> AttemptSpaceOf {
+    Arc::new(move |id: &AttemptId| space::of_attempt(&attempts_folder, id))
 }
 
 impl Server {

@@ -28,6 +28,22 @@ pub struct Agent {
     pub slot_limit: Option<u32>,
     /// Variables that the program sees.
     pub environment: BTreeMap<String, String>,
+    /// What standard output and standard error of an attempt may take together.
+    pub output_limit_bytes: u64,
+    /// What happens to output beyond that.
+    pub output_overflow: OutputOverflow,
+    /// What the work folder of an attempt may take.
+    pub work_limit_bytes: u64,
+}
+
+/// What happens to output beyond its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutputOverflow {
+    /// The attempt is ended.
+    #[default]
+    End,
+    /// The oldest output is given up.
+    Rotate,
 }
 
 /// What is wrong with an agent beyond its ranges: the field's name and a sentence.
@@ -54,11 +70,20 @@ const TIME_LIMIT_MS: (u64, u64) = (100, 30 * 86_400_000);
 /// Least and greatest memory limit: under 4 MiB not even a shell starts reliably.
 const MEMORY_LIMIT_BYTES: (u64, u64) = (4 << 20, 1 << 50);
 
+/// Output limit of an agent that states none: far more than anybody reads.
+const OUTPUT_LIMIT_DEFAULT_BYTES: u64 = 1 << 30;
+
+/// Limit of the work folder of an agent that states none.
+const WORK_LIMIT_DEFAULT_BYTES: u64 = 32 << 30;
+
+/// Least and greatest limit of output and work folder: under a block or two nothing fits.
+const SPACE_LIMIT_BYTES: (u64, u64) = (64 << 10, 1 << 50);
+
 /// Least and greatest slot limit.
 const SLOT_LIMIT: (u64, u64) = (1, 4_096);
 
 /// Every field of an agent with its unit, whether it must be set, and its meaning.
-pub(super) const FIELDS: [(&str, &str, &str, &str); 6] = [
+pub(super) const FIELDS: [(&str, &str, &str, &str); 9] = [
     ("program", "", "must be set", "Absolute path of the program. No shell is involved."),
     ("arguments", "", "`[]`", "List of arguments; each stays one argument, whatever is put into it."),
     ("time_limit_ms", "milliseconds", "`3600000`", "An attempt that runs longer is ended."),
@@ -70,6 +95,24 @@ pub(super) const FIELDS: [(&str, &str, &str, &str); 6] = [
     ),
     ("slot_limit", "", "all slots", "Attempts of this agent that run at once."),
     ("environment", "", "`{}`", "Table of variables that the program sees."),
+    (
+        "output_limit_bytes",
+        "bytes",
+        "`1073741824`",
+        "Standard output and standard error that an attempt may leave.",
+    ),
+    (
+        "output_overflow",
+        "",
+        "`\"end\"`",
+        "What happens beyond that: `end` ends the attempt as `output_limit`; `rotate` gives up the oldest output.",
+    ),
+    (
+        "work_limit_bytes",
+        "bytes",
+        "`34359738368`",
+        "What an attempt's work folder may take; beyond it the attempt ends as `work_limit`.",
+    ),
 ];
 
 /// Reads and checks every agent.
@@ -148,6 +191,9 @@ impl AgentReader<'_> {
         let memory_limit = self.number("memory_limit_bytes", MEMORY_LIMIT_BYTES, find("memory_limit_bytes"));
         let slot_limit = self.number("slot_limit", SLOT_LIMIT, find("slot_limit"));
         let environment = self.environment(find("environment"));
+        let output_limit = self.number("output_limit_bytes", SPACE_LIMIT_BYTES, find("output_limit_bytes"));
+        let output_overflow = self.overflow(find("output_overflow"));
+        let work_limit = self.number("work_limit_bytes", SPACE_LIMIT_BYTES, find("work_limit_bytes"));
         Some(Agent {
             program: program?,
             arguments,
@@ -155,7 +201,22 @@ impl AgentReader<'_> {
             memory_limit_bytes: memory_limit.unwrap_or(MEMORY_LIMIT_DEFAULT_BYTES),
             slot_limit: slot_limit.and_then(|slots| u32::try_from(slots).ok()),
             environment,
+            output_limit_bytes: output_limit.unwrap_or(OUTPUT_LIMIT_DEFAULT_BYTES),
+            output_overflow,
+            work_limit_bytes: work_limit.unwrap_or(WORK_LIMIT_DEFAULT_BYTES),
         })
+    }
+
+    fn overflow(&mut self, given: Option<&Given>) -> OutputOverflow {
+        let Some(given) = given else { return OutputOverflow::default() };
+        match &given.value {
+            RawValue::Text(text) if text == "end" => OutputOverflow::End,
+            RawValue::Text(text) if text == "rotate" => OutputOverflow::Rotate,
+            _ => {
+                self.wrong("output_overflow", "one of `end`, `rotate`", given);
+                OutputOverflow::default()
+            }
+        }
     }
 
     fn program(&mut self, given: Option<&Given>) -> Option<String> {

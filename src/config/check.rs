@@ -144,6 +144,7 @@ fn store(values: &Values) -> Store {
         folder: PathBuf::from(values.text("store.folder")),
         disk_limit_bytes: values.number("store.disk_limit_bytes"),
         disk_reserve_bytes: values.number("store.disk_reserve_bytes"),
+        ballast_bytes: values.number("store.ballast_bytes"),
         command_queue: values.size("store.command_queue"),
     }
 }

@@ -111,7 +111,7 @@ const fn text(
 }
 
 /// Lists every key, in the order of `config.toml`.
-pub const KEYS: [Key; 62] = [
+pub const KEYS: [Key; 63] = [
     text(
         "http",
         "listen",
@@ -168,6 +168,13 @@ pub const KEYS: [Key; 62] = [
         (MIB, NUMBER_MAX),
         256 * MIB,
         "Part of the limit that is kept for lanes, so that accepted work can end. Smaller than the limit.",
+    ),
+    number(
+        "store",
+        "ballast_bytes",
+        (0, NUMBER_MAX),
+        64 * MIB,
+        "Room set aside in the folder and given up when the disk is full; less than that free beside it counts as full.",
     ),
     number(
         "store",

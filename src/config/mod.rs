@@ -23,7 +23,9 @@ use horizons_actors::ids::{AgentName, Topic};
 use horizons_actors::lane::brake::FloodLimit;
 
 pub use crate::secret::Secret;
-pub use agents::{Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, TIME_LIMIT_DEFAULT};
+pub use agents::{
+    Agent, AgentCheck, AgentProblem, MEMORY_LIMIT_DEFAULT_BYTES, OutputOverflow, TIME_LIMIT_DEFAULT,
+};
 pub use error::{ConfigError, Fault, Origin, Problem};
 pub use keys::{DefaultValue, ENVIRONMENT_PREFIX, KEYS, Key, Kind, OTHER_VARIABLES};
 pub use reference::{example_file, markdown_tables};
@@ -182,6 +184,8 @@ pub struct Store {
     pub disk_limit_bytes: u64,
     /// The part of the limit that is kept for lanes; less than the limit.
     pub disk_reserve_bytes: u64,
+    /// Room that is set aside on the disk and given up when the disk is full.
+    pub ballast_bytes: u64,
     /// Commands that may wait.
     pub command_queue: usize,
 }

@@ -174,6 +174,12 @@ pub(super) enum ApiError {
         /// What it may take.
         limit_bytes: u64,
     },
+    /// There is no room on the disk for new work.
+    #[error("disk full: {available_bytes} bytes are left for new work; come back when there is room")]
+    DiskFull {
+        /// What is free beside what is kept for ends and clean-up.
+        available_bytes: u64,
+    },
     /// A promise of our own is broken.
     #[error("failed inside; the log names the cause under the request id")]
     Broken {
@@ -224,6 +230,7 @@ impl ApiError {
             }
             E::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-answer", "no answer in time"),
             E::DiskLimit { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk-limit", "disk limit reached"),
+            E::DiskFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk-full", "disk full"),
             E::Broken { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "broken", "failed inside"),
         }
     }
@@ -243,9 +250,9 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             ApiError::Busy { retry_after, .. } => Some(*retry_after),
-            ApiError::DiskLimit { .. } | ApiError::NoAnswer { is_act: false, .. } => {
-                Some(RETRY_AFTER_DEFAULT)
-            }
+            ApiError::DiskLimit { .. }
+            | ApiError::DiskFull { .. }
+            | ApiError::NoAnswer { is_act: false, .. } => Some(RETRY_AFTER_DEFAULT),
             _ => None,
         }
     }
@@ -339,6 +346,7 @@ impl From<CommandError> for ApiError {
             CommandError::DiskLimit { used_bytes, limit_bytes } => {
                 ApiError::DiskLimit { used_bytes, limit_bytes }
             }
+            CommandError::DiskFull { available_bytes } => ApiError::DiskFull { available_bytes },
             CommandError::Invalid { field, reason } => ApiError::Invalid { field, reason },
             CommandError::NotFound { what } => ApiError::NotFound { what },
             CommandError::Conflict { state, reason } => ApiError::Conflict { state, reason },

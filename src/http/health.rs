@@ -19,6 +19,7 @@ use super::answer::json_answer;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
+use crate::disk::DiskState;
 
 pub(super) const ROUTES: &[Route] = &[
     Route { method: RouteMethod::Get, template: "/live", handler: |s, r| live(s, r).boxed() },
@@ -45,7 +46,7 @@ async fn ready(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Api
     request.query(&[])?;
     let now = shared.state.clock.now();
     let tree = shared.state.board.snapshot(now);
-    let mut probes = vec![store_probe(&shared).await];
+    let mut probes = vec![store_probe(&shared).await, disk_probe(&shared.state.disk)];
     probes.extend(shared.opening.probes(&tree, shared.limits.opening_limit));
     let is_ready = probes.iter().all(|probe| probe.ok);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -63,6 +64,15 @@ async fn store_probe(shared: &Shared) -> Probe {
         Err(_) => (false, format!("no answer within {} s", limit.as_secs_f64())),
     };
     Probe { name: "store".to_owned(), ok, detail }
+}
+
+fn disk_probe(disk: &DiskState) -> Probe {
+    let available = disk.available_bytes();
+    let detail = match disk.is_full() {
+        true => format!("disk full: {available} bytes are left for new work"),
+        false => "has room".to_owned(),
+    };
+    Probe { name: "disk".to_owned(), ok: !disk.is_full(), detail }
 }
 
 /// A lane of a group, for the watch: group, lane, and the lane's life.

@@ -11,7 +11,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
-use horizons_actors::ids::{AgentName, DatasetId, IdError, JobId, UserId};
+use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, UserId};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
@@ -29,6 +29,7 @@ use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;
 use super::request::{ApiRequest, PAGE_MAX, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
+use crate::disk::AttemptSpace;
 
 pub(super) const ROUTES: &[Route] = &[
     Route { method: RouteMethod::Post, template: "/jobs", handler: |s, r| submit(s, r).boxed() },
@@ -127,10 +128,23 @@ async fn show(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
         (None, Some(view)) => external_json(view),
         (None, None) => Value::Null,
     };
+    let space = match row {
+        Some(row) => space_of(&shared, row).await,
+        None => None,
+    };
     if let Some(fields) = job.as_object_mut() {
+        fields.insert("space".to_owned(), json!(space));
         fields.insert("view".to_owned(), view.as_ref().map_or(Value::Null, view_json));
     }
     Ok(json_answer(StatusCode::OK, &json!({ "job": job })))
+}
+
+/// Asks what the job's attempt takes on the disk; none where its files are not here.
+async fn space_of(shared: &Shared, row: JobRow) -> Option<AttemptSpace> {
+    let space_of = Arc::clone(&shared.state.attempt_space);
+    let id = AttemptId { job_id: row.job_id, attempt: row.attempt };
+    // A panic in there would be ours, and costs this figure only.
+    tokio::task::spawn_blocking(move || space_of(&id)).await.ok().flatten()
 }
 
 async fn cancel(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {

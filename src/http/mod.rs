@@ -32,7 +32,7 @@ mod tests;
 use std::sync::Arc;
 
 use horizons_actors::clock::{Clock, Randomness};
-use horizons_actors::ids::LogId;
+use horizons_actors::ids::{AttemptId, LogId};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::commands::Commands;
@@ -42,9 +42,13 @@ use prometheus::Registry;
 
 pub use server::{HttpLimits, ServeError, Served, serve};
 
+use crate::disk::{AttemptSpace, DiskState};
 use crate::metrics::ProcessMetrics;
 use health::OpeningWatch;
 use route::Route;
+
+/// Tells what an attempt takes on the disk; reads a small file, so it is asked where waiting is allowed.
+pub type AttemptSpaceOf = Arc<dyn Fn(&AttemptId) -> Option<AttemptSpace> + Send + Sync>;
 
 /// What the handlers are given.
 #[derive(Clone)]
@@ -65,6 +69,10 @@ pub struct AppState {
     pub lane_metrics: LaneMetrics,
     /// The program's own metrics.
     pub process_metrics: ProcessMetrics,
+    /// Whether the disk is full.
+    pub disk: Arc<DiskState>,
+    /// Tells what an attempt takes on the disk, where its files are here.
+    pub attempt_space: AttemptSpaceOf,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where new ids come from.

@@ -9,6 +9,7 @@
 mod agent;
 mod exit;
 mod recorder;
+mod space;
 mod supervision;
 
 use std::fs::{self, File};
@@ -23,10 +24,11 @@ use nix::errno::Errno;
 
 use crate::faults;
 use crate::scheduler::local::folder::{
-    self, AttemptFile, AttemptResult, CANCEL_FILE, CLAIM_FILE, Claim, Ending, FolderError, RESULT_FILE,
-    SAMPLES_FILE, TOMBSTONE_FILE,
+    self, AttemptFile, AttemptResult, CANCEL_FILE, CLAIM_FILE, Claim, Ending, FolderError, PreparedFile,
+    RESULT_FILE, SAMPLES_FILE, TOMBSTONE_FILE,
 };
 use crate::scheduler::local::process::ProcessIdentity;
+use space::Space;
 
 /// The exit code when the attempt was run to its end, whatever its outcome.
 pub const EXIT_RAN: u8 = 0;
@@ -37,9 +39,11 @@ pub const EXIT_NOT_MINE: u8 = 11;
 /// The exit code when the shim could not do its work; `shim.log` says why.
 pub const EXIT_FAILED: u8 = 12;
 
-/// How long the result is tried to be written (a full disk may get room) before the attempt is left to be
-/// declared lost.
+/// How long the result is tried to be written before the attempt is left to be declared lost.
 const RESULT_WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long it is tried where only room is wanting: somebody has to make some.
+const FULL_DISK_LIMIT: Duration = Duration::from_secs(86_400);
 
 /// How long to wait between two tries to write the result.
 const RESULT_WRITE_PAUSE: Duration = Duration::from_millis(500);
@@ -113,9 +117,10 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
         return Ok(EXIT_NOT_MINE);
     }
     faults::hit("shim-after-claim");
+    let prepared = PreparedFile::take(&folder, RESULT_FILE);
     let result = run_claimed(&folder, &attempt, &lock, &signals)?;
     faults::hit("shim-after-agent-exit");
-    write_result(&folder, &result)?;
+    write_result(&prepared, &result)?;
     Ok(EXIT_RAN)
 }
 
@@ -172,8 +177,9 @@ fn run_claimed(
         .map_err(ShimError::system("become the reaper of descendants"))?;
     // Opened first: once the agent runs, nothing may fail for want of a file.
     let samples = append_to(folder, SAMPLES_FILE)?;
+    let space = Space::open(folder, launch)?;
     match agent::start(folder, attempt, launch, lock) {
-        Ok(started) => supervision::supervise(folder, launch, started, samples, signals),
+        Ok(started) => supervision::supervise(folder, launch, started, (samples, space), signals),
         Err(error) => Ok(AttemptResult {
             started_at: None,
             ended_at: SystemClock.now(),
@@ -183,14 +189,20 @@ fn run_claimed(
     }
 }
 
-fn write_result(folder: &Path, result: &AttemptResult) -> Result<(), ShimError> {
-    let give_up_at = Instant::now() + RESULT_WRITE_LIMIT;
+fn write_result(prepared: &PreparedFile, result: &AttemptResult) -> Result<(), ShimError> {
+    let began_at = Instant::now();
     loop {
-        match folder::write_whole(folder, RESULT_FILE, result) {
+        match prepared.write(result) {
             Ok(()) => return Ok(()),
             // A folder that was removed does not come back.
-            Err(error) if error.is_missing() || Instant::now() >= give_up_at => return Err(error.into()),
-            Err(error) => log(&format!("{error}; trying again")),
+            Err(error) if error.is_missing() => return Err(error.into()),
+            Err(error) => {
+                let limit = if error.is_disk_full() { FULL_DISK_LIMIT } else { RESULT_WRITE_LIMIT };
+                if began_at.elapsed() >= limit {
+                    return Err(error.into());
+                }
+                log(&format!("{error}; trying again"));
+            }
         }
         std::thread::park_timeout(RESULT_WRITE_PAUSE);
     }

@@ -21,6 +21,7 @@ use nix::sys::signal::Signal;
 use super::agent::RunningAgent;
 use super::exit;
 use super::recorder::Recorder;
+use super::space::Space;
 use super::{ShimError, log};
 use crate::scheduler::local::folder::{self, AttemptResult, CANCEL_FILE, Ending, Launch};
 use crate::scheduler::local::measure::Meter;
@@ -29,8 +30,8 @@ use crate::scheduler::local::process::{self, ProcessStat};
 /// The first look at a new agent: soon, so that a short run is measured; each later one waits twice as long.
 const FIRST_TICK: Duration = Duration::from_millis(5);
 
-/// How often memory is compared with its limit in the long run.
-const MEMORY_TICK: Duration = Duration::from_millis(100);
+/// How often memory, output and the disk are compared with their limits in the long run.
+const LIMITS_TICK: Duration = Duration::from_millis(100);
 
 /// How often the remaining processes are signalled once the attempt is being ended.
 const ENDING_TICK: Duration = Duration::from_millis(20);
@@ -123,6 +124,13 @@ struct EndingSince {
     pause: Duration,
 }
 
+/// For how long the agent was made to hold still.
+#[derive(Debug, Default)]
+struct Hold {
+    since: Option<Instant>,
+    before: Duration,
+}
+
 /// One attempt's agent and what is known of it.
 struct Supervision<'a> {
     folder: &'a Path,
@@ -130,6 +138,8 @@ struct Supervision<'a> {
     agent: RunningAgent,
     meter: Meter,
     recorder: Recorder,
+    space: Space,
+    hold: Hold,
     exit: Option<AgentExit>,
     /// Why the attempt was ended before the agent ended by itself.
     cause: Option<Ending>,
@@ -142,7 +152,7 @@ pub(super) fn supervise(
     folder: &Path,
     launch: &Launch,
     agent: RunningAgent,
-    samples: File,
+    (samples, space): (File, Space),
     signals: &Signals,
 ) -> Result<AttemptResult, ShimError> {
     let recorder = Recorder::new(samples, agent.started);
@@ -152,6 +162,8 @@ pub(super) fn supervise(
         agent,
         meter: Meter::new(),
         recorder,
+        space,
+        hold: Hold::default(),
         exit: None,
         cause: None,
         ending: None,
@@ -162,6 +174,7 @@ pub(super) fn supervise(
         let mut descendants = process::descendants(own_pid());
         supervision.reap(&mut descendants)?;
         supervision.look(&descendants, told_to_end);
+        supervision.hold_while_the_disk_is_full(&descendants);
         // The list may have missed one that changed its parent while it was made; a child left shows that.
         if supervision.exit.is_some() && descendants.is_empty() && !exit::has_children()? {
             return Ok(supervision.finish());
@@ -210,8 +223,9 @@ impl Supervision<'_> {
             if now >= self.recorder.due_at(self.sample_interval()) {
                 self.recorder.record(usage, now);
             }
+            let over_space = self.space.look(now);
             if self.cause.is_none() {
-                self.cause = self.reason_to_end(now, usage.resident_bytes, told_to_end);
+                self.cause = self.reason_to_end(now, usage.resident_bytes, told_to_end).or(over_space);
             }
         }
         // What the agent left behind when it ended by itself is ended too.
@@ -238,9 +252,41 @@ impl Supervision<'_> {
             .map(|limit_bytes| Ending::MemoryLimit { limit_bytes, used_bytes })
     }
 
+    /// Stops every process of the agent while the disk is full, and lets them go on when there is room.
+    ///
+    /// So nobody takes what the ballast frees, and nobody meets a write that fails. The time does not count.
+    fn hold_while_the_disk_is_full(&mut self, descendants: &[ProcessStat]) {
+        let Some(ballast) = &self.launch.ballast else { return };
+        // A folder that cannot be asked is no full disk.
+        let Ok(room) = ballast.look() else { return };
+        match self.hold.since {
+            None if room.is_low() => {
+                log("the disk is full: the agent holds still until there is room");
+                self.hold.since = Some(Instant::now());
+            }
+            Some(since) if room.is_ample() => {
+                log("the disk has room again: the agent goes on");
+                self.hold.since = None;
+                self.hold.before += since.elapsed();
+                if self.ending.is_none() {
+                    descendants.iter().for_each(|stat| stat.signal(Signal::SIGCONT));
+                }
+            }
+            None | Some(_) => {}
+        }
+        if self.hold.since.is_some() && self.ending.is_none() {
+            // Again in each look: one that was being started may have been missed.
+            for stat in descendants.iter().filter(|stat| !stat.is_zombie() && !stat.is_stopped()) {
+                stat.signal(Signal::SIGSTOP);
+            }
+        }
+    }
+
     fn end_descendants(&mut self, descendants: &[ProcessStat]) {
         let Some(ending) = self.ending.as_mut() else { return };
-        let is_grace_over = ending.since.elapsed() >= Duration::from_millis(self.launch.kill_grace_ms);
+        // On a full disk there is no grace: nothing could be saved, and whoever is let go on takes the last room.
+        let is_grace_over = self.hold.since.is_some()
+            || ending.since.elapsed() >= Duration::from_millis(self.launch.kill_grace_ms);
         let signal = if is_grace_over { Signal::SIGKILL } else { Signal::SIGTERM };
         if ending.is_told && !is_grace_over {
             return;
@@ -270,8 +316,7 @@ impl Supervision<'_> {
             }
             return pause;
         }
-        let longest =
-            if self.launch.memory_limit_bytes.is_some() { MEMORY_TICK } else { self.sample_interval() };
+        let longest = self.sample_interval().min(LIMITS_TICK);
         let tick = self.tick.min(longest);
         self.tick = self.tick.saturating_mul(2).min(longest);
         let now = Instant::now();
@@ -284,10 +329,12 @@ impl Supervision<'_> {
     }
 
     fn deadline(&self) -> Instant {
-        self.agent.started + Duration::from_millis(self.launch.time_limit_ms)
+        let held = self.hold.before + self.hold.since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.agent.started + Duration::from_millis(self.launch.time_limit_ms) + held
     }
 
-    fn finish(self) -> AttemptResult {
+    fn finish(mut self) -> AttemptResult {
+        self.space.finish();
         let exit = self.exit.unwrap_or_else(|| AgentExit {
             ending: Ending::StartFailed { reason: "the agent was never seen".to_owned() },
             ended_at: SystemClock.now(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use horizons::config::{
     Agent, AgentProblem, Config, ConfigError, EventEncoding, KEYS, Key, Kind, Loaded, LogLevel,
-    OTHER_VARIABLES, Origin, Source, example_file, load, markdown_tables,
+    OTHER_VARIABLES, Origin, OutputOverflow, Source, example_file, load, markdown_tables,
 };
 use horizons_actors::ids::Topic;
 
@@ -99,6 +99,9 @@ fn file_good_sets_every_kind_of_key() {
             memory_limit_bytes: 8_388_608,
             slot_limit: Some(1),
             environment: environment(&[("LC_ALL", "C")]),
+            output_limit_bytes: 1_000_000,
+            output_overflow: OutputOverflow::Rotate,
+            work_limit_bytes: 2_000_000,
         }
     );
 }

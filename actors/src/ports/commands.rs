@@ -132,6 +132,12 @@ pub enum CommandError {
         /// What it may take.
         limit_bytes: u64,
     },
+    /// There is no room on the disk; nothing new is begun, what is under way goes on.
+    #[error("disk full: {available_bytes} bytes are left for new work; come back when there is room")]
+    DiskFull {
+        /// What is free beside what is kept for ends and clean-up.
+        available_bytes: u64,
+    },
     /// The request is at fault; nothing was stored.
     #[error("invalid `{field}`: {reason}")]
     Invalid {
@@ -186,7 +192,10 @@ impl CommandError {
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,
-            CommandError::Busy { .. } | CommandError::Unknown { .. } | CommandError::DiskLimit { .. }
+            CommandError::Busy { .. }
+                | CommandError::Unknown { .. }
+                | CommandError::DiskLimit { .. }
+                | CommandError::DiskFull { .. }
         )
     }
 }

@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use horizons_actors::ids::AgentName;
 
+use super::folder::Overflow;
 use super::template::ArgumentTemplate;
+use crate::disk::{Ballast, DiskState};
 
 /// The least address space an agent may be limited to: below it the shim itself cannot work.
 pub const ADDRESS_SPACE_MIN_BYTES: u64 = 64 * 1024 * 1024;
@@ -31,6 +34,10 @@ pub struct LocalSchedulerConfig {
     pub shim_program: PathBuf,
     /// Added to the shim's environment, which is otherwise cleared except for `PATH`, `HOME` and `LANG`.
     pub shim_environment: BTreeMap<String, String>,
+    /// By what shims tell that the disk is full; without it they do not look.
+    pub ballast: Option<Ballast>,
+    /// Whether the disk is full: then nothing new is started.
+    pub disk: Arc<DiskState>,
     /// The agents, by name.
     pub agents: BTreeMap<AgentName, AgentConfig>,
 }
@@ -52,6 +59,12 @@ pub struct AgentConfig {
     pub address_space_limit_bytes: Option<u64>,
     /// How many attempts of this agent run at once.
     pub max_slots: Option<u32>,
+    /// How much standard output and standard error of an attempt may take together.
+    pub output_limit_bytes: Option<u64>,
+    /// What happens to output beyond that.
+    pub output_overflow: Overflow,
+    /// How much the work folder of an attempt may take.
+    pub work_limit_bytes: Option<u64>,
 }
 
 /// Something in the configuration that cannot work.
@@ -111,6 +124,13 @@ impl AgentConfig {
                 "address_space_limit_bytes",
                 format!("wanted at least {ADDRESS_SPACE_MIN_BYTES}, got {bytes}"),
             ));
+        }
+        for (key, limit) in
+            [("output_limit_bytes", self.output_limit_bytes), ("work_limit_bytes", self.work_limit_bytes)]
+        {
+            if limit == Some(0) {
+                problems.push(ConfigProblem::new(key, "wanted more than zero, got 0"));
+            }
         }
         if self.max_slots == Some(0) {
             problems.push(ConfigProblem::new("max_slots", "wanted at least 1, got 0"));
@@ -183,6 +203,9 @@ mod tests {
             memory_limit_bytes: None,
             address_space_limit_bytes: None,
             max_slots: None,
+            output_limit_bytes: None,
+            output_overflow: Overflow::End,
+            work_limit_bytes: None,
         };
         let reason = |program: &str| agent(program).check_program().map(|problem| problem.reason);
 
@@ -212,6 +235,9 @@ mod tests {
             memory_limit_bytes: Some(0),
             address_space_limit_bytes: Some(1),
             max_slots: Some(0),
+            output_limit_bytes: Some(0),
+            output_overflow: Overflow::End,
+            work_limit_bytes: Some(0),
         };
 
         let keys: Vec<String> = agent.check().into_iter().map(|problem| problem.key).collect();
@@ -226,6 +252,8 @@ mod tests {
                 "time_limit",
                 "memory_limit_bytes",
                 "address_space_limit_bytes",
+                "output_limit_bytes",
+                "work_limit_bytes",
                 "max_slots"
             ]
         );

@@ -11,17 +11,19 @@
 //! | `attempt.json` | scheduler, at submit | what to run, and its place in the queue |
 //! | `parameters.json` | scheduler, at submit | the user's parameters |
 //! | `lock` | nobody | held by the shim and by the agent's processes |
-//! | `cancel` | scheduler | the attempt is to end |
+//! | `cancel` | scheduler | the attempt is to end; it is made at submit as `.cancel`, and appears by its name |
 //! | `claim.json` | shim, created exclusively | this attempt has had its one start |
 //! | `agent.json` | shim | the agent's process, and when it started |
 //! | `samples.jsonl` | shim, appended | one sample a line |
-//! | `result.json` | shim | how it ended |
+//! | `result.json` | shim | how it ended; its room is taken before the agent starts |
+//! | `space.json` | shim, written over | what the attempt takes on the disk |
 //! | `tombstone.json` | scheduler | it was cancelled or lost; no shim starts it |
 //! | `work/`, `stdout`, `stderr`, `shim.log` | agent, shim | the agent's files and output |
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use horizons_actors::clock::Timestamp;
@@ -33,16 +35,19 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::process::{FileIdentity, ProcessIdentity};
+use crate::disk::Ballast;
 
 pub(crate) const ATTEMPT_FILE: &str = "attempt.json";
 pub(crate) const PARAMETERS_FILE: &str = "parameters.json";
 pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const CANCEL_FILE: &str = "cancel";
+pub(crate) const PREPARED_CANCEL_FILE: &str = ".cancel";
 pub(crate) const CLAIM_FILE: &str = "claim.json";
 pub(crate) const AGENT_FILE: &str = "agent.json";
 pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
 pub(crate) const RESULT_FILE: &str = "result.json";
 pub(crate) const TOMBSTONE_FILE: &str = "tombstone.json";
+pub(crate) const SPACE_FILE: &str = "space.json";
 pub(crate) const WORK_FOLDER: &str = "work";
 pub(crate) const STDOUT_FILE: &str = "stdout";
 pub(crate) const STDERR_FILE: &str = "stderr";
@@ -82,6 +87,12 @@ impl FolderError {
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, FolderError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Tells whether there was no room, on the disk or within a quota.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, FolderError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
 }
 
 /// What `attempt.json` says.
@@ -117,6 +128,26 @@ pub(crate) struct Launch {
     pub(crate) sample_interval_ms: u64,
     pub(crate) memory_limit_bytes: Option<u64>,
     pub(crate) address_space_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) output_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) output_overflow: Overflow,
+    #[serde(default)]
+    pub(crate) work_limit_bytes: Option<u64>,
+    /// By what the shim tells that the disk is full.
+    #[serde(default)]
+    pub(crate) ballast: Option<Ballast>,
+}
+
+/// What happens to output beyond its limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The attempt is ended.
+    #[default]
+    End,
+    /// The oldest output is given up.
+    Rotate,
 }
 
 /// What `claim.json` says.
@@ -161,6 +192,14 @@ pub(crate) enum Ending {
         limit_bytes: u64,
         used_bytes: u64,
     },
+    OutputLimit {
+        limit_bytes: u64,
+        used_bytes: u64,
+    },
+    WorkLimit {
+        limit_bytes: u64,
+        used_bytes: u64,
+    },
     /// The shim itself was told to end.
     ShimStopped {
         signal: String,
@@ -188,6 +227,13 @@ impl Ending {
             Ending::MemoryLimit { limit_bytes, used_bytes } => {
                 ("memory_limit", format!("agent used {used_bytes} bytes of memory, more than {limit_bytes}"))
             }
+            Ending::OutputLimit { limit_bytes, used_bytes } => {
+                ("output_limit", format!("agent wrote {used_bytes} bytes of output, more than {limit_bytes}"))
+            }
+            Ending::WorkLimit { limit_bytes, used_bytes } => (
+                "work_limit",
+                format!("agent's work folder took {used_bytes} bytes, more than {limit_bytes}"),
+            ),
             Ending::StartFailed { reason } => ("start_failed", reason.clone()),
         };
         AttemptExit::Failed { error_code: error_code.to_owned(), error_message }
@@ -282,12 +328,56 @@ pub(crate) fn create_synced(path: &Path, content: &[u8]) -> Result<(), FolderErr
 pub(crate) fn write_whole<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<(), FolderError> {
     let path = folder.join(name);
     let content = to_json(&path, value)?;
-    let temporary = folder.join(format!(".{name}.new"));
+    let temporary = temporary_of(folder, name);
     File::create(&temporary)
         .and_then(|mut file| file.write_all(&content).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, &path))
         .map_err(FolderError::io("write", &path))?;
     sync_folder(folder)
+}
+
+fn temporary_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!(".{name}.new"))
+}
+
+/// A file that will be written whole or not at all, and has its room on the disk already.
+///
+/// *Shape*: what is written is followed by white space, which JSON allows.
+#[derive(Debug)]
+pub(crate) struct PreparedFile {
+    folder: PathBuf,
+    name: &'static str,
+    /// None when there was no room for it.
+    file: Option<File>,
+}
+
+/// The room that is taken: an ordinary result's, several times over.
+const PREPARED_BYTES: usize = 4096;
+
+impl PreparedFile {
+    /// Takes the room. A disk that has none is no failure: it may get some until the file is written.
+    pub(crate) fn take(folder: &Path, name: &'static str) -> Self {
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(temporary_of(folder, name))
+            .and_then(|file| file.write_all_at(&[b' '; PREPARED_BYTES], 0).map(|()| file))
+            .and_then(|file| file.sync_all().map(|()| file));
+        Self { folder: folder.to_owned(), name, file: file.ok() }
+    }
+
+    /// Writes it, durable when it returns. May be tried again when it failed.
+    pub(crate) fn write<T: Serialize>(&self, value: &T) -> Result<(), FolderError> {
+        let Some(file) = &self.file else { return write_whole(&self.folder, self.name, value) };
+        let path = self.folder.join(self.name);
+        let content = to_json(&path, value)?;
+        file.write_all_at(&content, 0)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(temporary_of(&self.folder, self.name), &path))
+            .map_err(FolderError::io("write", &path))?;
+        sync_folder(&self.folder)
+    }
 }
 
 /// Encodes a value for a file.
@@ -416,6 +506,18 @@ mod tests {
             prop_assert_eq!(Path::new(&name).components().count(), 1);
             prop_assert!(!name.starts_with('.'));
         }
+    }
+
+    #[test]
+    fn prepared_file_is_written_whole_and_not_seen_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let prepared = PreparedFile::take(folder.path(), RESULT_FILE);
+
+        let before: Option<Vec<u32>> = read_json(folder.path(), RESULT_FILE).unwrap();
+        prepared.write(&vec![1, 2, 3]).unwrap();
+
+        assert_eq!(before, None);
+        assert_eq!(read_json(folder.path(), RESULT_FILE).unwrap(), Some(vec![1, 2, 3]));
     }
 
     #[test]

@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use super::folder::{
     self, ATTEMPT_FILE, AttemptFile, CANCEL_FILE, FolderError, LOCK_FILE, Launch, PARAMETERS_FILE,
-    SchedulerLock, Standing, TOMBSTONE_FILE, Tombstone, TombstoneCause, WORK_FOLDER, folder_name,
+    PREPARED_CANCEL_FILE, SchedulerLock, Standing, TOMBSTONE_FILE, Tombstone, TombstoneCause, WORK_FOLDER,
+    folder_name,
 };
 use super::watcher::Notice;
 use super::{Shared, millis};
@@ -125,6 +126,10 @@ pub(super) fn launch_of(shared: &Shared, spec: &AttemptSpec) -> Result<Launch, S
         sample_interval_ms: millis(shared.config.sample_interval),
         memory_limit_bytes: config.memory_limit_bytes,
         address_space_limit_bytes: config.address_space_limit_bytes,
+        output_limit_bytes: config.output_limit_bytes,
+        output_overflow: config.output_overflow,
+        work_limit_bytes: config.work_limit_bytes,
+        ballast: shared.config.ballast.clone(),
     })
 }
 
@@ -194,6 +199,7 @@ fn fill(
         DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(FolderError::io("create", &path))?;
     }
     folder::create_synced(&new.join(LOCK_FILE), b"")?;
+    folder::create_synced(&new.join(PREPARED_CANCEL_FILE), b"")?;
     let path = new.join(PARAMETERS_FILE);
     folder::create_synced(&path, &folder::to_json(&path, parameters)?)?;
     if let Some(tombstone) = tombstone {
@@ -262,9 +268,8 @@ pub(super) fn cancel(shared: &Shared, id: &AttemptId) -> Result<(), SchedulerErr
         None | Some((_, Standing::Ended { .. })) => Ok(()),
         Some((_, Standing::Queued | Standing::Claimed { .. })) => {
             let path = shared.folder_of(id);
-            match folder::create_synced(&path.join(CANCEL_FILE), b"") {
+            match wish_to_cancel(&path) {
                 Ok(()) => {}
-                Err(FolderError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) if error.is_missing() => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -272,6 +277,21 @@ pub(super) fn cancel(shared: &Shared, id: &AttemptId) -> Result<(), SchedulerErr
             shared.tell_watcher(Notice::Cancelled(id.clone()));
             Ok(())
         }
+    }
+}
+
+/// Makes the wish appear. The file is there already by another name: a full disk may have no room for a new one.
+fn wish_to_cancel(folder: &Path) -> Result<(), FolderError> {
+    let path = folder.join(CANCEL_FILE);
+    match fs::rename(folder.join(PREPARED_CANCEL_FILE), &path) {
+        Ok(()) => return Ok(()),
+        // Made by an older version, or cancelled before.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(FolderError::io("write", &path)(error)),
+    }
+    match folder::create_synced(&path, b"") {
+        Err(FolderError::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(()),
+        written => written,
     }
 }
 

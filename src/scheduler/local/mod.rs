@@ -11,6 +11,7 @@ mod intake;
 pub(crate) mod measure;
 pub(crate) mod process;
 mod samples;
+pub mod space;
 pub mod template;
 mod watcher;
 
@@ -32,8 +33,8 @@ use horizons_actors::ports::scheduler::{
 use tokio::sync::{Notify, oneshot};
 
 pub use self::config::{AgentConfig, ConfigProblem, LocalSchedulerConfig};
-pub use self::folder::FolderError;
 use self::folder::folder_name;
+pub use self::folder::{FolderError, Overflow};
 use self::samples::SampleIndex;
 use self::template::ArgumentTemplate;
 use self::watcher::{Notice, Watcher};

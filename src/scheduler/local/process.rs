@@ -108,6 +108,10 @@ impl ProcessStat {
         matches!(self.state, 'Z' | 'X')
     }
 
+    pub(crate) const fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+
     /// Sends a signal if the pid still belongs to the process that was read.
     pub(crate) fn signal(&self, signal: Signal) {
         let same = ProcessStat::read(self.pid).is_some_and(|now| now.start_ticks == self.start_ticks);

@@ -204,6 +204,9 @@ impl Watcher {
     }
 
     fn start_waiting(&mut self) -> Next {
+        if self.shared.config.disk.is_full() {
+            return Next::AtPoll;
+        }
         let mut taken_by: HashMap<AgentName, u32> = HashMap::new();
         let mut taken: u32 = 0;
         for entry in self.entries.values().filter(|entry| entry.takes_slot()) {

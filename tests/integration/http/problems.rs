@@ -72,6 +72,17 @@ async fn command_errors_each_have_their_problem() {
             Some("1"),
         ),
         (
+            CommandError::DiskFull { available_bytes: 7 },
+            problem(
+                503,
+                "disk-full",
+                "disk full",
+                "disk full: 7 bytes are left for new work; come back when there is room",
+                none.clone(),
+            ),
+            Some("1"),
+        ),
+        (
             invalid,
             problem(422, "invalid-field", "invalid field", "wanted x", json!({"field": "agent"})),
             None,

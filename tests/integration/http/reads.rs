@@ -512,9 +512,24 @@ async fn ready_well_system_is_ready() {
     assert_eq!((live.status, live.json()), (200, json!({"is_live": true})));
     let probes = json!([
         {"name": "store", "ok": true, "detail": "answers"},
+        {"name": "disk", "ok": true, "detail": "has room"},
         {"name": "group jobs", "ok": true, "detail": "1 lanes"},
     ]);
     assert_eq!((ready.status, ready.json()), (200, json!({"is_ready": true, "probes": probes})));
+}
+
+#[tokio::test]
+async fn ready_disk_full_is_not_ready_and_says_so() {
+    let world = World::start().await;
+
+    world.state.disk.set(true, 17);
+    let ready = world.get("/ready").await;
+
+    let detail = "disk full: 17 bytes are left for new work";
+    let probe =
+        ready.json()["probes"].as_array().unwrap().iter().find(|probe| probe["name"] == "disk").cloned();
+    assert_eq!(probe, Some(json!({"name": "disk", "ok": false, "detail": detail})));
+    assert_eq!(ready.status, 503);
 }
 
 #[tokio::test]

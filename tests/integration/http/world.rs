@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use horizons::disk::AttemptSpace;
 use horizons::http::{AppState, HttpLimits, ServeError, Served, serve};
 use horizons::metrics::ProcessMetrics;
 use horizons_actors::clock::Timestamp;
@@ -221,7 +222,7 @@ pub(super) struct World {
     pub(super) clock: Arc<ManualClock>,
     pub(super) stop: Option<oneshot::Sender<()>>,
     pub(super) server: JoinHandle<Result<Served, ServeError>>,
-    state: AppState,
+    pub(super) state: AppState,
 }
 
 impl World {
@@ -267,6 +268,8 @@ impl World {
             lane_metrics: LaneMetrics::register(&registry).unwrap(),
             process_metrics: ProcessMetrics::register(&registry).unwrap(),
             registry,
+            disk: Arc::default(),
+            attempt_space: Arc::new(|_| Some(AttemptSpace { output_bytes: 7, work_bytes: 8 })),
             clock: clock.clone(),
             randomness: Arc::new(SeededRandomness::new(1)),
         };

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use horizons::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig};
+use horizons::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow};
 use horizons_actors::clock::SystemClock;
 use horizons_actors::event::TaccSystem;
 use horizons_actors::ids::{AgentName, Attempt, AttemptId, CorrelationId, DatasetId, JobId, UserId};
@@ -37,6 +37,8 @@ impl Bench {
             poll_interval: Duration::from_millis(20),
             shim_program: PathBuf::from(env!("CARGO_BIN_EXE_horizons")),
             shim_environment: BTreeMap::new(),
+            ballast: None,
+            disk: Arc::default(),
             agents: BTreeMap::new(),
         };
         Self { folder, config }
@@ -59,6 +61,9 @@ impl Bench {
             memory_limit_bytes: None,
             address_space_limit_bytes: None,
             max_slots: None,
+            output_limit_bytes: None,
+            output_overflow: Overflow::End,
+            work_limit_bytes: None,
         };
         self.config.agents.insert(AgentName::parse(name).unwrap(), agent);
         self

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use horizons::scheduler::local::Overflow;
 use horizons_actors::ports::scheduler::{AttemptExit, Scheduler};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
@@ -134,6 +135,62 @@ fn agent_whose_children_exceed_the_memory_limit_is_ended() {
     assert_eq!(error_code(&end), "memory_limit");
     assert!(end.totals.unwrap().memory_usage_mb > 50.0);
     assert!(processes_of(&bench.attempt_folder()).is_empty());
+}
+
+/// Writes to standard output without end, and notes that it goes on.
+const FLOOD: &str = "while :; do head -c 65536 /dev/zero; echo on >> \"$NOTES/on\"; done";
+
+#[test]
+fn agent_whose_output_exceeds_its_limit_is_ended_as_that() {
+    let mut bench = Bench::new().agent("a", FLOOD);
+    bench.agent_mut("a").output_limit_bytes = Some(1 << 20);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "output_limit");
+    assert!(processes_of(&bench.attempt_folder()).is_empty());
+}
+
+#[test]
+fn agent_whose_output_is_rotated_goes_on_within_its_limit() {
+    let mut bench =
+        Bench::new().agent("a", "trap 'exit 0' TERM; while :; do head -c 4096 /dev/zero; sleep 0.01; done");
+    bench.agent_mut("a").output_limit_bytes = Some(128 << 10);
+    bench.agent_mut("a").output_overflow = Overflow::Rotate;
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+    wait_for("the attempt's folder", || bench.config.attempts_folder.read_dir().unwrap().count() == 1);
+    let kept = bench.attempt_folder().join("stdout.1");
+    let written = || std::fs::metadata(&kept).and_then(|metadata| metadata.modified()).ok();
+    wait_for("output to be cut", || written().is_some());
+    let first = written();
+    wait_for("output to be cut again", || written() != first);
+    let total: u64 = ["stdout", "stdout.1", "stderr"]
+        .iter()
+        .map(|name| std::fs::metadata(bench.attempt_folder().join(name)).unwrap().len())
+        .sum();
+
+    assert!(total <= 128 << 10, "{total}");
+    assert!(find(&scheduler, "job").end.is_none());
+    answer(scheduler.cancel(id("job"))).unwrap();
+    assert_eq!(end(&scheduler, "job").exit, AttemptExit::Cancelled);
+}
+
+#[test]
+fn agent_whose_work_folder_exceeds_its_limit_is_ended_as_that() {
+    let script = "mkdir -p deep/er; while :; do head -c 65536 /dev/zero >> deep/er/file; done";
+    let mut bench = Bench::new().agent("a", script);
+    bench.agent_mut("a").work_limit_bytes = Some(1 << 20);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "work_limit");
+    let space = std::fs::read_to_string(bench.attempt_folder().join("space.json")).unwrap();
+    let space: serde_json::Value = serde_json::from_str(&space).unwrap();
+    assert!(space["work_bytes"].as_u64().unwrap() > 1 << 20, "{space}");
 }
 
 #[test]

@@ -170,11 +170,11 @@ fn disk_limit_reached_refuses_new_work_and_ends_the_old() {
 }
 
 /// A small file system of its own, for as long as it is held.
-struct SmallDisk<'a>(&'a Path);
+pub(super) struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
     /// Mounts one; none where that is not allowed.
-    fn mount(folder: &'a Path, bytes: u64) -> Option<Self> {
+    pub(super) fn mount(folder: &'a Path, bytes: u64) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(folder);
@@ -203,7 +203,7 @@ fn disk_full_answers_later_and_goes_on_when_there_is_room() {
     assert!(load.submit_new(client, "quick"));
     settle(&world);
     // Room that will be given back.
-    fs::write(data.join("ballast"), vec![0_u8; 8 << 20]).unwrap();
+    fs::write(data.join("filler"), vec![0_u8; 8 << 20]).unwrap();
 
     let refused = fill(client).unwrap();
 
@@ -211,7 +211,7 @@ fn disk_full_answers_later_and_goes_on_when_there_is_room() {
     // Whether it is sent away or taken and carried out later: it is judged at the end.
     assert!(load.submit_new(client, "quick"), "{}", server.said());
     assert!(server.is_running(), "{}", server.said());
-    fs::remove_file(data.join("ballast")).unwrap();
+    fs::remove_file(data.join("filler")).unwrap();
     wait_for("new work to be taken", || {
         client.append("notifications", None, b"small", json!({})).unwrap().status == 201
     });

@@ -20,6 +20,7 @@ mod deadly;
 mod evidence;
 #[cfg(feature = "fail-points")]
 mod fail_points;
+mod full_disk;
 #[cfg(feature = "fail-points")]
 mod lanes;
 mod lifecycle;
