@@ -38,6 +38,7 @@ pub mod exit;
 pub mod faults;
 pub mod http;
 pub mod kafka;
+pub mod life;
 pub mod metrics;
 pub mod orchestrator;
 pub mod run_agent;

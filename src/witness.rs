@@ -15,6 +15,8 @@ use horizons_actors::ports::witness::Witness;
 use horizons_actors::trial::Thought;
 use uuid::Uuid;
 
+use crate::life::{Life, life_of};
+
 /// The folder of the files, one of each process, within the data folder.
 const FOLDER: &str = "trials";
 
@@ -146,10 +148,10 @@ fn parse(bytes: &[u8]) -> Option<(u32, Option<Thought>)> {
     Some((pid, seen))
 }
 
-/// Tells whether another process of this number is seen from here. One that has our own number is gone: in a
+/// Tells whether another process of this number may run here. One that has our own number is gone: in a
 /// container all have the same.
 fn is_running(pid: u32) -> bool {
-    pid != std::process::id() && Path::new("/proc").join(pid.to_string()).exists()
+    pid != std::process::id() && life_of(pid) != Life::Gone
 }
 
 #[cfg(test)]

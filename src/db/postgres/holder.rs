@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::life::{Life, life_of};
+
 /// A process, named so that no other ever has the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Holder {
@@ -20,8 +22,9 @@ impl Holder {
     /// Names this process.
     pub(super) fn this() -> std::io::Result<Self> {
         let pid = std::process::id();
-        let started =
-            start_of(pid).ok_or_else(|| std::io::Error::other("failed to read `/proc/self/stat`"))?;
+        let Life::Since(started) = life_of(pid) else {
+            return Err(std::io::Error::other("failed to read `/proc/self/stat`"));
+        };
         let host =
             std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().replace(char::is_whitespace, "-");
         Ok(Self { host, pid, started, place: place()? })
@@ -41,7 +44,17 @@ impl Holder {
 
     /// Tells whether the process has certainly ended.
     pub(super) fn is_dead(&self) -> bool {
-        place().is_ok_and(|here| here == self.place) && start_of(self.pid) != Some(self.started)
+        place().is_ok_and(|here| here == self.place) && self.is_dead_by(life_of(self.pid))
+    }
+
+    /// Judges by what is known of its number.
+    fn is_dead_by(&self, life: Life) -> bool {
+        match life {
+            Life::Gone => true,
+            // The number has gone to another process.
+            Life::Since(started) => started != self.started,
+            Life::Unknown => false,
+        }
     }
 }
 
@@ -56,19 +69,6 @@ fn place() -> std::io::Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let space = std::fs::read_link("/proc/self/ns/pid")?;
     Ok(format!("{}/{}", boot.trim(), space.display()))
-}
-
-/// Gives when a process began; none where there is no such process, or where it is only left to be waited for.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold anything; what follows it does not.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    if fields.next()? == "Z" {
-        return None;
-    }
-    // The state is the third field and the start is the twenty-second.
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn holder_ended_process_is_dead_only_at_its_own_place() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let of_child =
-            Holder { pid: child.id(), started: start_of(child.id()).unwrap(), ..Holder::this().unwrap() };
+        let Life::Since(started) = life_of(child.id()) else { panic!("the child runs") };
+        let of_child = Holder { pid: child.id(), started, ..Holder::this().unwrap() };
         assert!(!of_child.is_dead());
 
         child.kill().unwrap();
@@ -95,5 +95,14 @@ mod tests {
 
         assert!(of_child.is_dead());
         assert!(!Holder { place: "elsewhere".to_owned(), ..of_child }.is_dead());
+    }
+
+    #[test]
+    fn holder_that_cannot_be_looked_at_keeps_its_lease() {
+        let holder = Holder::this().unwrap();
+
+        assert!(!holder.is_dead_by(Life::Unknown));
+        assert!(holder.is_dead_by(Life::Gone));
+        assert!(holder.is_dead_by(Life::Since(holder.started + 1)));
     }
 }

@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::config::LOCK_NAME;
 use crate::db::error::OpenError;
+use crate::life::{Life, life_of};
 
 /// How long a lock is waited for whose owner is not there any more.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(2);
@@ -92,9 +93,9 @@ fn holder(mut file: impl Read + Seek) -> io::Result<String> {
     })
 }
 
-/// Tells whether a process is seen from here. One in another container is not, and keeps its lock all the same.
+/// Tells whether a process may run here. One in another container is not seen, and keeps its lock all the same.
 fn is_running(pid: &str) -> bool {
-    pid.parse::<u32>().is_ok_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+    pid.parse().is_ok_and(|pid| life_of(pid) != Life::Gone)
 }
 
 #[cfg(test)]
