@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::guard::guard;
@@ -93,8 +94,9 @@ impl EventLog for EmbeddedLog {
         std::thread::Builder::new()
             .name(format!("reader-{group}"))
             .spawn(move || {
+                let heartbeat = heartbeat::register(format!("reader-{group}"));
                 sink.assigned(partitions.clone());
-                reader.run(sink.as_ref(), Ends::of(partitions));
+                reader.run(sink.as_ref(), Ends::of(partitions), &heartbeat);
             })
             .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
         Ok(Arc::new(EmbeddedReader { shared }))
@@ -188,8 +190,9 @@ impl Shared {
     }
 
     /// The reader thread: rounds over the partitions, asleep while there is nothing to do.
-    fn run(&self, sink: &dyn LogSink, mut ends: Ends) {
+    fn run(&self, sink: &dyn LogSink, mut ends: Ends, heartbeat: &Heartbeat) {
         loop {
+            heartbeat.works("a round");
             let (seen, inspections, cursors) = {
                 let mut state = self.state();
                 if let Some(waiting) = state.closed.as_mut().map(std::mem::take) {
@@ -227,6 +230,7 @@ impl Shared {
                 // The credit of what was handed back has counted as a wake-up: only newer ones end the pause.
                 Round::Later(pause) => (pause, self.state().wakes),
             };
+            heartbeat.waits("records");
             let state = self.state();
             if state.wakes == seen {
                 drop(self.wake.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));

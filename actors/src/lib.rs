@@ -11,6 +11,7 @@ pub mod dispatcher;
 pub mod effect;
 pub mod event;
 pub mod gap;
+pub mod heartbeat;
 pub mod ids;
 pub mod jobs;
 pub mod lane;

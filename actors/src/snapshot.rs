@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+pub use crate::heartbeat::{ThreadSnapshot, ThreadState};
 use crate::ids::TopicPartition;
 pub use crate::lane::Recent;
 
@@ -17,6 +18,8 @@ pub struct TreeSnapshot {
     pub groups: Vec<GroupSnapshot>,
     /// Live job supervisors.
     pub job_supervisors: u64,
+    /// The process's threads that the watchdog watches, by name.
+    pub threads: Vec<ThreadSnapshot>,
 }
 
 /// One group: its dispatcher and its lanes.

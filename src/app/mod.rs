@@ -34,6 +34,7 @@ use horizons_actors::backoff::RestartPolicy;
 use horizons_actors::clock::{Clock, Randomness, SystemClock, SystemRandomness};
 use horizons_actors::dispatcher::GroupSpec;
 use horizons_actors::event::{Encoding, decode};
+use horizons_actors::heartbeat::{self, Heartbeats};
 use horizons_actors::ids::{Group, LogId, ProcessId};
 use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
@@ -46,7 +47,7 @@ use horizons_actors::ports::log::EventLog;
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::{RestartLaneOf, StopAll};
-use horizons_actors::supervisor::watchdog::{Stuck, Watchdog};
+use horizons_actors::supervisor::watchdog::{Stuck, Verdict, Watchdog, keep_beating};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -58,6 +59,7 @@ use crate::disk::DiskState;
 use crate::exit::{Exit, Failure, end_now};
 use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
+use crate::telemetry;
 
 pub use self::scheduler::{check_agent, check_program, run_agent};
 pub use self::store::{OpenStore, Store, migrate_store, open_failure};
@@ -236,7 +238,11 @@ impl Running {
 
         let all: Vec<(String, Arbiter)> = [dispatch, supervise].into_iter().chain(data).collect();
         let handles = all.iter().map(|(name, arbiter)| (name.clone(), arbiter.handle())).collect();
-        let watchdog = Watchdog::start(handles, Arc::clone(&board), config.lanes.stuck_after, stuck);
+        let limit = config.lanes.stuck_after;
+        let verdict = Verdict { say: Box::new(say_stuck), end: Box::new(end_stuck) };
+        let watchdog = Watchdog::start(handles, Heartbeats::of_process(), Arc::clone(&board), limit, verdict)
+            .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        front.spawn(keep_beating(heartbeat::register("front"), limit));
         let (stop, stopped) = watch::channel(false);
         let driver = match config.scheduler.kind {
             SchedulerKind::Local => front.spawn(orchestrator.clone().run(until_set(stopped))),
@@ -311,7 +317,6 @@ impl Running {
             tracing::warn!("the supervisor had ended before it was asked to");
         }
         jobs.stop();
-        drop(watchdog);
         drop(disk_watch);
         // Nothing drives jobs any more.
         drop(scheduler_lease);
@@ -328,6 +333,7 @@ impl Running {
                 tracing::warn!("the relay ended by a panic");
             }
         }
+        drop(watchdog);
         // Its tasks have ended or were abandoned above; waiting here would block the actor system's thread.
         front.shutdown_background();
     }
@@ -410,11 +416,17 @@ fn escalate(who: &str, failure: &str) {
     end_now(Exit::Escalated);
 }
 
-/// Ends the process because a thread does not move; by design D1 that is the same recovery as any other.
-fn stuck(stuck: Stuck) {
-    let Stuck { thread, for_at_least, lanes } = stuck;
-    tracing::error!(thread, stuck_ms = for_at_least.as_millis(), lanes = ?lanes, "thread is stuck: the process ends");
-    end_now(Exit::Stuck);
+/// Says that a thread does not move, and so the process ends; by design D1 that is the same recovery as any other.
+fn say_stuck(stuck: Stuck) {
+    let Stuck { thread, does, for_at_least, lanes } = stuck;
+    let stuck_ms = for_at_least.as_millis();
+    tracing::error!(thread, does, stuck_ms, lanes = ?lanes, "thread is stuck: the process ends");
+    telemetry::flush();
+}
+
+/// Ends the process without waiting for anything.
+fn end_stuck() {
+    signal_hook::low_level::exit(i32::from(Exit::Stuck.code()));
 }
 
 /// Passes committed transitions to the job supervisors.

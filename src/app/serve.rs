@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Once};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::AttemptId;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::relay::RelayView;
+use horizons_actors::supervisor::watchdog::keep_beating;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,7 @@ pub fn serve(config: Config) -> Result<Exit, Failure> {
     let system = actix::System::new();
     system.block_on(async move {
         let running = Running::start(&config, store, Extras::default())?;
+        actix_rt::spawn(keep_beating(heartbeat::register("main"), config.lanes.stuck_after));
         let server = start_http(&running, &config, listener)?;
         until_signal().await;
         tracing::info!("ending: intake stops, lanes finish what they have at the store");

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::exit::{Exit, Failure};
 
 use super::client::{Call, ClientOptions};
-use super::output::{Form, Output, cell};
+use super::output::{Column, Form, Output, cell};
 use super::{Context, ask, with_output};
 
 /// Look at the actors
@@ -49,8 +49,23 @@ pub(super) fn run(command: &ActorsCommand, context: &Context<'_>) -> Result<Exit
     })
 }
 
+/// What is told of a thread that has been at one thing for long.
+const THREAD_COLUMNS: [Column; 3] = [("THREAD", "thread"), ("DOES", "does"), ("FOR S", "silent_seconds")];
+
+/// A thread that does one thing for longer is shown.
+const LONG_SECONDS: f64 = 1.0;
+
 fn print_tree(output: &mut Output<'_>, tree: &Value) -> Result<(), Failure> {
     output.line(&format!("job supervisors: {}", cell(tree, "job_supervisors")))?;
+    let threads = tree.get("threads").and_then(Value::as_array).into_iter().flatten();
+    let is_long = |thread: &&Value| {
+        let seconds = thread.get("silent_seconds").and_then(Value::as_f64);
+        cell(thread, "state") == "working" && seconds.is_some_and(|seconds| seconds >= LONG_SECONDS)
+    };
+    let long: Vec<Value> = threads.filter(is_long).cloned().collect();
+    if !long.is_empty() {
+        output.rows(&THREAD_COLUMNS, &long)?;
+    }
     for group in tree.get("groups").and_then(Value::as_array).into_iter().flatten() {
         let error = match cell(group, "last_error") {
             error if error == "-" => String::new(),

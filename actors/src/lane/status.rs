@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::effect::Outcome;
+use crate::heartbeat;
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
 use crate::lane::lag::Lag;
 use crate::lane::pace::{Pace, Sum};
@@ -387,6 +388,7 @@ impl StatusBoard {
             taken_at: now,
             groups,
             job_supervisors: self.job_supervisors.get().map_or(0, |count| (count.0)()),
+            threads: heartbeat::threads(),
         }
     }
 }

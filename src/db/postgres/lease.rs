@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
+use horizons_actors::heartbeat;
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -260,7 +261,11 @@ pub(super) fn try_take(
 impl Renewer {
     fn work(mut self) {
         let pause = self.config.lease_time / RENEW_PART;
+        let heartbeat = heartbeat::register("store-lease");
         while !self.wait(pause) {
+            // Connecting, and the statement.
+            let limit = (self.config.connect_timeout + self.config.statement_timeout) * 2;
+            heartbeat.works_at_most("a renewal", limit);
             let asked_at = Instant::now();
             match self.renew() {
                 Ok(true) => self.stand(Standing::Until(believed_until(&self.config, asked_at))),
@@ -275,6 +280,7 @@ impl Renewer {
                     self.connection = None;
                 }
             }
+            heartbeat.waits("its next renewal");
         }
         self.give_back();
     }

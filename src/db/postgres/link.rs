@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The first wait is the longest divided by this.
 const FIRST_WAIT_DIVISOR: u32 = 50;
 
+/// Slow statements that a commit may have, each just within its limit, before the database counts as stuck.
+const STATEMENTS_PER_COMMIT: u32 = 8;
+
 /// What an attempt to connect brings.
 type Attempt = Receiver<Result<Connection, String>>;
 
@@ -75,6 +78,11 @@ impl Link {
                 Err(StoreError::Unavailable(format!("no connection to the database: {}", self.last_error)))
             }
         }
+    }
+
+    /// Gives how long a commit may take: its statements have a limit each, and the first that reaches it is the last.
+    pub(super) fn commit_limit(&self) -> Duration {
+        self.config.statement_timeout * STATEMENTS_PER_COMMIT
     }
 
     /// Begins an attempt.

@@ -7,13 +7,18 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager as _};
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::StoreError;
 use tokio::sync::oneshot;
 
 use super::engine::{Connection, ReadPool};
+
+/// How long a read may take before its thread counts as stuck; the longest are those of people over large tables.
+const READ_LIMIT: Duration = Duration::from_secs(300);
 
 /// A read on its way to a thread: given a connection, or why there is none.
 type Job = Box<dyn FnOnce(Result<&mut Connection, StoreError>) + Send>;
@@ -43,9 +48,10 @@ impl Readers {
         let mut readers = Self { shared, limit, threads: Vec::with_capacity(threads) };
         for number in 0..threads {
             let (shared, pool) = (Arc::clone(&readers.shared), pool.clone());
+            let name = format!("{name}-{number}");
             let thread = std::thread::Builder::new()
-                .name(format!("{name}-{number}"))
-                .spawn(move || work(&shared, &pool))?;
+                .name(name.clone())
+                .spawn(move || work(&shared, &pool, &heartbeat::register(name)))?;
             readers.threads.push(thread);
         }
         Ok(readers)
@@ -115,8 +121,14 @@ pub(super) fn read_now<T>(
     read_on(&mut *take(pool)?, read)
 }
 
-fn work(shared: &Shared, pool: &ReadPool) {
-    while let Some(job) = next(shared) {
+fn work(shared: &Shared, pool: &ReadPool, heartbeat: &Heartbeat) {
+    let next = || {
+        heartbeat.waits("reads");
+        let job = next(shared);
+        heartbeat.works_at_most("a read", READ_LIMIT);
+        job
+    };
+    while let Some(job) = next() {
         let caught = catch_unwind(AssertUnwindSafe(|| match take(pool) {
             Ok(mut connection) => job(Ok(&mut connection)),
             Err(error) => job(Err(error)),

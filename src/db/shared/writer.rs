@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::LogHeads;
 use horizons_actors::ports::store::{CommitError, StoreError};
@@ -47,11 +48,14 @@ impl Writer {
         let queue = Arc::clone(&self.queue);
         let on_fatal = Arc::clone(&self.on_fatal);
         let ended = catch_unwind(AssertUnwindSafe(|| {
+            let heartbeat = heartbeat::register("store-writer");
             let mut idle_since = Instant::now();
+            heartbeat.waits("work");
             while let Some(round) = self.queue.take() {
                 self.profile.waited_since(idle_since);
-                self.carry_out(round)?;
+                self.carry_out(round, &heartbeat)?;
                 idle_since = Instant::now();
+                heartbeat.waits("work");
             }
             Ok(())
         }));
@@ -65,13 +69,15 @@ impl Writer {
     }
 
     /// Writes a round; if a member fails for a reason of its own, all of them one by one.
-    fn carry_out(&mut self, round: Round) -> Result<(), FatalError> {
+    fn carry_out(&mut self, round: Round, heartbeat: &Heartbeat) -> Result<(), FatalError> {
+        heartbeat.works_at_most("a commit", self.link.commit_limit());
         wait(self.commit_delay);
         let outcome = self.run(&round);
         match outcome {
             Err(error) if error.may_be_a_member() && round.commands.len() + round.lanes.len() > 1 => {
                 tracing::debug!(error = ?error, "a member of a commit failed: each is tried alone");
                 for member in alone(round) {
+                    heartbeat.works_at_most("a commit", self.link.commit_limit());
                     let outcome = self.run(&member);
                     self.answer(member, outcome)?;
                 }

@@ -19,6 +19,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel::sqlite::SqliteConnection;
+use horizons_actors::heartbeat;
 
 use super::config::PAGE_BYTES;
 use super::connection::begin_log_anew_command;
@@ -138,7 +139,14 @@ pub(super) fn start(
     std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
         let mut seen = 0;
         let mut idle_rounds = 0;
-        while !stop.wait(interval) {
+        let heartbeat = heartbeat::register("store-checkpoint");
+        let is_over = || {
+            heartbeat.waits("its turn");
+            let is_over = stop.wait(interval);
+            heartbeat.works("a checkpoint");
+            is_over
+        };
+        while !is_over() {
             let commits = wal.commits.load(Ordering::Relaxed);
             let moved = if commits != seen {
                 seen = commits;

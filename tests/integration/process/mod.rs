@@ -33,6 +33,7 @@ pub(crate) mod place;
 pub(crate) mod random;
 pub(crate) mod server;
 mod shutdown;
+mod threads;
 pub(crate) mod topics;
 
 /// Reads a count from the environment.
