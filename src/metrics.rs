@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use horizons_actors::probes::{Probe, ProbeState};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -25,6 +26,7 @@ pub struct ProcessMetrics {
     connections: IntGauge,
     resident_memory_bytes: IntGauge,
     log_lines_dropped: IntCounter,
+    probe_state: IntGaugeVec,
 }
 
 impl ProcessMetrics {
@@ -53,6 +55,10 @@ impl ProcessMetrics {
             "horizons_log_lines_dropped_total",
             "Lines of the log that were dropped because its reader did not read",
         )?;
+        let probe_state = IntGaugeVec::new(
+            Opts::new("horizons_probe_state", "How a part of the process is: 0 ok, 1 degraded, 2 failed"),
+            &["probe"],
+        )?;
         let build = IntGaugeVec::new(Opts::new("horizons_build_info", "Always 1"), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 
@@ -61,8 +67,16 @@ impl ProcessMetrics {
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(resident_memory_bytes.clone()))?;
         registry.register(Box::new(log_lines_dropped.clone()))?;
+        registry.register(Box::new(probe_state.clone()))?;
         registry.register(Box::new(build))?;
-        Ok(Self { requests, answer_seconds, connections, resident_memory_bytes, log_lines_dropped })
+        Ok(Self {
+            requests,
+            answer_seconds,
+            connections,
+            resident_memory_bytes,
+            log_lines_dropped,
+            probe_state,
+        })
     }
 
     /// Counts a request: `route` is a path template, or one fixed name for all that match none.
@@ -76,6 +90,19 @@ impl ProcessMetrics {
     pub fn count_connection(&self) -> CountedConnection {
         self.connections.inc();
         CountedConnection(self.connections.clone())
+    }
+
+    /// Sets the gauges of probes; called when metrics are read. Those of parts that are gone go too.
+    pub fn observe_probes(&self, probes: &[Probe]) {
+        self.probe_state.reset();
+        for probe in probes {
+            let state = match probe.state {
+                ProbeState::Ok => 0,
+                ProbeState::Degraded => 1,
+                ProbeState::Failed => 2,
+            };
+            self.probe_state.with_label_values(&[probe.name.as_str()]).set(state);
+        }
     }
 
     /// Reads what the operating system and the log say about the process; called when metrics are read.

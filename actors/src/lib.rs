@@ -19,6 +19,7 @@ pub mod latency;
 pub mod metrics;
 pub mod orchestrator;
 pub mod ports;
+pub mod probes;
 pub mod record;
 pub mod rejection;
 pub mod snapshot;

@@ -4,6 +4,7 @@
 //! away at a start hold nothing up that does not need them: they are asked for until they answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use horizons_actors::ids::LogId;
@@ -24,19 +25,37 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// How long brokers that were away at the start are waited for in one go.
 const WATCH_LIMIT: Duration = Duration::from_secs(30);
 
+/// Whether brokers have answered since the start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BrokersSeen(Arc<AtomicBool>);
+
+impl BrokersSeen {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether they have.
+    pub(super) fn have_answered(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Decides which log the store is opened for. Asks the brokers, where the log is on Kafka, and checks the topics.
 ///
 /// *Errors*: [`Exit::Failed`] for topics that are not what Horizons needs, [`Exit::Config`] for settings that no
 /// client can be made of.
-pub(super) fn choose(config: &Config) -> Result<LogChoice, Failure> {
+pub(super) fn choose(config: &Config, brokers: &BrokersSeen) -> Result<LogChoice, Failure> {
     if config.event_log == EventLogKind::Embedded {
         return Ok(LogChoice::Embedded);
     }
     match identify(config, START_LIMIT) {
-        Ok(log_id) => Ok(LogChoice::Kafka(log_id)),
+        Ok(log_id) => {
+            brokers.set();
+            Ok(LogChoice::Kafka(log_id))
+        }
         Err(Unusable::Away(error)) => {
             tracing::warn!(error = %error, "brokers do not answer: the start goes on without them");
-            watch(config.clone());
+            watch(config.clone(), brokers.clone());
             Ok(LogChoice::RememberedKafka)
         }
         Err(Unusable::ForGood(failure)) => Err(failure),
@@ -78,12 +97,13 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
 
 /// Asks brokers that were away at the start until they answer, and ends the process if they turn out to be
 /// others than the store remembers, or without the topics.
-fn watch(config: Config) {
+fn watch(config: Config, brokers: BrokersSeen) {
     let thread = std::thread::Builder::new().name("brokers".to_owned()).spawn(move || {
         loop {
             match identify(&config, WATCH_LIMIT) {
                 Ok(log_id) => {
                     tracing::info!(log.id = %log_id, "brokers answer");
+                    brokers.set();
                     return;
                 }
                 Err(Unusable::Away(error)) => tracing::warn!(error = %error, "brokers do not answer yet"),

@@ -13,6 +13,7 @@ mod disk;
 mod faults;
 mod kafka;
 mod log;
+mod probes;
 mod relay;
 mod scheduler;
 pub mod serve;
@@ -52,6 +53,7 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::probes::Probed;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
 use crate::db::postgres::Lease;
@@ -59,6 +61,7 @@ use crate::disk::DiskState;
 use crate::exit::{Exit, Failure, end_now};
 use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
+use crate::probes::Probes;
 use crate::telemetry;
 
 pub use self::scheduler::{check_agent, check_program, run_agent};
@@ -96,6 +99,8 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     /// Random bits.
     pub randomness: Arc<dyn Randomness>,
+    /// How every part is.
+    pub probes: Arc<Probes>,
     /// The relay, where the event log is on Kafka.
     relay: Option<Arc<RelayPort>>,
     /// Whether the disk is full.
@@ -129,7 +134,7 @@ impl Running {
     /// Starts everything but HTTP. Call it inside an actix system; its thread carries control messages only.
     pub fn start(config: &Config, opened: OpenStore, extras: Extras) -> Result<Self, Failure> {
         let scheduler_lease = opened.scheduler_lease();
-        let OpenStore { store, log_id, .. } = opened;
+        let OpenStore { store, log_id, brokers, .. } = opened;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let randomness: Arc<dyn Randomness> = Arc::new(SystemRandomness);
         let board = Arc::new(StatusBoard::default());
@@ -248,9 +253,24 @@ impl Running {
             SchedulerKind::Local => front.spawn(orchestrator.clone().run(until_set(stopped))),
             SchedulerKind::Elsewhere => front.spawn(until_set(stopped)),
         };
+        let probes = probes::start(
+            Probed {
+                store: Arc::clone(&store) as _,
+                disk: Arc::clone(&disk),
+                board: Arc::clone(&board),
+                clock: Arc::clone(&clock),
+                brokers: (config.event_log == EventLogKind::Kafka).then_some(brokers),
+                relay: relay.clone(),
+                orchestrator: orchestrator.clone(),
+                driver: (config.scheduler.kind == SchedulerKind::Local).then(|| driver.abort_handle()),
+            },
+            &front,
+            until_set(stop.subscribe()),
+        );
         Ok(Self {
             store,
             log_id,
+            probes,
             board,
             registry,
             lane_metrics,

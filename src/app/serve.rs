@@ -67,6 +67,7 @@ pub(super) fn start_http(
         }),
         relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),
         board: Arc::clone(&running.board),
+        probes: Arc::clone(&running.probes),
         log_id: running.log_id.clone(),
         registry: running.registry.clone(),
         lane_metrics: running.lane_metrics.clone(),

@@ -11,6 +11,7 @@ use horizons_actors::ports::outbox::OutboxStore;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::store::{JobStore, LaneStore};
 
+use super::log::BrokersSeen;
 use super::{escalate, log};
 use crate::config::{Config, EventLogKind, Migrations as WhoMigrates, SchedulerKind, StoreEngine};
 use crate::db::error::OpenError;
@@ -34,6 +35,8 @@ pub struct OpenStore {
     pub log_id: LogId,
     /// Held by the one process that has the scheduler, where others may share the store.
     scheduler_lease: Option<Arc<Lease>>,
+    /// Whether the brokers have answered since the start.
+    pub(super) brokers: BrokersSeen,
 }
 
 /// What the lease of the process with the scheduler is called.
@@ -45,19 +48,21 @@ impl OpenStore {
     /// *Errors*: [`Exit::Occupied`] when another process has it, [`Exit::Unreachable`] when the database or, for
     /// a new store, the brokers do not answer, else [`Exit::Store`].
     pub fn open(config: &Config, commit_delay: Option<Duration>) -> Result<Self, Failure> {
-        let log = log::choose(config)?;
+        let brokers = BrokersSeen::default();
+        let log = log::choose(config, &brokers)?;
         match config.store.engine {
             StoreEngine::Sqlite => {
                 let store = open_sqlite_for(config, log, commit_delay)?;
-                Ok(Self { log_id: store.log_id(), store, scheduler_lease: None })
+                Ok(Self { log_id: store.log_id(), store, scheduler_lease: None, brokers })
             }
-            StoreEngine::Postgres => Self::open_postgres(config, log, commit_delay),
+            StoreEngine::Postgres => Self::open_postgres(config, log, brokers, commit_delay),
         }
     }
 
     fn open_postgres(
         config: &Config,
         log: LogChoice,
+        brokers: BrokersSeen,
         commit_delay: Option<Duration>,
     ) -> Result<Self, Failure> {
         let settings = PostgresConfig { log, commit_delay, ..postgres_config(config) };
@@ -74,7 +79,7 @@ impl OpenStore {
             }
         };
         let store = Arc::new(store.map_err(|error| open_failure(&error))?);
-        Ok(Self { log_id: store.log_id(), store, scheduler_lease })
+        Ok(Self { log_id: store.log_id(), store, scheduler_lease, brokers })
     }
 
     /// Tells whether other processes may write to the store.

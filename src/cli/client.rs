@@ -185,6 +185,8 @@ pub(super) struct Call<'a> {
     pub(super) query: Vec<(&'a str, Option<String>)>,
     pub(super) body: Option<Value>,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// Whether a 503 that is no problem document is an answer like any other.
+    is_503_an_answer: bool,
 }
 
 impl<'a> Call<'a> {
@@ -194,6 +196,12 @@ impl<'a> Call<'a> {
 
     pub(super) fn post(path: impl Into<String>, body: Value) -> Self {
         Self { method: Method::POST, path: path.into(), body: Some(body), ..Self::default() }
+    }
+
+    /// Takes a 503 as an answer, where it has a document of its own.
+    pub(super) const fn also_answers_503(mut self) -> Self {
+        self.is_503_an_answer = true;
+        self
     }
 
     pub(super) fn query(mut self, name: &'a str, value: Option<impl ToString>) -> Self {
@@ -289,7 +297,9 @@ impl Client {
         let bytes = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
         let bytes = bytes.map_err(|error| self.broken(call, error.to_string()))?.to_bytes();
         connection.abort();
-        if head.status.is_client_error() || head.status.is_server_error() {
+        let is_json = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+        let is_answer = call.is_503_an_answer && head.status == StatusCode::SERVICE_UNAVAILABLE && is_json;
+        if !is_answer && (head.status.is_client_error() || head.status.is_server_error()) {
             // A refusal without our document still has its status to show.
             let problem = serde_json::from_slice(&bytes).unwrap_or_default();
             let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());

@@ -20,6 +20,7 @@ mod lane;
 mod lanes;
 mod output;
 mod parked;
+mod ready;
 mod record_file;
 mod relay;
 mod run_agent;
@@ -67,6 +68,7 @@ enum Command {
     Events(events::EventsCommand),
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    Ready(ready::ReadyArguments),
     #[command(subcommand)]
     Actors(actors::ActorsCommand),
     #[command(subcommand)]
@@ -192,6 +194,7 @@ fn dispatch(command: Command, context: &Context<'_>) -> Result<Exit, Failure> {
         Command::Jobs(command) => jobs::run(command, context),
         Command::Events(command) => events::run(command, context),
         Command::Audit(command) => audit::run(command, context),
+        Command::Ready(arguments) => ready::run(&arguments, context),
         Command::Actors(command) => actors::run(&command, context),
         Command::Parked(command) => parked::run(command, context),
         Command::Gaps(command) => gaps::run(command, context),

@@ -26,6 +26,7 @@ async fn gather(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
     let state = &shared.state;
     state.lane_metrics.observe_board(&state.board, state.clock.now());
     state.process_metrics.observe_process();
+    state.process_metrics.observe_probes(&state.probes.board().probes());
     let text = TextEncoder::new()
         .encode_to_string(&state.registry.gather())
         .map_err(|error| ApiError::Broken { reason: error.to_string() })?;

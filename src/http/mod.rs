@@ -44,7 +44,7 @@ pub use server::{HttpLimits, ServeError, Served, serve};
 
 use crate::disk::{AttemptSpace, DiskState};
 use crate::metrics::ProcessMetrics;
-use health::OpeningWatch;
+use crate::probes::Probes;
 use route::Route;
 
 /// Tells what an attempt takes on the disk; reads a small file, so it is asked where waiting is allowed.
@@ -61,6 +61,8 @@ pub struct AppState {
     pub relay: Option<Arc<dyn RelayView>>,
     /// How lanes and groups are.
     pub board: Arc<StatusBoard>,
+    /// How every part of the process is.
+    pub probes: Arc<Probes>,
     /// The event log that the audit logs are about.
     pub log_id: LogId,
     /// Where every metric is declared.
@@ -89,12 +91,11 @@ impl std::fmt::Debug for AppState {
 struct Shared {
     state: AppState,
     limits: HttpLimits,
-    opening: OpeningWatch,
 }
 
 impl Shared {
     fn new(state: AppState, limits: HttpLimits) -> Self {
-        Self { state, limits, opening: OpeningWatch::default() }
+        Self { state, limits }
     }
 }
 

@@ -40,10 +40,6 @@ pub struct HttpLimits {
     pub connections: usize,
     /// How long an answer may take to be made; above the longest wait for a scheduler's verdict.
     pub answer_timeout: Duration,
-    /// How long the readiness probe waits for the store.
-    pub probe_timeout: Duration,
-    /// How long a lane may open before it counts as stuck.
-    pub opening_limit: Duration,
     /// How long requests may still be answered while shutting down.
     pub shutdown_timeout: Duration,
 }
@@ -56,8 +52,6 @@ impl Default for HttpLimits {
             body_read_timeout: Duration::from_secs(30),
             connections: 256,
             answer_timeout: Duration::from_secs(75),
-            probe_timeout: Duration::from_secs(1),
-            opening_limit: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(5),
         }
     }

@@ -14,6 +14,7 @@ mod relay;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod verdict;
 
 use std::sync::Arc;
@@ -91,6 +92,8 @@ struct Shared {
     orders_written: Notify,
     /// Rung when a live job is worth asking after.
     look_wanted: Notify,
+    /// What the scheduler did not do of late.
+    trouble: trouble::Trouble,
 }
 
 /// The orchestrator; clones share it.
@@ -128,8 +131,14 @@ impl Orchestrator {
             verdicts: verdict::Verdicts::default(),
             orders_written: Notify::new(),
             look_wanted: Notify::new(),
+            trouble: trouble::Trouble::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Tells what the scheduler does not do of late, if anything.
+    pub fn scheduler_trouble(&self) -> Option<String> {
+        self.shared.trouble.told()
     }
 
     /// Tells that orders may have been written by somebody else, a lane for instance. They would be found

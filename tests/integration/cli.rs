@@ -395,6 +395,31 @@ fn client_overloaded_server_tells_when_to_try_again() {
 }
 
 #[test]
+fn ready_prints_every_probe_and_ends_with_1_when_one_has_failed() {
+    let answer = |is_ready: bool, state: &str| {
+        let probe =
+            json!({"name": "store", "state": state, "detail": "words", "since": "2026-11-28T10:00:00Z"});
+        json!({"is_ready": is_ready, "state": state, "probes": [probe]})
+    };
+    let kind = "content-type: application/json\r\n";
+    let server = ScriptedServer::new(&[
+        (200, kind, answer(true, "degraded")),
+        (503, kind, answer(false, "failed")),
+        (503, "retry-after: 3\r\n", json!({"title": "too much to do"})),
+    ]);
+
+    let [degraded, failed, refused] = std::array::from_fn(|_| server.run(&["ready"]));
+
+    assert_exit(&degraded, Exit::Done);
+    let wanted = "PROBE  STATE     SINCE                 DETAIL\n\
+                  store  degraded  2026-11-28T10:00:00Z  words\n";
+    assert_eq!(text(&degraded.stdout), wanted);
+    assert_exit(&failed, Exit::Failed);
+    assert!(text(&failed.stdout).contains("store  failed"), "{}", text(&failed.stdout));
+    assert_exit(&refused, Exit::Refused);
+}
+
+#[test]
 fn jobs_list_prints_a_table_and_the_next_page() {
     let rows =
         json!([{"job_id": "j-1", "status": "RUNNING", "attempt": 1, "agent": "image", "user_id": "ada"}]);

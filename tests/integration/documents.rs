@@ -8,6 +8,7 @@ use std::process::Command;
 use horizons::exit::Exit;
 use horizons_actors::event::EventType;
 use horizons_actors::ids::Topic;
+use horizons_actors::probes::ProbeKind;
 use horizons_actors::rejection::Rejection;
 use horizons_actors::snapshot::ActorState;
 use serde_json::Value;
@@ -286,6 +287,21 @@ fn operations_exit_codes_and_states_are_complete() {
             state.name()
         );
     }
+}
+
+#[test]
+fn operations_probes_and_what_makes_unready_are_what_the_code_says() {
+    let operations = read("docs/operations.md");
+    let table =
+        operations.split("| probe | degraded (200) | failed (503) |\n|---|---|---|\n").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+
+    let wanted = ProbeKind::ALL.map(|kind| {
+        let cell = |words: Option<&'static str>| words.unwrap_or("-");
+        format!("| `{}` | {} | {} |", kind.name(), cell(kind.degraded_means()), cell(kind.failed_means()))
+    });
+
+    assert_eq!(rows, wanted);
 }
 
 #[test]

@@ -346,6 +346,13 @@ impl StatusBoard {
         }
     }
 
+    /// Lists the groups that wait for their log, with why.
+    pub fn groups_waiting(&self) -> Vec<(Group, String)> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = groups.iter().filter(|(_, facts)| facts.state == ActorState::Waiting);
+        waiting.map(|(group, facts)| (group.clone(), facts.last_error.clone().unwrap_or_default())).collect()
+    }
+
     /// Counts a change of what the log assigned to a group.
     pub fn count_rebalance(&self, group: &Group) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);

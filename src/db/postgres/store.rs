@@ -26,6 +26,9 @@ use crate::db::error::OpenError;
 use crate::db::fatal::FatalError;
 use crate::db::log_choice::LogChoice;
 
+/// Threads that read for probes.
+const PROBE_READERS: usize = 1;
+
 /// Connections for readers of the log, beside those of the reading threads: one for each consumer group.
 const LOG_READERS: usize = 5;
 
@@ -46,6 +49,8 @@ pub struct PostgresReader {
     pub(super) for_lanes: Readers,
     /// Reads of people, on threads of their own so that they cannot hold lanes up.
     pub(super) for_people: Readers,
+    /// Reads of probes, on a thread of their own so that nothing can hold them up.
+    pub(super) for_probes: Readers,
     pub(super) lanes: Arc<Lanes>,
     pub(super) heads: Arc<LogHeads>,
     pub(super) disk_limit_bytes: u64,
@@ -78,15 +83,15 @@ impl PostgresReader {
         let lanes = Arc::new(Lanes::load(connection, &log_id).map_err(|error| failed(config, error))?);
         let heads = Arc::new(LogHeads::default());
         source::refresh(connection, &heads).map_err(|error| failed(config, error))?;
-        let connections = config.readers * 2 + LOG_READERS;
+        let connections = config.readers * 2 + PROBE_READERS + LOG_READERS;
         let pool = connection::read_pool(config, u32::try_from(connections).unwrap_or(u32::MAX))?;
-        let threads = |name| {
-            Readers::start(name, &pool, config.readers, config.read_queue)
-                .map_err(|error| no_thread(config, &error))
+        let threads = |name, threads| {
+            Readers::start(name, &pool, threads, config.read_queue).map_err(|error| no_thread(config, &error))
         };
         Ok(Self {
-            for_lanes: threads("store-load")?,
-            for_people: threads("store-query")?,
+            for_lanes: threads("store-load", config.readers)?,
+            for_people: threads("store-query", config.readers)?,
+            for_probes: threads("store-probe", PROBE_READERS)?,
             pool: pool.clone(),
             lanes,
             heads,

@@ -100,6 +100,10 @@ impl QueryStore for Reader {
             Ok(StoreUsage { used_bytes, limit_bytes })
         })
     }
+
+    fn answers(&self) -> Reply<(), StoreError> {
+        self.for_probes.ask(query::answer)
+    }
 }
 
 impl QueryStore for Store {
@@ -170,5 +174,9 @@ impl QueryStore for Store {
 
     fn usage(&self) -> Reply<StoreUsage, StoreError> {
         self.reader.usage()
+    }
+
+    fn answers(&self) -> Reply<(), StoreError> {
+        self.reader.answers()
     }
 }

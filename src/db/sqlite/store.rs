@@ -28,6 +28,9 @@ use super::{identity, source};
 use crate::db::error::{OpenError, engine};
 use crate::db::log_choice::LogChoice;
 
+/// Threads that read for probes.
+const PROBE_READERS: usize = 1;
+
 /// Connections for readers of the log, beside those of the reading threads: one for each consumer group.
 const LOG_READERS: usize = 5;
 
@@ -44,6 +47,8 @@ pub struct SqliteReader {
     pub(super) for_lanes: Readers,
     /// Reads of people, on threads of their own so that they cannot hold lanes up.
     pub(super) for_people: Readers,
+    /// Reads of probes, on a thread of their own so that nothing can hold them up.
+    pub(super) for_probes: Readers,
     pub(super) lanes: Arc<Lanes>,
     pub(super) heads: Arc<LogHeads>,
     pub(super) disk_limit_bytes: u64,
@@ -83,15 +88,16 @@ impl SqliteReader {
         let lanes = Arc::new(Lanes::load(connection, &log_id).map_err(failed)?);
         let heads = Arc::new(LogHeads::default());
         source::refresh(connection, &heads).map_err(failed)?;
-        let connections = config.readers * 2 + LOG_READERS;
+        let connections = config.readers * 2 + PROBE_READERS + LOG_READERS;
         let pool = connection::read_pool(&file, u32::try_from(connections).unwrap_or(u32::MAX))?;
-        let threads = |name| {
-            Readers::start(name, &pool, config.readers, config.read_queue)
+        let threads = |name, threads| {
+            Readers::start(name, &pool, threads, config.read_queue)
                 .map_err(|source| OpenError::Folder { folder: config.folder.clone(), source })
         };
         Ok(Self {
-            for_lanes: threads("store-load")?,
-            for_people: threads("store-query")?,
+            for_lanes: threads("store-load", config.readers)?,
+            for_people: threads("store-query", config.readers)?,
+            for_probes: threads("store-probe", PROBE_READERS)?,
             pool: pool.clone(),
             lanes,
             heads,

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::super::Shared;
 use super::super::apply::Applied;
+use super::super::trouble::Asked;
 use super::{HandlingError, guarded, is_never_started, stop_of};
 
 /// How many live jobs one listing reads.
@@ -122,7 +123,7 @@ impl Shared {
             }
         }
         let id = AttemptId { job_id: row.job_id.clone(), attempt: row.attempt };
-        let Some(report) = self.limited(self.scheduler.find(id.clone())).await? else {
+        let Some(report) = self.limited(Asked::Find, self.scheduler.find(id.clone())).await? else {
             return self.lose(&row, id).await;
         };
         if row.status == JobStatus::Running && row.cancel.is_none() && is_never_started(&report) {
@@ -130,7 +131,7 @@ impl Shared {
             return Ok(self.settle(&row, &Input::Lost).await.map(drop)?);
         }
         if report.end.is_none() && self.is_cancel_overdue(&row) {
-            self.limited(self.scheduler.cancel(id)).await?;
+            self.limited(Asked::Cancel, self.scheduler.cancel(id)).await?;
         }
         self.publish_report(row, report).await
     }
@@ -159,7 +160,8 @@ impl Shared {
         while unpublished(&row, samples_taken) > 0 {
             let id = AttemptId { job_id: row.job_id.clone(), attempt: row.attempt };
             let from = row.samples_published;
-            let offered = self.limited(self.scheduler.samples(id, from, SAMPLES_BATCH)).await?;
+            let offered =
+                self.limited(Asked::Samples, self.scheduler.samples(id, from, SAMPLES_BATCH)).await?;
             let samples = unbroken(offered, from);
             if samples.is_empty() {
                 tracing::warn!(job.id = %row.job_id, from, samples_taken, "samples cannot be read");
@@ -179,8 +181,8 @@ impl Shared {
 
     /// Declares an attempt lost that the scheduler does not know, once it can never start again.
     async fn lose(&self, row: &JobRow, id: AttemptId) -> Result<(), HandlingError> {
-        self.limited(self.scheduler.cancel(id.clone())).await?;
-        match self.limited(self.scheduler.find(id)).await? {
+        self.limited(Asked::Cancel, self.scheduler.cancel(id.clone())).await?;
+        match self.limited(Asked::Find, self.scheduler.find(id)).await? {
             // It was there after all; the next round takes it in.
             Some(report) if !is_never_started(&report) => Ok(()),
             Some(_) | None => {

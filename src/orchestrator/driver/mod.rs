@@ -19,6 +19,7 @@ use horizons_actors::ports::scheduler::{AttemptExit, AttemptReport, SchedulerErr
 use horizons_actors::ports::store::StoreError;
 use tokio::sync::watch;
 
+use super::trouble::Asked;
 use super::{Orchestrator, Shared};
 
 /// Why the handling of a job was not finished; it is tried again.
@@ -72,12 +73,15 @@ impl Shared {
         self.config.backoff.delay(failures, self.randomness.next_u64())
     }
 
-    /// Waits for the scheduler, within the limit.
-    async fn limited<T>(&self, reply: Reply<T, SchedulerError>) -> Result<T, HandlingError> {
-        match tokio::time::timeout(self.config.scheduler_time_limit, reply).await {
-            Ok(answer) => Ok(answer?),
+    /// Waits for the scheduler, within the limit, and notes whether it does what it is asked.
+    async fn limited<T>(&self, asked: Asked, reply: Reply<T, SchedulerError>) -> Result<T, HandlingError> {
+        let answer = match tokio::time::timeout(self.config.scheduler_time_limit, reply).await {
+            Ok(answer) => answer.map_err(HandlingError::from),
             Err(_elapsed) => Err(HandlingError::SchedulerSilent),
-        }
+        };
+        let failure = answer.as_ref().err().filter(|error| error.is_transient());
+        self.trouble.note(asked, failure.map(ToString::to_string));
+        answer
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::super::Shared;
 use super::super::apply::Applied;
 use super::super::requests::spec_of;
+use super::super::trouble::Asked;
 use super::{HandlingError, guarded, is_never_started, stop_of};
 
 /// How many orders one listing adds to those that are in hand or wait for another try.
@@ -202,11 +203,11 @@ impl Shared {
         if row.status != JobStatus::Submitted {
             return self.answer(order, OrderAnswer::Done).await;
         }
-        let report = match self.limited(self.scheduler.find(attempt_id(order))).await? {
+        let report = match self.limited(Asked::Find, self.scheduler.find(attempt_id(order))).await? {
             Some(report) => report,
             // The order to cancel comes next and answers both.
             None if row.cancel.is_some() => return Ok(()),
-            None => match self.limited(self.scheduler.submit(spec_of(row)?)).await {
+            None => match self.limited(Asked::Submit, self.scheduler.submit(spec_of(row)?)).await {
                 Ok(report) => report,
                 Err(HandlingError::Scheduler(SchedulerError::Refused { field, reason })) => {
                     let input = Input::SchedulerRefused { field: field.to_owned(), reason };
@@ -223,7 +224,7 @@ impl Shared {
         if order.attempt != row.attempt || is_terminal(row) {
             return self.answer(order, OrderAnswer::Done).await;
         }
-        match self.limited(self.scheduler.cancel(attempt_id(order))).await {
+        match self.limited(Asked::Cancel, self.scheduler.cancel(attempt_id(order))).await {
             Ok(()) => {}
             Err(HandlingError::Scheduler(SchedulerError::Refused { reason, .. })) => {
                 tracing::error!(job.id = %order.job_id, error = %reason, "scheduler refuses to cancel");
@@ -232,7 +233,7 @@ impl Shared {
             Err(error) => return Err(error),
         }
         if row.status == JobStatus::Submitted {
-            match self.limited(self.scheduler.find(attempt_id(order))).await? {
+            match self.limited(Asked::Find, self.scheduler.find(attempt_id(order))).await? {
                 None => return self.settle_order(order, &Input::CancelAnswered).await,
                 Some(report) => self.take_report(order, report).await?,
             }
@@ -246,7 +247,7 @@ impl Shared {
         if row.is_some_and(|row| row.attempt == order.attempt && !row.status.is_attempt_end()) {
             return self.answer(order, OrderAnswer::Refused("the attempt has not ended".to_owned())).await;
         }
-        match self.limited(self.scheduler.clean(attempt_id(order))).await {
+        match self.limited(Asked::Clean, self.scheduler.clean(attempt_id(order))).await {
             Ok(()) => self.answer(order, OrderAnswer::Done).await,
             Err(HandlingError::Scheduler(SchedulerError::Refused { reason, .. })) => {
                 self.answer(order, OrderAnswer::Refused(reason)).await

@@ -4,6 +4,7 @@ mod commands;
 mod gaps;
 mod problems;
 mod reads;
+mod ready;
 mod relay;
 mod schemas;
 mod server;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use horizons::http::HttpLimits;
 use horizons_actors::clock::Clock as _;
 use horizons_actors::effect::{
     AuditEntry, AuditMark, DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal, TimelineEntry,
@@ -18,7 +17,6 @@ use horizons_actors::state::{
     StateValue,
 };
 use horizons_actors::testkit::EventBuilder;
-use horizons_actors::testkit::{Fault, StoreCall};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -498,78 +496,4 @@ async fn metrics_text_has_lanes_requests_and_the_process() {
     assert!(!text.contains("secret"), "{text}");
     let resident = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
     assert!(resident.unwrap().parse::<f64>().unwrap() > 1e6, "{resident:?}");
-}
-
-#[tokio::test]
-async fn ready_well_system_is_ready() {
-    let world = World::start().await;
-    world.board.set_group(&Group::jobs(), ActorState::Running, None);
-    world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle)).set_state(ActorState::Running);
-
-    let live = world.get("/live").await;
-    let ready = world.get("/ready").await;
-
-    assert_eq!((live.status, live.json()), (200, json!({"is_live": true})));
-    let probes = json!([
-        {"name": "store", "ok": true, "detail": "answers"},
-        {"name": "disk", "ok": true, "detail": "has room"},
-        {"name": "group jobs", "ok": true, "detail": "1 lanes"},
-    ]);
-    assert_eq!((ready.status, ready.json()), (200, json!({"is_ready": true, "probes": probes})));
-}
-
-#[tokio::test]
-async fn ready_disk_full_is_not_ready_and_says_so() {
-    let world = World::start().await;
-
-    world.state.disk.set(true, 17);
-    let ready = world.get("/ready").await;
-
-    let detail = "disk full: 17 bytes are left for new work";
-    let probe =
-        ready.json()["probes"].as_array().unwrap().iter().find(|probe| probe["name"] == "disk").cloned();
-    assert_eq!(probe, Some(json!({"name": "disk", "ok": false, "detail": detail})));
-    assert_eq!(ready.status, 503);
-}
-
-#[tokio::test]
-async fn ready_each_fault_is_named() {
-    let limits = HttpLimits { probe_timeout: Duration::from_millis(50), ..HttpLimits::default() };
-    let world = World::with_limits(limits).await;
-    let jobs = lane(Group::jobs(), Topic::JobLifecycle);
-    world.board.set_group(&Group::jobs(), ActorState::Running, None);
-    let status = world.board.lane(&jobs);
-    let mut seen = Vec::new();
-
-    status.opening(Incarnation(1));
-    seen.push(world.get("/ready").await);
-    world.clock.advance(Duration::from_secs(10));
-    seen.push(world.get("/ready").await);
-    status.set_state(ActorState::Gap);
-    seen.push(world.get("/ready").await);
-    status.set_state(ActorState::Running);
-    world.store.faults().script(StoreCall::Query, Fault::Hang);
-    seen.push(world.get("/ready").await);
-    world.store.faults().away();
-    seen.push(world.get("/ready").await);
-    let live = world.get("/live").await;
-
-    let failing: Vec<(u16, Vec<String>)> = seen
-        .iter()
-        .map(|answer| {
-            let body = answer.json();
-            let probes = body["probes"].as_array().unwrap().clone();
-            let failing = Value::Array(probes.into_iter().filter(|probe| probe["ok"] == false).collect());
-            (answer.status, names(&failing, "detail"))
-        })
-        .collect();
-    let wanted = [
-        (200, vec![]),
-        (503, vec!["job-lifecycle-0 opening for 10 s".to_owned()]),
-        (503, vec!["job-lifecycle-0 gap".to_owned()]),
-        (503, vec!["no answer within 0.05 s".to_owned()]),
-        (503, vec!["answers with an error".to_owned()]),
-    ];
-    assert_eq!(failing, wanted);
-    assert_eq!(live.status, 200);
 }

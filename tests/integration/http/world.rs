@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use horizons::disk::AttemptSpace;
+use horizons::disk::{AttemptSpace, DiskState};
 use horizons::http::{AppState, HttpLimits, ServeError, Served, serve};
 use horizons::metrics::ProcessMetrics;
+use horizons::probes::{
+    DiskProbe, EventLogProbe, LaneProbes, OPENING_LIMIT, ProbeSource, Probes, RelayProbe, SchedulerProbe,
+    StoreProbe,
+};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, CommandKind};
 use horizons_actors::effect::Effects;
@@ -28,6 +32,7 @@ use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction, StoreError,
 };
+use horizons_actors::probes::{ProbeBoard, ProbeState};
 use horizons_actors::record::{Headers, LogRecord, TimestampType};
 use horizons_actors::testkit::event::DEFAULT_TIME;
 use horizons_actors::testkit::{ManualClock, MemoryStore, SeededRandomness};
@@ -43,6 +48,9 @@ use super::schemas::check_answer;
 
 /// No step of a test takes longer unless something hangs.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long the store's probe waits.
+pub(super) const STORE_LIMIT: Duration = Duration::from_millis(50);
 
 /// What the receiver of commands answers.
 #[derive(Debug, Clone)]
@@ -258,17 +266,28 @@ impl World {
             seen: Mutex::default(),
             records: Mutex::default(),
         });
+        let disk: Arc<DiskState> = Arc::default();
+        let mut sources: Vec<Arc<dyn ProbeSource>> = vec![
+            Arc::new(StoreProbe::new(Arc::new(store.clone()), STORE_LIMIT)),
+            Arc::new(DiskProbe::new(Arc::clone(&disk))),
+            Arc::new(EventLogProbe::embedded(Arc::clone(&board))),
+            Arc::new(LaneProbes::new(Arc::clone(&board), clock.clone(), OPENING_LIMIT)),
+            Arc::new(SchedulerProbe::new(|| (ProbeState::Ok, "takes jobs".to_owned()))),
+        ];
+        sources.extend(relay.clone().map(|relay| Arc::new(RelayProbe::new(relay)) as Arc<dyn ProbeSource>));
+        let probes = Probes::new(Arc::new(ProbeBoard::default()), clock.clone(), sources, Duration::ZERO);
         let registry = Registry::new();
         let state = AppState {
             queries: Arc::new(store.clone()),
             commands: commands.clone(),
             relay,
             board: Arc::clone(&board),
+            probes: Arc::new(probes),
             log_id: LogId::parse("log-1").unwrap(),
             lane_metrics: LaneMetrics::register(&registry).unwrap(),
             process_metrics: ProcessMetrics::register(&registry).unwrap(),
             registry,
-            disk: Arc::default(),
+            disk,
             attempt_space: Arc::new(|_| Some(AttemptSpace { output_bytes: 7, work_bytes: 8 })),
             clock: clock.clone(),
             randomness: Arc::new(SeededRandomness::new(1)),

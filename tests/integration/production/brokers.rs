@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::stage::{Engine, Stage, place_on, processor_time};
+use super::stage::{Engine, Stage, place_on, probe, processor_time};
 use crate::process::look::Look;
-use crate::process::server::pass;
+use crate::process::server::{pass, wait_for};
 use crate::services::kafka::{Kafka, KafkaOptions};
 
 /// How long a killed broker stays away.
@@ -73,9 +73,17 @@ fn brokers_all_away_submits_go_on_and_nothing_is_lost() {
         (1..=kafka.broker_count()).for_each(|n| kafka.kill(n));
         let accepted = on.accepted();
         let percent = percent_during(away, on.server.pid());
+        for name in ["event_log", "relay"] {
+            let seen = || probe(on.client, name);
+            wait_for("the outage to be told", || seen() == (200, "degraded".to_owned()));
+        }
         let accepted = on.accepted() - accepted;
         kafka.restart_all();
-        (accepted, before, percent, on.wait_until_it_works())
+        let recovery = on.wait_until_it_works();
+        for name in ["event_log", "relay"] {
+            wait_for("the end of the outage to be told", || probe(on.client, name) == (200, "ok".to_owned()));
+        }
+        (accepted, before, percent, recovery)
     });
     println!(
         "all brokers away for {away:?}: {accepted} submits accepted, {percent} % of a processor ({before} % before); \

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::outside::Outside;
-use super::stage::{Engine, Stage, lanes, metric, place_on};
+use super::stage::{Engine, Stage, lanes, metric, place_on, probe};
 use crate::process::client::Client;
 use crate::process::server::wait_for;
 use crate::services::kafka::Kafka;
@@ -59,6 +59,10 @@ fn flood(engine: Engine) {
     assert_eq!(dead_letters(stage.client()), count);
     assert_eq!(metric(stage.client(), "horizons_lane_paused"), 2.0);
     assert_eq!(metric(stage.client(), "horizons_floods_total"), 2.0);
+    for group in GROUPS {
+        let seen = || probe(stage.client(), &format!("lanes/{group}"));
+        wait_for("the held lane to be told", || seen() == (200, "degraded".to_owned()));
+    }
 
     stage.start_again(None);
     wait_for("the next process to hold still", || is_held(stage.client()));

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::members::LANES;
 use super::outside::Outside;
-use super::stage::{Engine, Stage, lanes, place_on, wait_until_it_works};
+use super::stage::{Engine, Stage, lanes, place_on, probe, wait_until_it_works};
 use crate::process::client::Client;
 use crate::process::crash::settle;
 use crate::process::look::Look;
@@ -76,7 +76,7 @@ fn damaged(who: &str, damage: impl FnOnce(&Outside<'_>), kept: &[Vec<u8>]) {
     wait_for("the lane to stop at the gap", || in_gap(client).len() == 1);
     let lane = in_gap(client).remove(0);
     assert_eq!((&lane["topic"], &lane["partition"]), (&Value::from(TOPIC), &Value::from(0)), "{lane}");
-    assert_eq!(client.get("/ready").status, 503, "a gap is not ready");
+    wait_for("the gap to be told", || probe(client, "lanes/audit-trail") == (200, "degraded".to_owned()));
     wait_for("the other lanes to work", || {
         lanes(client).iter().filter(|lane| lane["state"] == "running").count() == LANES - 1
     });

@@ -206,6 +206,14 @@ pub(super) fn wait_for_lanes(client: Client, wanted: usize) {
     });
 }
 
+/// Reads how `/ready` answers, and the state of one of its probes.
+pub(super) fn probe(client: Client, name: &str) -> (u16, String) {
+    let Ok(answer) = client.send("GET", "/ready", &[], None) else { return (0, String::new()) };
+    let probes = answer.json()["probes"].as_array().cloned().unwrap_or_default();
+    let state = probes.iter().find(|probe| probe["name"] == name).map(|probe| probe["state"].clone());
+    (answer.status, state.and_then(|state| state.as_str().map(str::to_owned)).unwrap_or_default())
+}
+
 /// Reads a metric: the sum over its series.
 pub(super) fn metric(client: Client, name: &str) -> f64 {
     let text = client.get("/metrics").text;
