@@ -100,7 +100,11 @@ impl Effects {
             + self.timers_set.len()
             + self.timers_cleared.len()
             + self.dead_letters.len()
+            + self.dead_letters_settled.len()
+            + self.keys_parked.len()
+            + self.keys_unparked.len()
             + self.records_parked.len()
+            + self.records_unparked.len()
             + self.trials_settled.len()
             + self.outbox.len()
     }

@@ -24,6 +24,8 @@ mod http;
 mod kafka;
 /// The local scheduler: attempts as child processes under their shim; limits, ends, crashes, restarts.
 mod local_scheduler;
+/// How SQLite and PostgreSQL carry out what the store asks, over tables that have grown.
+mod plans;
 /// The PostgreSQL store's schema, roles, leases, and what it does in outages.
 mod postgres_store;
 /// The program as a process under load, kills, damage and bad input.

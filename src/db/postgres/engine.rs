@@ -3,6 +3,7 @@
 //! Promises the names that every engine's folder has: the connection, how a transaction begins and ends, how
 //! rows are written in bulk, and what a failure means.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use diesel::connection::{DefaultLoadingMode, SimpleConnection};
@@ -19,7 +20,8 @@ use super::errors::{Fault, fault_of};
 use super::fixed::{Fixed, run};
 use super::lease;
 use super::outbox::{OutboxRange, OutboxRow};
-use super::schema::audit_logs;
+use super::parking::NewParkedRow;
+use super::schema::{audit_logs, parked_records};
 use super::state::{AuditLogRow, uuid};
 use crate::db::outcome::RoundError;
 use crate::db::words::WordsRef;
@@ -137,6 +139,60 @@ macro_rules! insert_or_ignore_rows {
 }
 pub(super) use insert_or_ignore_rows;
 
+diesel::define_sql_function! {
+    /// The hash that stands for a key in indexes: a key may be longer than an index takes.
+    fn sha256(bytes: Binary) -> Binary;
+}
+
+/// Tells whether a row has a key, in the words of the indexes over the keys' hashes: without the hash the engine would
+/// walk all of a lane.
+macro_rules! is_key {
+    ($column:expr, $key:expr) => {
+        $crate::db::postgres::engine::sha256($column)
+            .eq($crate::db::postgres::engine::sha256($key))
+            .and($column.eq($key))
+    };
+}
+pub(super) use is_key;
+
+/// Inserts records that wait; tells of each whether it is new.
+pub(super) fn insert_parked(
+    connection: &mut Connection,
+    rows: &[NewParkedRow],
+) -> Result<Vec<bool>, StoreError> {
+    let mut written: HashSet<(Vec<u8>, i64)> = HashSet::new();
+    let mut left = rows;
+    while !left.is_empty() {
+        let (some, later) = left.split_at(rows_at_once(left.len()));
+        let insert = diesel::insert_into(parked_records::table)
+            .values(some)
+            .on_conflict_do_nothing()
+            .returning((parked_records::key, parked_records::record_offset));
+        written.extend(Fixed(insert).load::<(Vec<u8>, i64)>(connection).map_err(engine)?);
+        left = later;
+    }
+    // One that comes twice is new once.
+    Ok(rows.iter().map(|row| written.remove(&(row.key.0.to_vec(), row.record_offset))).collect())
+}
+
+/// Removes records that wait behind a key; gives how many.
+pub(super) fn remove_parked(
+    connection: &mut Connection,
+    lane: i64,
+    key: &[u8],
+    offsets: &[i64],
+) -> Result<i64, StoreError> {
+    let delete = diesel::sql_query(
+        "DELETE FROM parked_records
+         WHERE lane = $1 AND sha256(key) = sha256($2) AND key = $2 AND record_offset = ANY($3)",
+    )
+    .bind::<BigInt, _>(lane)
+    .bind::<Binary, _>(key)
+    .bind::<Array<BigInt>, _>(offsets);
+    let removed = delete.execute(connection).map_err(engine)?;
+    Ok(i64::try_from(removed).unwrap_or(i64::MAX))
+}
+
 /// Makes a query wait for whoever is writing its row.
 macro_rules! lock_row {
     ($query:expr) => {
@@ -172,7 +228,7 @@ pub(super) fn roll_back(connection: &mut Connection) {
     }
 }
 
-/// Makes whoever names the same thing wait until this transaction ends: two processes may be asked the same.
+/// Makes whoever names the same thing wait until this transaction ends: two processes may do the same.
 pub(super) fn take_turns(connection: &mut Connection, name: &str) -> Result<(), StoreError> {
     diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
         .bind::<Text, _>(WordsRef(name))
@@ -191,21 +247,20 @@ pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreErr
     connection.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(engine)
 }
 
-/// Removes timers of a lane.
+/// Removes timers of a lane, those of one kind at once: joined to a list, the server would rather walk all timers.
 pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> QueryResult<()> {
-    if all.is_empty() {
-        return Ok(());
+    let mut of_kinds: BTreeMap<&str, Vec<WordsRef<'_>>> = BTreeMap::new();
+    for id in all {
+        of_kinds.entry(id.kind.as_str()).or_default().push(WordsRef(&id.key));
     }
-    let (kinds, keys): (Vec<_>, Vec<_>) =
-        all.iter().map(|id| (WordsRef(&id.kind), WordsRef(&id.key))).unzip();
-    let delete = diesel::sql_query(
-        "DELETE FROM timers AS t USING unnest($2, $3) AS c (kind, key)
-         WHERE t.lane = $1 AND t.kind = c.kind AND t.key = c.key",
-    )
-    .bind::<BigInt, _>(lane)
-    .bind::<Array<Text>, _>(kinds)
-    .bind::<Array<Text>, _>(keys);
-    run(connection, delete)
+    for (kind, keys) in of_kinds {
+        let delete = diesel::sql_query("DELETE FROM timers WHERE lane = $1 AND kind = $2 AND key = ANY($3)")
+            .bind::<BigInt, _>(lane)
+            .bind::<Text, _>(WordsRef(kind))
+            .bind::<Array<Text>, _>(keys);
+        run(connection, delete)?;
+    }
+    Ok(())
 }
 
 /// Removes jobs from the list of those that live.

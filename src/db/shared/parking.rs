@@ -3,6 +3,8 @@
 //! Promises that a key is unparked only when nothing waits behind it, that a record parked twice is the same
 //! record, and that the stored count of waiting records is the count of rows.
 
+use std::collections::BTreeMap;
+
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Command, ParkedKeyId};
@@ -13,10 +15,10 @@ use horizons_actors::ids::Offset;
 use horizons_actors::ports::store::{ParkedWish, StoreError, WishAnswer};
 use horizons_actors::record::LogRecord;
 
-use super::engine::{Connection, engine, insert_or_ignore};
+use super::engine::{self, Connection, engine, insert_or_ignore, is_key};
 use super::key;
 use super::lanes::Lanes;
-use super::records::{RecordColumns, slice};
+use super::records::{Blob, RecordColumns, blob, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
 use crate::db::words::{Words, WordsRef};
 
@@ -35,9 +37,7 @@ pub(super) fn write(connection: &mut Connection, lane: i64, effects: &Effects) -
         settle(connection, lane, settlement)?;
     }
     // What leaves goes first: a key may be unparked and parked again in one transaction.
-    for id in &effects.records_unparked {
-        unpark_record(connection, lane, id)?;
-    }
+    unpark_records(connection, lane, &effects.records_unparked)?;
     for key in &effects.keys_unparked {
         if !effects.keys_parked.iter().any(|parked| parked.key == key) {
             unpark_key(connection, lane, key)?;
@@ -46,10 +46,7 @@ pub(super) fn write(connection: &mut Connection, lane: i64, effects: &Effects) -
     for parked in &effects.keys_parked {
         park_key(connection, lane, parked)?;
     }
-    for parked in &effects.records_parked {
-        park_record(connection, lane, parked)?;
-    }
-    Ok(())
+    park_records(connection, lane, &effects.records_parked)
 }
 
 fn write_letter(connection: &mut Connection, lane: i64, letter: &DeadLetter) -> Result<(), StoreError> {
@@ -141,7 +138,7 @@ fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Resul
     let changed = diesel::update(
         parked_keys::table
             .filter(parked_keys::lane.eq(lane))
-            .filter(parked_keys::key.eq(parked.key.as_ref())),
+            .filter(is_key!(parked_keys::key, parked.key.as_ref())),
     )
     .set((
         parked_keys::head_offset.eq(head),
@@ -172,32 +169,58 @@ fn park_key(connection: &mut Connection, lane: i64, parked: &ParkedKey) -> Resul
     Ok(())
 }
 
-fn park_record(connection: &mut Connection, lane: i64, parked: &ParkedRecord) -> Result<(), StoreError> {
-    let record = &parked.record;
-    let key = parked.key.as_ref();
-    let offset = record.offset.0.cast_signed();
-    let written = insert_or_ignore!(
-        connection,
-        parked_records::table,
-        (
-            parked_records::lane.eq(lane),
-            parked_records::key.eq(key),
-            parked_records::record_offset.eq(offset),
-            parked_records::recorded_at.eq(record.timestamp.as_micros()),
-            parked_records::time_type.eq(i32::from(record.timestamp_type.code())),
-            parked_records::record_key.eq(slice(record.key.as_ref())),
-            parked_records::headers.eq(record.headers.as_block().as_ref()),
-            parked_records::payload.eq(slice(record.payload.as_ref())),
-            parked_records::parked_at.eq(parked.parked_at.as_micros()),
-        )
-    );
-    if written == 1 {
-        return count_records(connection, lane, key, 1);
+/// A record that waits.
+#[derive(Insertable)]
+#[diesel(table_name = parked_records, treat_none_as_default_value = false)]
+pub(super) struct NewParkedRow {
+    lane: i64,
+    pub(super) key: Blob,
+    pub(super) record_offset: i64,
+    recorded_at: i64,
+    time_type: i32,
+    record_key: Option<Blob>,
+    headers: Blob,
+    payload: Option<Blob>,
+    parked_at: i64,
+}
+
+impl NewParkedRow {
+    fn new(lane: i64, parked: &ParkedRecord) -> Self {
+        let record = &parked.record;
+        Self {
+            lane,
+            key: Blob(parked.key.clone()),
+            record_offset: record.offset.0.cast_signed(),
+            recorded_at: record.timestamp.as_micros(),
+            time_type: i32::from(record.timestamp_type.code()),
+            record_key: blob(record.key.as_ref()),
+            headers: Blob(record.headers.as_block().clone()),
+            payload: blob(record.payload.as_ref()),
+            parked_at: parked.parked_at.as_micros(),
+        }
     }
+}
+
+/// Parks records; one that is parked already must be the same.
+fn park_records(connection: &mut Connection, lane: i64, all: &[ParkedRecord]) -> Result<(), StoreError> {
+    let rows: Vec<NewParkedRow> = all.iter().map(|parked| NewParkedRow::new(lane, parked)).collect();
+    let mut counts: BTreeMap<&[u8], i64> = BTreeMap::new();
+    for (parked, is_new) in all.iter().zip(engine::insert_parked(connection, &rows)?) {
+        if is_new {
+            *counts.entry(parked.key.as_ref()).or_default() += 1;
+        } else {
+            check_parked(connection, lane, parked)?;
+        }
+    }
+    counts.into_iter().try_for_each(|(key, count)| count_records(connection, lane, key, count))
+}
+
+/// Refuses another record at the place of one that is parked.
+fn check_parked(connection: &mut Connection, lane: i64, parked: &ParkedRecord) -> Result<(), StoreError> {
     let stored: Option<RecordColumns> = parked_records::table
         .filter(parked_records::lane.eq(lane))
-        .filter(parked_records::key.eq(key))
-        .filter(parked_records::record_offset.eq(offset))
+        .filter(is_key!(parked_records::key, parked.key.as_ref()))
+        .filter(parked_records::record_offset.eq(parked.record.offset.0.cast_signed()))
         .select((
             parked_records::recorded_at,
             parked_records::time_type,
@@ -208,13 +231,13 @@ fn park_record(connection: &mut Connection, lane: i64, parked: &ParkedRecord) ->
         .first(connection)
         .optional()
         .map_err(engine)?;
-    same_record("parked record", stored, record)
+    same_record("parked record", stored, &parked.record)
 }
 
 /// Moves the count of records behind a key.
 fn count_records(connection: &mut Connection, lane: i64, key: &[u8], change: i64) -> Result<(), StoreError> {
     let counted = diesel::update(
-        parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key)),
+        parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(is_key!(parked_keys::key, key)),
     )
     .set(parked_keys::records.eq(parked_keys::records + change))
     .execute(connection)
@@ -226,21 +249,23 @@ fn count_records(connection: &mut Connection, lane: i64, key: &[u8], change: i64
     }
 }
 
-fn unpark_record(connection: &mut Connection, lane: i64, id: &ParkedRecordId) -> Result<(), StoreError> {
-    let removed = diesel::delete(
-        parked_records::table
-            .filter(parked_records::lane.eq(lane))
-            .filter(parked_records::key.eq(id.key.as_ref()))
-            .filter(parked_records::record_offset.eq(id.offset.0.cast_signed())),
-    )
-    .execute(connection)
-    .map_err(engine)?;
-    // One that is not parked leaves what was wanted.
-    if removed == 0 { Ok(()) } else { count_records(connection, lane, &id.key, -1) }
+/// Takes records out of their queues, those of one key at once. One that is not parked leaves what was wanted.
+fn unpark_records(connection: &mut Connection, lane: i64, ids: &[ParkedRecordId]) -> Result<(), StoreError> {
+    let mut of_keys: BTreeMap<&[u8], Vec<i64>> = BTreeMap::new();
+    for id in ids {
+        of_keys.entry(id.key.as_ref()).or_default().push(id.offset.0.cast_signed());
+    }
+    for (key, offsets) in of_keys {
+        let removed = engine::remove_parked(connection, lane, key, &offsets)?;
+        if removed > 0 {
+            count_records(connection, lane, key, -removed)?;
+        }
+    }
+    Ok(())
 }
 
 fn unpark_key(connection: &mut Connection, lane: i64, key: &[u8]) -> Result<(), StoreError> {
-    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key));
+    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(is_key!(parked_keys::key, key));
     let removed =
         diesel::delete(row.filter(parked_keys::records.eq(0))).execute(connection).map_err(engine)?;
     if removed == 1 {
@@ -270,9 +295,11 @@ pub(super) fn set_wish(
     wished: &Wished<'_>,
     command: &Command,
 ) -> Result<WishAnswer, StoreError> {
-    let Some(lane) = lanes.find(connection, &wished.key.lane)? else { return Ok(WishAnswer::NotParked) };
+    let Some(lane) = lanes.find(connection, &wished.key.lane)? else {
+        return Ok(WishAnswer::NotParked);
+    };
     let key = wished.key.key.as_ref();
-    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(parked_keys::key.eq(key));
+    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(is_key!(parked_keys::key, key));
     if wished.wish == ParkedWish::Release {
         let head: Option<i64> =
             row.select(parked_keys::head_offset).first(connection).optional().map_err(engine)?;
@@ -312,7 +339,7 @@ pub(super) fn load(
 ) -> Result<Vec<ParkedRecord>, StoreError> {
     let rows: Vec<(i64, i64, RecordColumns)> = parked_records::table
         .filter(parked_records::lane.eq(lane))
-        .filter(parked_records::key.eq(id.key.as_ref()))
+        .filter(is_key!(parked_records::key, id.key.as_ref()))
         .order(parked_records::record_offset)
         .limit(i64::try_from(limit).unwrap_or(i64::MAX))
         .select((

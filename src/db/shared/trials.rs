@@ -3,6 +3,7 @@
 //! Promises that a death is charged once, when another process opens the lane, and only to what was being thought
 //! about; and that what cannot be tried again is forgotten.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use horizons_actors::effect::TimerId;
 use horizons_actors::ids::{Offset, ProcessId};
@@ -92,22 +93,24 @@ fn can_be_tried(
     next: Option<Offset>,
     subject: &TrialSubject,
 ) -> Result<bool, StoreError> {
-    let found: i64 = match subject {
+    let found: bool = match subject {
         TrialSubject::Log(offset) => return Ok(next.is_none_or(|next| *offset >= next)),
-        TrialSubject::Parked(offset) => parked_records::table
-            .filter(parked_records::lane.eq(lane))
-            .filter(parked_records::record_offset.eq(offset.0.cast_signed()))
-            .count()
-            .get_result(connection),
-        TrialSubject::Timer(id) => timers::table
-            .filter(timers::lane.eq(lane))
-            .filter(timers::kind.eq(WordsRef(&id.kind)))
-            .filter(timers::key.eq(WordsRef(&id.key)))
-            .count()
-            .get_result(connection),
+        TrialSubject::Parked(offset) => diesel::select(exists(
+            parked_records::table
+                .filter(parked_records::lane.eq(lane))
+                .filter(parked_records::record_offset.eq(offset.0.cast_signed())),
+        ))
+        .get_result(connection),
+        TrialSubject::Timer(id) => diesel::select(exists(
+            timers::table
+                .filter(timers::lane.eq(lane))
+                .filter(timers::kind.eq(WordsRef(&id.kind)))
+                .filter(timers::key.eq(WordsRef(&id.key))),
+        ))
+        .get_result(connection),
     }
     .map_err(engine)?;
-    Ok(found > 0)
+    Ok(found)
 }
 
 /// What a row says of its subject.

@@ -17,8 +17,9 @@ use horizons_actors::state::LifecycleOwner;
 
 use super::lanes::{self, Ownership, Seen};
 use super::outbox::{OutboxRange, OutboxRow};
+use super::parking::NewParkedRow;
 use super::records::WantedOffsets;
-use super::schema::{audit_logs, live_job_views, log_head, outbox_cursors, progress, timers};
+use super::schema::{audit_logs, live_job_views, log_head, outbox_cursors, parked_records, progress, timers};
 use super::state::{self, AuditLogRow};
 use crate::db::error::{Fault, fault_of, store_error};
 use crate::db::outcome::RoundError;
@@ -136,6 +137,41 @@ macro_rules! insert_or_ignore_rows {
     };
 }
 pub(super) use insert_or_ignore_rows;
+
+/// Tells whether a row has a key.
+macro_rules! is_key {
+    ($column:expr, $key:expr) => {
+        $column.eq($key)
+    };
+}
+pub(super) use is_key;
+
+/// Inserts records that wait; tells of each whether it is new.
+pub(super) fn insert_parked(
+    connection: &mut Connection,
+    rows: &[NewParkedRow],
+) -> Result<Vec<bool>, StoreError> {
+    let mut insert = |row: &NewParkedRow| Ok(insert_or_ignore!(connection, parked_records::table, row) == 1);
+    rows.iter().map(&mut insert).collect()
+}
+
+/// Removes records that wait behind a key; gives how many.
+pub(super) fn remove_parked(
+    connection: &mut Connection,
+    lane: i64,
+    key: &[u8],
+    offsets: &[i64],
+) -> Result<i64, StoreError> {
+    let mut removed = 0;
+    for offset in offsets {
+        let row = parked_records::table
+            .filter(parked_records::lane.eq(lane))
+            .filter(parked_records::key.eq(key))
+            .filter(parked_records::record_offset.eq(offset));
+        removed += i64::from(diesel::delete(row).execute(connection).map_err(engine)? == 1);
+    }
+    Ok(removed)
+}
 
 /// Makes a query wait for whoever is writing its row; one writes here, in turn with this.
 macro_rules! lock_row {

@@ -137,6 +137,12 @@ impl Cluster {
         }
     }
 
+    /// Gives what the server has logged.
+    pub(crate) fn log(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("server.log")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Gives the server's main process.
     pub(crate) fn server_pid(&self) -> u32 {
         let text = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
