@@ -414,6 +414,17 @@ pub struct AppendedAt {
     pub offset: Offset,
 }
 
+/// Where an order stands in the list of those that are open.
+///
+/// *Shape*: when it was ordered, and its number, which orders what was ordered at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderPlace {
+    /// When it was ordered.
+    pub ordered_at: Timestamp,
+    /// Its number.
+    pub number: u64,
+}
+
 /// What the orchestrator and the operators' commands need of the store.
 pub trait JobStore: Send + Sync {
     /// Writes one transaction of the orchestrator's.
@@ -425,8 +436,12 @@ pub trait JobStore: Send + Sync {
     /// Lists jobs that are not terminal, in order of job id, after `after`.
     fn live_jobs(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobRow>, StoreError>;
 
-    /// Lists orders that have no answer yet, oldest first.
-    fn open_orders(&self, limit: usize) -> Reply<Vec<Order>, StoreError>;
+    /// Lists orders that have no answer yet, oldest first, behind `after`. A short page is the last one.
+    fn open_orders(
+        &self,
+        after: Option<OrderPlace>,
+        limit: usize,
+    ) -> Reply<Vec<(OrderPlace, Order)>, StoreError>;
 
     /// Answers an order that changes no job (a repeated one, or a clean-up).
     fn answer_order(&self, order: Order, answer: OrderAnswer) -> Reply<(), StoreError>;

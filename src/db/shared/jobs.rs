@@ -12,7 +12,7 @@ use horizons_actors::ids::{
 };
 use horizons_actors::ports::store::{
     CancelRequest, Idempotency, JobExpectation, JobFailure, JobRow, JobWrite, JobWritten, OrderAnswer,
-    OutgoingEvent, StoreError,
+    OrderPlace, OutgoingEvent, StoreError,
 };
 
 use super::effects::write_orders;
@@ -130,7 +130,7 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
     rows.into_iter().map(JobColumns::into_row).collect()
 }
 
-/// Looks whether an idempotency key was used before, behind whoever is using it now.
+/// Looks whether an idempotency key was used before; behind whoever is using it now.
 pub(super) fn repeated(
     connection: &mut Connection,
     idempotency: &Idempotency,
@@ -302,23 +302,34 @@ pub(super) fn live(
     into_rows(rows)
 }
 
-/// Lists orders without an answer, oldest first.
-pub(super) fn open_orders(connection: &mut Connection, limit: i64) -> Result<Vec<Order>, StoreError> {
-    let rows: Vec<(String, i64, String, i64)> = orders::table
+/// Lists orders without an answer, oldest first, behind a place.
+pub(super) fn open_orders(
+    connection: &mut Connection,
+    after: Option<OrderPlace>,
+    limit: i64,
+) -> Result<Vec<(OrderPlace, Order)>, StoreError> {
+    let (at, number) =
+        after.map_or((i64::MIN, 0), |after| (after.ordered_at.as_micros(), after.number.cast_signed()));
+    let rows: Vec<(String, i64, String, i64, i64)> = orders::table
         .filter(orders::is_answered.eq(false))
+        // Implied by the next one; it lets the index be entered at the place.
+        .filter(orders::ordered_at.ge(at))
+        .filter(orders::ordered_at.gt(at).or(orders::number.gt(number)))
         .order((orders::ordered_at, orders::number))
         .limit(limit)
-        .select((orders::job_id, orders::attempt, orders::kind, orders::ordered_at))
+        .select((orders::job_id, orders::attempt, orders::kind, orders::ordered_at, orders::number))
         .load(connection)
         .map_err(engine)?;
     rows.into_iter()
-        .map(|(job_id, number, kind, ordered_at)| {
-            Ok(Order {
+        .map(|(job_id, attempt_number, kind, ordered_at, number)| {
+            let ordered_at = Timestamp::from_micros(ordered_at);
+            let order = Order {
                 job_id: parsed("job id", &job_id, JobId::parse)?,
-                attempt: attempt(number)?,
+                attempt: attempt(attempt_number)?,
                 kind: OrderKind::from_name(&kind).ok_or_else(|| unreadable("order", &kind))?,
-                ordered_at: Timestamp::from_micros(ordered_at),
-            })
+                ordered_at,
+            };
+            Ok((OrderPlace { ordered_at, number: number.cast_unsigned() }, order))
         })
         .collect()
 }

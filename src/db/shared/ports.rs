@@ -13,8 +13,8 @@ use horizons_actors::ids::{Epoch, JobId, LaneKey, ProcessId};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
-    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError,
-    WishAnswer,
+    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, OrderPlace, ParkedWish, Progress, ResumeAnswer,
+    StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::state::{StateKey, StateValue};
@@ -183,8 +183,12 @@ impl JobStore for Store {
         self.reader.for_lanes.ask(move |connection| jobs::live(connection, after.as_ref(), limit(wanted)))
     }
 
-    fn open_orders(&self, wanted: usize) -> Reply<Vec<Order>, StoreError> {
-        self.reader.for_lanes.ask(move |connection| jobs::open_orders(connection, limit(wanted)))
+    fn open_orders(
+        &self,
+        after: Option<OrderPlace>,
+        wanted: usize,
+    ) -> Reply<Vec<(OrderPlace, Order)>, StoreError> {
+        self.reader.for_lanes.ask(move |connection| jobs::open_orders(connection, after, limit(wanted)))
     }
 
     fn answer_order(&self, order: Order, reply: OrderAnswer) -> Reply<(), StoreError> {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use horizons_actors::command::{Order, OrderKind};
 use horizons_actors::event::JobStatus;
@@ -22,15 +23,15 @@ use super::super::requests::spec_of;
 use super::super::trouble::Asked;
 use super::{HandlingError, guarded, is_never_started, stop_of};
 
-/// How many orders one listing adds to those that are in hand or wait for another try.
-const ORDER_PAGE: usize = 256;
+/// How many orders are read at once.
+const ORDER_PAGE: usize = 512;
 
-/// How many open orders a job has: one of each kind for its attempt. One that has ended after several attempts
-/// has more to clean, few beside a page.
-const ORDERS_PER_JOB: usize = 3;
+/// How many jobs one listing makes ready: then it stops, and goes on when they are in hand. Those that are in hand or
+/// wait for another try do not count, so that however many there are, they hide nobody behind them.
+const READY_JOBS: usize = 512;
 
-/// One listing is never longer: when so many orders wait for another try, the scheduler is away for all.
-const ORDER_PAGE_MAX: usize = 16_384;
+/// Orders that fall due for another try within so long are listed together.
+const RETRY_GRAIN: Duration = Duration::from_millis(100);
 
 /// When a job's orders are tried again.
 struct Retry {
@@ -50,9 +51,26 @@ struct Worker {
     retries: HashMap<JobId, Retry>,
     /// When to list open orders next.
     list_at: Instant,
+    /// Listings take half of the time at most, however long one is.
+    list_not_before: Instant,
+    retry_not_before: Instant,
     list_failures: u32,
-    /// Whether the last listing passed over a job in hand, or may hide others behind a full page.
+    /// Whether the last listing passed over a job in hand, or stopped before the end.
     is_list_partial: bool,
+}
+
+/// What one listing found.
+#[derive(Default)]
+struct Listed {
+    /// The orders of jobs that can be worked on.
+    ready: BTreeMap<JobId, Vec<Order>>,
+    /// Those jobs, in the order in which their first orders stand.
+    line: Vec<JobId>,
+    /// Jobs with orders that wait for another try.
+    waiting: HashSet<JobId>,
+    has_in_hand: bool,
+    /// Whether every open order was seen.
+    is_whole: bool,
 }
 
 /// Works on orders until told to stop.
@@ -64,6 +82,8 @@ pub(super) async fn work(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>
         ready: VecDeque::new(),
         retries: HashMap::new(),
         list_at: Instant::now(),
+        list_not_before: Instant::now(),
+        retry_not_before: Instant::now(),
         list_failures: 0,
         is_list_partial: false,
     };
@@ -76,7 +96,7 @@ pub(super) async fn work(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>
         let may_list = worker.ready.is_empty();
         tokio::select! {
             () = stop_of(&mut stopped) => {}
-            () = shared.orders_written.notified() => worker.list_at = Instant::now(),
+            () = shared.orders_written.notified() => worker.list_soon(),
             Some(done) = worker.tasks.join_next() => worker.settle(done),
             () = tokio::time::sleep_until(list_at), if may_list => {}
         }
@@ -90,11 +110,9 @@ pub(super) async fn work(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>
 impl Worker {
     /// Lists open orders and sorts out what can be worked on.
     async fn list(&mut self) {
-        // A job in hand may wait for another try too: more is listed then, never less.
-        let passed_over = (self.in_hand.len() + self.retries.len()) * ORDERS_PER_JOB;
-        let limit = (ORDER_PAGE + passed_over).min(ORDER_PAGE_MAX);
-        let orders = match self.shared.store.open_orders(limit).await {
-            Ok(orders) => orders,
+        let now = Instant::now();
+        let listed = match self.read_orders(now).await {
+            Ok(listed) => listed,
             Err(error) => {
                 self.list_failures = self.list_failures.saturating_add(1);
                 self.list_at = Instant::now() + self.shared.delay(self.list_failures);
@@ -103,35 +121,57 @@ impl Worker {
             }
         };
         self.list_failures = 0;
-        self.is_list_partial = orders.len() >= limit;
-        let now = Instant::now();
-        let mut by_job: BTreeMap<JobId, Vec<Order>> = BTreeMap::new();
-        let mut line: Vec<JobId> = Vec::new();
-        for order in orders {
-            let queue = by_job.entry(order.job_id.clone()).or_default();
-            if queue.is_empty() {
-                line.push(order.job_id.clone());
-            }
-            queue.push(order);
+        self.is_list_partial = !listed.is_whole || listed.has_in_hand;
+        if listed.is_whole {
+            self.retries
+                .retain(|job_id, _| listed.waiting.contains(job_id) || listed.ready.contains_key(job_id));
         }
-        if !self.is_list_partial {
-            self.retries.retain(|job_id, _| by_job.contains_key(job_id));
-        }
-        for job_id in line {
-            let is_in_hand = self.in_hand.contains(&job_id);
-            self.is_list_partial |= is_in_hand;
-            let is_due = self.retries.get(&job_id).is_none_or(|retry| retry.at <= now);
-            if !is_in_hand
-                && is_due
-                && let Some(mut queue) = by_job.remove(&job_id)
-            {
+        let mut ready = listed.ready;
+        for job_id in listed.line {
+            if let Some(mut queue) = ready.remove(&job_id) {
                 queue.sort_by_key(|order| (order.attempt, order.kind));
                 self.ready.push_back((job_id, queue));
             }
         }
         let next_retry = self.retries.values().map(|retry| retry.at).filter(|at| *at > now).min();
+        self.retry_not_before = now + RETRY_GRAIN;
+        let next_retry = next_retry.map(|at| at.max(self.retry_not_before));
         let next_look = now + self.shared.config.look_interval;
-        self.list_at = next_retry.map_or(next_look, |at| at.min(next_look));
+        self.list_not_before = Instant::now() + now.elapsed();
+        self.list_at = next_retry.map_or(next_look, |at| at.min(next_look)).max(self.list_not_before);
+    }
+
+    /// Reads open orders page by page, to their end or until enough jobs are ready.
+    async fn read_orders(&self, now: Instant) -> Result<Listed, StoreError> {
+        let mut listed = Listed::default();
+        let mut after = None;
+        while !listed.is_whole && listed.ready.len() < READY_JOBS {
+            let page = self.shared.store.open_orders(after, ORDER_PAGE).await?;
+            listed.is_whole = page.len() < ORDER_PAGE;
+            after = page.last().map(|(place, _)| *place);
+            for (_, order) in page {
+                if self.in_hand.contains(&order.job_id) {
+                    listed.has_in_hand = true;
+                    if self.retries.contains_key(&order.job_id) {
+                        listed.waiting.insert(order.job_id);
+                    }
+                } else if self.retries.get(&order.job_id).is_some_and(|retry| retry.at > now) {
+                    listed.waiting.insert(order.job_id);
+                } else {
+                    let queue = listed.ready.entry(order.job_id.clone()).or_default();
+                    if queue.is_empty() {
+                        listed.line.push(order.job_id.clone());
+                    }
+                    queue.push(order);
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Lists as soon as it may.
+    fn list_soon(&mut self) {
+        self.list_at = Instant::now().max(self.list_not_before);
     }
 
     /// Starts as many jobs as may be in hand.
@@ -160,7 +200,7 @@ impl Worker {
         };
         self.in_hand.remove(&job_id);
         if self.is_list_partial {
-            self.list_at = Instant::now();
+            self.list_soon();
         }
         let Err(error) = result else {
             self.retries.remove(&job_id);
@@ -174,7 +214,7 @@ impl Worker {
             tracing::error!(job.id = %job_id, error = %error, failures, "order failed; it is tried again");
         }
         self.retries.insert(job_id, Retry { failures, at });
-        self.list_at = self.list_at.min(at);
+        self.list_at = self.list_at.min(at.max(self.retry_not_before));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::event::{JobStatus, TaccSystem};
 use crate::ids::{Attempt, EventId, JobId, Offset, Sequence, TopicPartition};
 use crate::ports::store::{
     CancelRequest, Idempotency, JobExpectation, JobFailure, JobRow, JobWrite, JobWritten, OrderAnswer,
-    StoreError,
+    OrderPlace, StoreError,
 };
 use crate::state::{LifecycleOwner, StateKey, StateValue};
 
@@ -25,6 +25,12 @@ fn place(write: &JobWrite) -> TopicPartition {
 
 fn order(job_id: &str, attempt: u32, kind: OrderKind, seconds: i64) -> Order {
     Order { job_id: id(job_id), attempt: Attempt(attempt), kind, ordered_at: at(seconds) }
+}
+
+/// Lists open orders without their places.
+async fn open_orders(store: &impl Store, after: Option<OrderPlace>, limit: usize) -> Vec<Order> {
+    let open = store.open_orders(after, limit).await.expect("orders can be read");
+    open.into_iter().map(|(_, order)| order).collect()
 }
 
 /// A row with every field set, at its ends, comes back as it went.
@@ -127,7 +133,7 @@ pub async fn write_job_other_sequences_conflicts_and_writes_nothing(store: Arc<i
     assert_eq!(answers, [JobWritten::Conflict, JobWritten::Conflict, JobWritten::Conflict]);
     assert_eq!(store.read_job(id("job-1")).await.expect("jobs can be read"), Some(row));
     assert_eq!(store.read_job(id("job-2")).await.expect("jobs can be read"), None);
-    assert_eq!(store.open_orders(10).await.expect("orders can be read"), []);
+    assert_eq!(open_orders(&*store, None, 10).await, []);
     assert_eq!(store.heads().end(here), Offset(1));
 }
 
@@ -208,10 +214,10 @@ pub async fn orders_are_unique_by_job_attempt_and_kind(store: Arc<impl Store>) {
 
     let committed = store.commit(owner.step(again())).await.expect("the owner may write");
     owner.stepped(&committed);
-    let open = store.open_orders(10).await.expect("orders can be read");
+    let open = open_orders(&*store, None, 10).await;
     store.answer_order(first.clone(), OrderAnswer::Done).await.expect("an order can be answered");
     store.commit(owner.step(again())).await.expect("the owner may write");
-    let after = store.open_orders(10).await.expect("orders can be read");
+    let after = open_orders(&*store, None, 10).await;
 
     assert_eq!(open, [first]);
     assert_eq!(after, []);
@@ -230,13 +236,20 @@ pub async fn orders_are_listed_oldest_first_until_answered(store: Arc<impl Store
     store.write_job(submitted).await.expect("a job can be written");
     let [late, first, second, third] = all;
 
-    let open = store.open_orders(10).await.expect("orders can be read");
-    let limited = store.open_orders(2).await.expect("orders can be read");
+    let open = open_orders(&*store, None, 10).await;
+    let limited = open_orders(&*store, None, 2).await;
+    let two = store.open_orders(None, 2).await.expect("orders can be read");
+    let behind = open_orders(&*store, two.last().map(|(place, _)| *place), 2).await;
     store.answer_order(first.clone(), OrderAnswer::Refused("full".to_owned())).await.expect("answered");
     store.answer_order(first.clone(), OrderAnswer::Done).await.expect("a second answer changes nothing");
-    let left = store.open_orders(10).await.expect("orders can be read");
+    let left = open_orders(&*store, None, 10).await;
 
     assert_eq!(limited, [first.clone(), second.clone()]);
+    assert_eq!(
+        behind,
+        [third.clone(), late.clone()],
+        "of two at the same time the second is behind the first"
+    );
     assert_eq!(open, [first, second.clone(), third.clone(), late.clone()]);
     assert_eq!(left, [second, third, late]);
 }
@@ -267,7 +280,7 @@ pub async fn answer_order_within_write_job_needs_the_order(store: Arc<impl Store
     assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
     assert_eq!(before, Some(row));
     assert!(matches!(written, Ok(JobWritten::Written)), "{written:?}");
-    assert_eq!(store.open_orders(10).await.expect("orders can be read"), []);
+    assert_eq!(open_orders(&*store, None, 10).await, []);
 }
 
 /// Jobs that may still change are listed in order of id, in pages; a failed one that is retried is among them.

@@ -1,6 +1,7 @@
 //! What the store keeps for the orchestrator and the operators' commands.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::faults::StoreCall;
 use super::lanes::accept_gap;
@@ -13,7 +14,7 @@ use crate::ids::{Attempt, EventId, JobId, LaneKey, Sequence, Topic, UserId};
 use crate::ports::Reply;
 use crate::ports::store::{
     AppendedAt, DesiredState, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite,
-    JobWritten, OrderAnswer, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
+    JobWritten, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
 };
 use crate::record::{Digest32, OutgoingRecord};
 
@@ -25,12 +26,21 @@ struct KeptOrder {
     answer: Option<OrderAnswer>,
 }
 
+/// Most rows that one call gives, as in every store.
+const ROWS_MAX: usize = 10_000;
+
+fn place_of(kept: &KeptOrder) -> OrderPlace {
+    OrderPlace { ordered_at: kept.order.ordered_at, number: kept.number }
+}
+
 /// The tables of the orchestrator.
 #[derive(Debug, Default)]
 pub(super) struct JobTables {
     pub(super) rows: BTreeMap<JobId, JobRow>,
     events: HashMap<(JobId, Sequence), EventId>,
     orders: BTreeMap<(JobId, Attempt, OrderKind), KeptOrder>,
+    /// The orders without an answer.
+    open: BTreeMap<OrderPlace, Order>,
     orders_inserted: u64,
     keys: HashMap<(UserId, String), (Digest32, JobId)>,
     pub(super) commands: Vec<Command>,
@@ -49,7 +59,9 @@ impl JobTables {
             let number = self.orders_inserted;
             self.orders.entry(key_of(&order)).or_insert_with(|| {
                 self.orders_inserted += 1;
-                KeptOrder { number, order, answer: None }
+                let kept = KeptOrder { number, order, answer: None };
+                self.open.insert(place_of(&kept), kept.order.clone());
+                kept
             });
         }
     }
@@ -61,10 +73,18 @@ impl JobTables {
         kept.into_iter().map(|kept| (kept.order.clone(), kept.answer.clone())).collect()
     }
 
+    /// Lists the orders without an answer with their places, oldest first, behind a place.
+    fn open_orders(&self, after: Option<OrderPlace>, limit: usize) -> Vec<(OrderPlace, Order)> {
+        let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let open = self.open.range((behind, Bound::Unbounded));
+        open.take(limit.min(ROWS_MAX)).map(|(place, order)| (*place, order.clone())).collect()
+    }
+
     /// Answers an order; the first answer stays.
     fn answer(&mut self, order: &Order, answer: OrderAnswer) -> Result<(), StoreError> {
         let kept = self.orders.get_mut(&key_of(order)).ok_or_else(|| unknown_order(order))?;
         kept.answer.get_or_insert(answer);
+        self.open.remove(&place_of(kept));
         Ok(())
     }
 
@@ -192,12 +212,12 @@ impl JobStore for MemoryStore {
         })
     }
 
-    fn open_orders(&self, limit: usize) -> Reply<Vec<Order>, StoreError> {
-        self.run_read(StoreCall::OpenOrders, move |state| {
-            let orders = state.jobs.all_orders().into_iter();
-            let open = orders.filter(|(_, answer)| answer.is_none()).map(|(order, _)| order);
-            Ok(open.take(limit).collect())
-        })
+    fn open_orders(
+        &self,
+        after: Option<OrderPlace>,
+        limit: usize,
+    ) -> Reply<Vec<(OrderPlace, Order)>, StoreError> {
+        self.run_read(StoreCall::OpenOrders, move |state| Ok(state.jobs.open_orders(after, limit)))
     }
 
     fn answer_order(&self, order: Order, answer: OrderAnswer) -> Reply<(), StoreError> {

@@ -329,7 +329,8 @@ async fn orders_asked_for_twice_are_one_and_keep_their_first_answer() {
 
     let first = commit_first(&store, ordered()).await;
     store.commit(transaction(first.fence, Some(1), 2, ordered())).await.unwrap();
-    let open = store.open_orders(10).await.unwrap();
+    let open: Vec<Order> =
+        store.open_orders(None, 10).await.unwrap().into_iter().map(|(_, order)| order).collect();
     store.answer_order(order.clone(), OrderAnswer::Done).await.unwrap();
     store.answer_order(order.clone(), OrderAnswer::Refused("late".to_owned())).await.unwrap();
 
