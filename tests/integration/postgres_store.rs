@@ -6,6 +6,8 @@
 
 /// Rights, triggers, migrations and leases.
 mod guards;
+/// Two processes that write the same things, each in its own order.
+mod order;
 /// Restarts, cut connections, lost answers, black holes.
 mod outages;
 

@@ -28,6 +28,7 @@ use crate::db::words::WordsRef;
 
 pub(super) use super::connection::used_bytes;
 pub(super) use super::errors::store_error;
+pub(super) use super::gates::take_locks;
 pub(super) use super::heads::{advance_cursors, take_offsets};
 pub(super) use super::progress::advance;
 pub(super) use super::scan::SCAN;

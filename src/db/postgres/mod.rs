@@ -22,6 +22,7 @@ mod connection;
 mod engine;
 mod errors;
 mod fixed;
+mod gates;
 mod heads;
 mod holder;
 mod lease;
@@ -46,6 +47,8 @@ mod identity;
 mod jobs;
 #[path = "../shared/lanes.rs"]
 mod lanes;
+#[path = "../shared/locks.rs"]
+mod locks;
 #[path = "../shared/outbox.rs"]
 mod outbox;
 #[path = "../shared/parking.rs"]

@@ -80,7 +80,7 @@ pub(super) fn accept(
     command: &Command,
     acceptance: &GapAcceptance,
 ) -> Result<(GapAccepted, Option<StoredLane>), StoreError> {
-    let Some(number) = lanes.find(connection, &acceptance.lane)? else {
+    let Some(number) = lanes.find_newest(connection, &acceptance.lane)? else {
         return Ok((GapAccepted::NoGap, None));
     };
     // Held first, so that no incarnation moves the lane between the look and the decision.

@@ -16,7 +16,7 @@ use horizons_actors::ports::store::{
 };
 
 use super::effects::write_orders;
-use super::engine::{Connection, engine, insert_or_ignore, take_turns};
+use super::engine::{Connection, engine, insert_or_ignore};
 use super::schema::{idempotency_keys, job_events, jobs, orders};
 use super::state::{attempt, named, parsed, uuid};
 use crate::db::error::unreadable;
@@ -130,12 +130,11 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
     rows.into_iter().map(JobColumns::into_row).collect()
 }
 
-/// Looks whether an idempotency key was used before; behind whoever is using it now.
+/// Looks whether an idempotency key was used before; the round waited for whoever was using it.
 pub(super) fn repeated(
     connection: &mut Connection,
     idempotency: &Idempotency,
 ) -> Result<Option<JobWritten>, StoreError> {
-    take_turns(connection, &format!("{}/{}", idempotency.user_id, idempotency.key))?;
     let used: Option<(Vec<u8>, String)> = idempotency_keys::table
         .filter(idempotency_keys::user_id.eq(idempotency.user_id.as_str()))
         .filter(idempotency_keys::key.eq(WordsRef(&idempotency.key)))

@@ -55,6 +55,20 @@ impl Lanes {
         }
     }
 
+    /// Finds the number of a lane's newest generation, also where another process has made a newer one than this one
+    /// has seen: what an operator asks for is about that.
+    pub(super) fn find_newest(
+        &self,
+        connection: &mut Connection,
+        lane: &LaneKey,
+    ) -> Result<Option<i64>, StoreError> {
+        if IS_SHARED {
+            Ok(read_newest(connection, &self.log_id, lane)?.map(|found| found.number))
+        } else {
+            Ok(self.number(lane))
+        }
+    }
+
     /// Lists the lanes in order of their keys and generations, those of other processes too.
     pub(super) fn sorted(&self, connection: &mut Connection) -> Result<Vec<StoredLane>, StoreError> {
         if IS_SHARED {
@@ -228,6 +242,24 @@ pub(super) fn make(
         .ok_or_else(|| StoreError::Broken(format!("generation {generation} of lane `{lane}` was not made")))
 }
 
+/// Makes a lane and the row of its progress where they are missing, and gives its number. Called in the order of
+/// lanes: others may make the same ones now.
+pub(super) fn begin(connection: &mut Connection, log_id: &LogId, lane: &LaneKey) -> Result<i64, StoreError> {
+    let number = find_or_make(connection, log_id, lane)?.number;
+    insert_or_ignore!(
+        connection,
+        progress::table,
+        (
+            progress::lane.eq(number),
+            progress::owner_epoch.eq(0),
+            progress::revision.eq(0),
+            progress::starts_at_next.eq(0),
+            progress::desired.eq(DESIRED_AT_FIRST),
+        )
+    );
+    Ok(number)
+}
+
 /// Takes a new epoch for a lane and reads where it stands.
 pub(super) fn open(
     connection: &mut Connection,
@@ -358,7 +390,7 @@ pub(super) fn resume(
     lanes: &Lanes,
     lane: &LaneKey,
 ) -> Result<ResumeAnswer, StoreError> {
-    let Some(number) = lanes.find(connection, lane)? else { return Ok(ResumeAnswer::NoLane) };
+    let Some(number) = lanes.find_newest(connection, lane)? else { return Ok(ResumeAnswer::NoLane) };
     let held = progress::table.filter(progress::lane.eq(number)).filter(progress::desired.eq(HELD));
     let resumed = diesel::update(held)
         .set((progress::desired.eq(DESIRED_AT_FIRST), progress::held_because.eq(None::<String>)))

@@ -295,7 +295,7 @@ pub(super) fn set_wish(
     wished: &Wished<'_>,
     command: &Command,
 ) -> Result<WishAnswer, StoreError> {
-    let Some(lane) = lanes.find(connection, &wished.key.lane)? else {
+    let Some(lane) = lanes.find_newest(connection, &wished.key.lane)? else {
         return Ok(WishAnswer::NotParked);
     };
     let key = wished.key.key.as_ref();

@@ -25,7 +25,7 @@ use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneNote, LaneWork, Round};
 use super::records::{self, Appended};
-use super::{gaps, jobs, parking, trials};
+use super::{gaps, jobs, locks, parking, trials};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
@@ -122,6 +122,7 @@ struct Gathered<'a> {
 }
 
 fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> Result<Done, StoreError> {
+    locks::take(connection, context, round)?;
     let mut gathered = Gathered::default();
     let mut commands = Vec::with_capacity(round.commands.len());
     for command in &round.commands {

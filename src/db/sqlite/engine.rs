@@ -16,6 +16,7 @@ use horizons_actors::ports::store::{LaneTransaction, StoreError};
 use horizons_actors::state::LifecycleOwner;
 
 use super::lanes::{self, Ownership, Seen};
+use super::locks::Wanted;
 use super::outbox::{OutboxRange, OutboxRow};
 use super::parking::NewParkedRow;
 use super::records::WantedOffsets;
@@ -257,8 +258,8 @@ fn advance_one(
     Ok(Ownership::Owned(Seen::default()))
 }
 
-/// Makes whoever names the same thing wait until this transaction ends; one writes here, so nobody waits.
-pub(super) const fn take_turns(_: &mut Connection, _: &str) -> Result<(), StoreError> {
+/// Takes the locks of a round; one writes here, so there is nobody to wait for.
+pub(super) const fn take_locks(_: &mut Connection, _: &Wanted<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
