@@ -13,6 +13,7 @@ mod disk;
 mod faults;
 mod kafka;
 mod log;
+mod output;
 mod probes;
 mod relay;
 mod scheduler;
@@ -45,7 +46,7 @@ use horizons_actors::lane::notice::{CommitListener, CommitNotice, Listeners};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::log::EventLog;
-use horizons_actors::ports::scheduler::Scheduler;
+use horizons_actors::ports::output::AttemptOutput;
 use horizons_actors::supervisor::Supervisor;
 use horizons_actors::supervisor::message::{RestartLaneOf, StopAll};
 use horizons_actors::supervisor::watchdog::{Stuck, Verdict, Watchdog, keep_beating};
@@ -64,6 +65,7 @@ use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 use crate::probes::Probes;
 use crate::telemetry;
 
+use self::scheduler::StartedScheduler;
 pub use self::scheduler::{check_agent, check_program, run_agent};
 pub use self::store::{OpenStore, Store, migrate_store, open_failure};
 
@@ -101,6 +103,8 @@ pub struct Running {
     pub randomness: Arc<dyn Randomness>,
     /// How every part is.
     pub probes: Arc<Probes>,
+    /// Reads what attempts write.
+    output: Arc<dyn AttemptOutput>,
     /// The relay, where the event log is on Kafka.
     relay: Option<Arc<RelayPort>>,
     /// Whether the disk is full.
@@ -152,7 +156,8 @@ impl Running {
         let disk_metrics =
             DiskMetrics::register(&registry).map_err(|error| Failure::new(Exit::Failed, &error))?;
         let disk_watch = disk::start(config, Arc::clone(&disk), disk_metrics)?;
-        let scheduler: Arc<dyn Scheduler> = scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk))?;
+        let StartedScheduler { scheduler, output } =
+            scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk))?;
         let orchestrator = Orchestrator::new(
             Arc::clone(&store) as _,
             scheduler,
@@ -278,6 +283,7 @@ impl Running {
             jobs,
             clock,
             randomness,
+            output,
             relay,
             disk,
             disk_watch,

@@ -6,24 +6,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use horizons_actors::clock::Clock;
+use horizons_actors::ports::output::AttemptOutput;
 use horizons_actors::ports::scheduler::Scheduler;
 
 use super::attempts_folder;
+use super::output::OutputElsewhere;
 use crate::config::{Agent, AgentProblem, Config, OutputOverflow, SchedulerKind};
 use crate::disk::DiskState;
 use crate::exit::{Exit, Failure};
 use crate::scheduler::elsewhere::ElsewhereScheduler;
 use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow};
 
+/// The configured scheduler, and who reads what its attempts write.
+pub(super) struct StartedScheduler {
+    pub(super) scheduler: Arc<dyn Scheduler>,
+    pub(super) output: Arc<dyn AttemptOutput>,
+}
+
 /// Starts the configured scheduler.
 pub(super) fn start(
     config: &Config,
     clock: Arc<dyn Clock>,
     disk: Arc<DiskState>,
-) -> Result<Arc<dyn Scheduler>, Failure> {
+) -> Result<StartedScheduler, Failure> {
     match config.scheduler.kind {
-        SchedulerKind::Local => start_local(config, clock, disk),
-        SchedulerKind::Elsewhere => Ok(Arc::new(ElsewhereScheduler::new(config.agents.keys().cloned()))),
+        SchedulerKind::Local => {
+            let local = start_local(config, clock, disk)?;
+            Ok(StartedScheduler { scheduler: Arc::clone(&local) as _, output: local })
+        }
+        SchedulerKind::Elsewhere => Ok(StartedScheduler {
+            scheduler: Arc::new(ElsewhereScheduler::new(config.agents.keys().cloned())),
+            output: Arc::new(OutputElsewhere::new(config)),
+        }),
     }
 }
 
@@ -31,7 +45,7 @@ fn start_local(
     config: &Config,
     clock: Arc<dyn Clock>,
     disk: Arc<DiskState>,
-) -> Result<Arc<dyn Scheduler>, Failure> {
+) -> Result<Arc<LocalScheduler>, Failure> {
     let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
     let folder =

@@ -65,6 +65,7 @@ pub(super) fn start_http(
             restarts: running.restarts(),
             disk: Arc::clone(&running.disk),
         }),
+        output: Arc::clone(&running.output),
         relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),
         board: Arc::clone(&running.board),
         probes: Arc::clone(&running.probes),

@@ -112,6 +112,17 @@ fn take_scheduler(settings: &PostgresConfig) -> Result<Lease, Failure> {
     }
 }
 
+/// Names the process that has the scheduler, where the store tells. Blocks.
+pub(super) fn scheduler_holder(config: &Config) -> Option<String> {
+    match config.store.engine {
+        StoreEngine::Sqlite => None,
+        StoreEngine::Postgres => {
+            let holder = Lease::holder_of(&postgres_config(config), SCHEDULER_LEASE);
+            holder.inspect_err(|error| tracing::warn!(%error, "failed to ask who has the scheduler")).ok()?
+        }
+    }
+}
+
 /// Gives what the store on PostgreSQL is told, but for the log.
 pub(super) fn postgres_config(config: &Config) -> PostgresConfig {
     let postgres = &config.postgres;

@@ -121,6 +121,11 @@ impl ClientError {
 }
 
 impl ClientError {
+    /// Tells whether what was asked for does not exist.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, ClientError::Refused { status: StatusCode::NOT_FOUND, .. })
+    }
+
     /// Tells whether the server found the request's body too large.
     pub(super) fn is_too_large(&self) -> bool {
         matches!(self, ClientError::Refused { status: StatusCode::PAYLOAD_TOO_LARGE, .. })

@@ -1,4 +1,4 @@
-//! `horizons jobs`: submit, list, show and cancel.
+//! `horizons jobs`: submit, list, show, cancel, and what agents wrote.
 
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use crate::exit::{Exit, Failure};
 
 use super::client::{Answer, Call, Client, ClientOptions, percent_encoded};
 use super::events::name_and_value;
+use super::logs::{self, LogsArguments};
 use super::output::{Column, Form, Output, cell};
 use super::{Context, PageOptions, ask, converse, print_done, print_page, with_output};
 
-/// Submit, list, show and cancel jobs
+/// Submit, list, show and cancel jobs, read what their agents wrote
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
     /// Submit a job
@@ -45,6 +46,8 @@ pub(super) enum JobsCommand {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Show what a job's agent wrote to standard output or standard error
+    Logs(LogsArguments),
     /// Cancel a job; its whole process group ends
     #[command(after_help = "Example:\n  horizons jobs cancel JOB --reason 'wrong data set'")]
     Cancel {
@@ -107,6 +110,7 @@ pub(super) fn run(command: JobsCommand, context: &Context<'_>) -> Result<Exit, F
             print_page(&client, context, &COLUMNS, &answer)
         }
         JobsCommand::Show { job, client } => show(&job, &client, context),
+        JobsCommand::Logs(arguments) => logs::run(&arguments, context),
         JobsCommand::Cancel { job, reason, client } => {
             let path = format!("/jobs/{}/cancel", percent_encoded(&job));
             let answer = ask(&client, context, Call::post(path, json!({ "reason": reason })))?;

@@ -18,6 +18,7 @@ mod hooks;
 mod jobs;
 mod lane;
 mod lanes;
+mod logs;
 mod output;
 mod parked;
 mod ready;

@@ -197,7 +197,7 @@ async fn metrics(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
 /// Reads the job of the path; an id that cannot be one names no job.
 ///
 /// *Errors*: `BadParameter` for a UUID in braces or as a URN, which nobody can mean as an id of its own.
-fn job_id_of(request: &ApiRequest) -> Result<JobId, ApiError> {
+pub(super) fn job_id_of(request: &ApiRequest) -> Result<JobId, ApiError> {
     let text = request.path_parameter(0);
     JobId::asked_for(text).map_err(|error| match error {
         IdError::WrappedUuid(_) => bad_parameter("job_id", error.to_string()),
@@ -210,7 +210,10 @@ fn no_job(text: &str) -> ApiError {
 }
 
 /// Finds a job as the orchestrator and as the jobs group has it.
-async fn find(shared: &Shared, job_id: &JobId) -> Result<(Option<JobRow>, Option<JobView>), ApiError> {
+pub(super) async fn find(
+    shared: &Shared,
+    job_id: &JobId,
+) -> Result<(Option<JobRow>, Option<JobView>), ApiError> {
     let queries = &shared.state.queries;
     let found =
         futures_util::future::try_join(queries.job(job_id.clone()), queries.job_view(job_id.clone())).await?;

@@ -20,6 +20,7 @@ mod health;
 mod jobs;
 mod lanes;
 mod metrics;
+mod output;
 mod parked;
 mod records;
 mod relay;
@@ -36,6 +37,7 @@ use horizons_actors::ids::{AttemptId, LogId};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::commands::Commands;
+use horizons_actors::ports::output::AttemptOutput;
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::ports::relay::RelayView;
 use prometheus::Registry;
@@ -57,6 +59,8 @@ pub struct AppState {
     pub queries: Arc<dyn QueryStore>,
     /// Carries commands out.
     pub commands: Arc<dyn Commands>,
+    /// Reads what attempts write.
+    pub output: Arc<dyn AttemptOutput>,
     /// The relay, where the event log is on Kafka.
     pub relay: Option<Arc<dyn RelayView>>,
     /// How lanes and groups are.
@@ -101,8 +105,9 @@ impl Shared {
 
 /// Lists every route; those of one template stand together.
 fn routes() -> Vec<Route> {
-    let resources: [&[Route]; 11] = [
+    let resources: [&[Route]; 12] = [
         jobs::ROUTES,
+        output::ROUTES,
         records::ROUTES,
         audit::ROUTES,
         dead_letters::ROUTES,

@@ -15,6 +15,7 @@ use crate::disk::AttemptSpace;
 use crate::scheduler::local::folder::{
     Ending, FolderError, Launch, Overflow, SPACE_FILE, STDERR_FILE, STDOUT_FILE, WORK_FOLDER,
 };
+use crate::scheduler::local::output::KEPT_SUFFIX;
 use crate::scheduler::local::space;
 
 /// Entries of the work folder that one step looks at.
@@ -23,9 +24,6 @@ const STEP_ENTRIES: usize = 2_000;
 /// Between two walks there is at least this, and so many times what the last one took.
 const WALK_PAUSE: Duration = Duration::from_secs(1);
 const WALK_SHARE: u32 = 20;
-
-/// Output that is cut keeps its last part here, beside the file.
-const KEPT_SUFFIX: &str = ".1";
 
 /// Each of the two outputs, and what is kept of each, may take this part of the limit when it is cut.
 const CUT_PARTS: u64 = 4;

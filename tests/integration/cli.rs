@@ -134,6 +134,7 @@ fn help_of_every_command_shows_an_example() {
         "jobs submit",
         "jobs list",
         "jobs show",
+        "jobs logs",
         "jobs cancel",
         "events publish",
         "audit query",

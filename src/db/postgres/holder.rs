@@ -42,6 +42,11 @@ impl Holder {
         })
     }
 
+    /// Names the process for people.
+    pub(super) fn for_people(&self) -> String {
+        format!("process {} on {}", self.pid, self.host)
+    }
+
     /// Tells whether the process has certainly ended.
     pub(super) fn is_dead(&self) -> bool {
         place().is_ok_and(|here| here == self.place) && self.is_dead_by(life_of(self.pid))

@@ -123,6 +123,24 @@ impl Lease {
         Ok(Taken::Ours(Lease { name, epoch: epoch.cast_unsigned(), shared, renewer: Some(thread) }))
     }
 
+    /// Tells who has a lease, as host and process; none where nobody has.
+    ///
+    /// *Errors*: those of the database. Blocks.
+    pub fn holder_of(config: &PostgresConfig, name: &str) -> Result<Option<String>, StoreError> {
+        let mut connection =
+            connect(config).map_err(|error| StoreError::Unavailable(connection_text(&error)))?;
+        let found = diesel::sql_query(
+            "SELECT CASE WHEN expires_at > clock_timestamp() THEN holder END AS holder, epoch
+             FROM leases WHERE name = $1",
+        )
+        .bind::<Text, _>(name)
+        .get_result::<HolderRow>(&mut connection)
+        .optional()
+        .map_err(engine)?;
+        let holder = found.and_then(|row| row.holder);
+        Ok(holder.map(|text| Holder::parse(&text).map_or(text, |holder| holder.for_people())))
+    }
+
     /// Tells whether the lease is held, now. While the database is away it stops being held, and is held again
     /// if nobody took it meanwhile.
     pub fn is_held(&self) -> bool {

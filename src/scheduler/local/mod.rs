@@ -9,6 +9,7 @@ pub mod config;
 pub(crate) mod folder;
 mod intake;
 pub(crate) mod measure;
+pub(crate) mod output;
 pub(crate) mod process;
 mod samples;
 pub mod space;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use horizons_actors::clock::Clock;
 use horizons_actors::ids::{AgentName, AttemptId};
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::output::{AttemptOutput, OutputError, OutputPage, OutputQuery};
 use horizons_actors::ports::scheduler::{
     AttemptReport, AttemptSample, AttemptSpec, Scheduler, SchedulerError,
 };
@@ -164,11 +166,12 @@ impl LocalScheduler {
         Ok(scheduler)
     }
 
-    /// Has a worker do something and gives its answer later.
-    fn ask<T: Send + 'static>(
+    /// Has a worker do something and gives its answer later; `away` words why there is none.
+    fn ask<T: Send + 'static, E: Send + 'static>(
         &self,
-        request: impl FnOnce(&Shared) -> Result<T, SchedulerError> + Send + 'static,
-    ) -> Reply<T, SchedulerError> {
+        away: fn(String) -> E,
+        request: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+    ) -> Reply<T, E> {
         let (answer, reply) = oneshot::channel();
         let work: Work = Box::new(move |shared| {
             // Nobody may be waiting any more, as after a crash.
@@ -182,10 +185,8 @@ impl LocalScheduler {
             None => Err("the scheduler is being stopped".to_owned()),
         };
         Box::pin(async move {
-            handed_over.map_err(SchedulerError::Unavailable)?;
-            reply.await.unwrap_or_else(|_| {
-                Err(SchedulerError::Unavailable("the worker ended before it could answer".to_owned()))
-            })
+            handed_over.map_err(away)?;
+            reply.await.unwrap_or_else(|_| Err(away("the worker ended before it could answer".to_owned())))
         })
     }
 }
@@ -239,23 +240,23 @@ impl Scheduler for LocalScheduler {
     }
 
     fn submit(&self, spec: AttemptSpec) -> Reply<AttemptReport, SchedulerError> {
-        self.ask(move |shared| intake::submit(shared, &spec))
+        self.ask(SchedulerError::Unavailable, move |shared| intake::submit(shared, &spec))
     }
 
     fn find(&self, id: AttemptId) -> Reply<Option<AttemptReport>, SchedulerError> {
-        self.ask(move |shared| intake::find(shared, &id))
+        self.ask(SchedulerError::Unavailable, move |shared| intake::find(shared, &id))
     }
 
     fn samples(&self, id: AttemptId, from: u64, limit: usize) -> Reply<Vec<AttemptSample>, SchedulerError> {
-        self.ask(move |shared| intake::samples(shared, &id, from, limit))
+        self.ask(SchedulerError::Unavailable, move |shared| intake::samples(shared, &id, from, limit))
     }
 
     fn cancel(&self, id: AttemptId) -> Reply<(), SchedulerError> {
-        self.ask(move |shared| intake::cancel(shared, &id))
+        self.ask(SchedulerError::Unavailable, move |shared| intake::cancel(shared, &id))
     }
 
     fn clean(&self, id: AttemptId) -> Reply<(), SchedulerError> {
-        self.ask(move |shared| intake::clean(shared, &id))
+        self.ask(SchedulerError::Unavailable, move |shared| intake::clean(shared, &id))
     }
 
     fn changed(&self) -> Reply<(), SchedulerError> {
@@ -264,6 +265,14 @@ impl Scheduler for LocalScheduler {
             // Either way something may have changed.
             let _ = tokio::time::timeout(shared.config.poll_interval, shared.changes.notified()).await;
             Ok(())
+        })
+    }
+}
+
+impl AttemptOutput for LocalScheduler {
+    fn read(&self, query: OutputQuery) -> Reply<OutputPage, OutputError> {
+        self.ask(OutputError::Unavailable, move |shared| {
+            output::read(&shared.folder_of(&query.attempt), &query)
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod gaps;
+mod output;
 mod problems;
 mod reads;
 mod ready;

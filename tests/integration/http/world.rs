@@ -28,6 +28,7 @@ use horizons_actors::ports::commands::{
     AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted, Verdict,
 };
 use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
+use horizons_actors::ports::output::{AttemptOutput, OutputCursor, OutputError, OutputPage, OutputQuery};
 use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction, StoreError,
@@ -149,6 +150,27 @@ impl Commands for FakeCommands {
     }
 }
 
+/// Gives one output, or the prepared error, and notes what was asked for.
+#[derive(Debug, Default)]
+pub(super) struct FakeOutput {
+    pub(super) error: Mutex<Option<OutputError>>,
+    pub(super) seen: Mutex<Vec<OutputQuery>>,
+}
+
+impl AttemptOutput for FakeOutput {
+    fn read(&self, query: OutputQuery) -> Reply<OutputPage, OutputError> {
+        self.seen.lock().unwrap().push(query);
+        let answer = self.error.lock().unwrap().clone().map_or_else(
+            || {
+                let (content, next) = (Bytes::from_static(b"\xff\n"), OutputCursor::Current(2));
+                Ok(OutputPage { content, next, has_more: true, was_cut: false })
+            },
+            Err,
+        );
+        std::future::ready(answer).boxed()
+    }
+}
+
 /// A relay with one partition that stands and one record that was set aside.
 struct FakeRelay;
 
@@ -227,6 +249,7 @@ pub(super) struct World {
     pub(super) store: MemoryStore,
     pub(super) board: Arc<StatusBoard>,
     pub(super) commands: Arc<FakeCommands>,
+    pub(super) output: Arc<FakeOutput>,
     pub(super) clock: Arc<ManualClock>,
     pub(super) stop: Option<oneshot::Sender<()>>,
     pub(super) server: JoinHandle<Result<Served, ServeError>>,
@@ -276,10 +299,12 @@ impl World {
         ];
         sources.extend(relay.clone().map(|relay| Arc::new(RelayProbe::new(relay)) as Arc<dyn ProbeSource>));
         let probes = Probes::new(Arc::new(ProbeBoard::default()), clock.clone(), sources, Duration::ZERO);
+        let output = Arc::new(FakeOutput::default());
         let registry = Registry::new();
         let state = AppState {
             queries: Arc::new(store.clone()),
             commands: commands.clone(),
+            output: output.clone(),
             relay,
             board: Arc::clone(&board),
             probes: Arc::new(probes),
@@ -297,7 +322,7 @@ impl World {
             let _stopped_or_dropped = stopped.await;
         };
         let server = tokio::spawn(serve(listener, state.clone(), limits, shutdown));
-        Self { address, store, board, commands, clock, stop: Some(stop), server, state }
+        Self { address, store, board, commands, output, clock, stop: Some(stop), server, state }
     }
 
     /// Serves the same state on another listener, until it is refused.

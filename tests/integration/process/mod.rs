@@ -26,6 +26,7 @@ mod lanes;
 mod lifecycle;
 pub(crate) mod load;
 mod log_reader;
+mod logs;
 pub(crate) mod look;
 #[cfg(feature = "fail-points")]
 mod overload;

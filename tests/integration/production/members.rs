@@ -178,3 +178,22 @@ fn owner_frozen_beyond_its_session_is_refused_when_it_wakes() {
     let seen = stage.finish();
     println!("zombie: {} records stand in Kafka twice", seen.repeats);
 }
+
+#[test]
+fn process_without_the_files_of_a_job_names_the_one_that_has_them() {
+    let place = shared_place();
+    let stage = Stage::at("files", place.clone());
+    let second = second_of(&place);
+    let other = second.serve();
+    let job = stage.client().submit("key", "quick", "data-1").unwrap().job_id();
+    let path = format!("/jobs/{job}/output");
+
+    wait_for("the one that has them to give them", || stage.client().get(&path).status == 200);
+    let answer = other.client().get(&path);
+
+    assert_eq!(answer.status, 409, "{answer:?}");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    let holder = format!("the files of jobs are with another process: `process {} on ", stage.server.pid());
+    assert!(detail.contains(&holder), "{detail}");
+    other.stop();
+}
