@@ -119,15 +119,18 @@ pub enum AuditMark {
     Duplicate,
     /// Not an event; with the stable name of the rejection.
     Malformed(&'static str),
+    /// Not where its key is at home; what it says was not looked at.
+    WrongPartition,
 }
 
 impl AuditMark {
-    /// Gives the stored text: `event`, `duplicate` or `malformed:<reason>`.
+    /// Gives the stored text: `event`, `duplicate`, `wrong_partition` or `malformed:<reason>`.
     pub fn to_stored(&self) -> String {
         match self {
             AuditMark::Event => "event".to_owned(),
             AuditMark::Duplicate => "duplicate".to_owned(),
             AuditMark::Malformed(reason) => format!("malformed:{reason}"),
+            AuditMark::WrongPartition => "wrong_partition".to_owned(),
         }
     }
 }

@@ -398,6 +398,14 @@ impl Topic {
         }
     }
 
+    /// Tells whether a record's key decides where it belongs; where not, any partition will do.
+    pub const fn is_keyed(self) -> bool {
+        match self {
+            Topic::JobLifecycle | Topic::JobMetrics | Topic::AuditTrail | Topic::SystemHealth => true,
+            Topic::Notifications => false,
+        }
+    }
+
     /// Gives how long a record is kept.
     pub const fn retention(self) -> std::time::Duration {
         let days = match self {

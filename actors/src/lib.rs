@@ -16,6 +16,7 @@ pub mod ids;
 pub mod jobs;
 pub mod lane;
 pub mod latency;
+pub mod layout;
 pub mod metrics;
 pub mod orchestrator;
 pub mod ports;

@@ -5,7 +5,9 @@
 
 use serde::Serialize;
 
-/// Tells why a record is poison (design D6).
+use crate::ids::Partition;
+
+/// Tells why a record is not processed: most of these are poison (design D6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Rejection {
@@ -61,6 +63,12 @@ pub enum Rejection {
         /// What was wanted.
         wanted: String,
     },
+    /// The record stands in another partition than its key's home: its producer chooses partitions in another way.
+    /// It is set aside unread, and nobody waits behind it.
+    WrongPartition {
+        /// Where its key is at home.
+        home: Partition,
+    },
     /// The behaviour panicked on this very event as often as is tried.
     BehaviourPanicked {
         /// The panic's message.
@@ -88,7 +96,7 @@ pub fn short_detail(text: &str) -> String {
 
 impl Rejection {
     /// Lists the name of every reason, for metric labels.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "payload_missing",
         "unknown_content_type",
         "malformed_bytes",
@@ -99,6 +107,7 @@ impl Rejection {
         "uuid_form",
         "unknown_value",
         "misplaced",
+        "wrong_partition",
         "behaviour_panicked",
         "store_refused",
         "process_died",
@@ -117,9 +126,31 @@ impl Rejection {
             Rejection::UuidForm { .. } => "uuid_form",
             Rejection::UnknownValue { .. } => "unknown_value",
             Rejection::Misplaced { .. } => "misplaced",
+            Rejection::WrongPartition { .. } => "wrong_partition",
             Rejection::BehaviourPanicked { .. } => "behaviour_panicked",
             Rejection::StoreRefused { .. } => "store_refused",
             Rejection::ProcessDied { .. } => "process_died",
+        }
+    }
+
+    /// Tells whether the record is poison (design D6). One in a wrong partition is not: no story misses anything where
+    /// it stands, so its key is not parked, and it is no sign of a fault of ours.
+    pub const fn is_poison(&self) -> bool {
+        match self {
+            Rejection::WrongPartition { .. } => false,
+            Rejection::PayloadMissing
+            | Rejection::UnknownContentType { .. }
+            | Rejection::MalformedBytes { .. }
+            | Rejection::UnknownType { .. }
+            | Rejection::UnknownVersion { .. }
+            | Rejection::MissingField { .. }
+            | Rejection::InvalidValue { .. }
+            | Rejection::UuidForm { .. }
+            | Rejection::UnknownValue { .. }
+            | Rejection::Misplaced { .. }
+            | Rejection::BehaviourPanicked { .. }
+            | Rejection::StoreRefused { .. }
+            | Rejection::ProcessDied { .. } => true,
         }
     }
 
@@ -152,6 +183,9 @@ impl std::fmt::Display for Rejection {
             }
             Rejection::UnknownValue { field, got } => write!(f, "unknown value of `{field}`: `{got}`"),
             Rejection::Misplaced { wanted } => write!(f, "misplaced record: wanted {wanted}"),
+            Rejection::WrongPartition { home } => {
+                write!(f, "record of another partition: its key is at home in partition {home}")
+            }
             Rejection::BehaviourPanicked { detail } => write!(f, "behaviour panicked: {detail}"),
             Rejection::StoreRefused { detail } => write!(f, "store refused the effects: {detail}"),
             Rejection::ProcessDied { deaths } => {

@@ -26,6 +26,7 @@ pub fn link(previous: &Digest32, leaf_hash: &Digest32, appended_at: Timestamp, m
         AuditMark::Event => hash.chain_update("event"),
         AuditMark::Duplicate => hash.chain_update("duplicate"),
         AuditMark::Malformed(reason) => hash.chain_update("malformed:").chain_update(reason),
+        AuditMark::WrongPartition => hash.chain_update("wrong_partition"),
     };
     hash.finalize().into()
 }

@@ -1,7 +1,7 @@
 //! The compliance auditor: one tamper-evident log per partition, one entry per record (design D10).
 //!
 //! Promises that every record of every topic it follows has exactly one entry, whatever the record is: events,
-//! duplicates (marked) and what is no event (marked with its rejection). Entries commit to the record's bytes
+//! duplicates and records in a wrong partition (marked) and what is no event (marked with its rejection). Entries commit to the record's bytes
 //! ([`leaf`]), to all entries before them ([`chain`]) and to a Merkle tree ([`tree`]), and belong to segments
 //! by append time ([`segment`]); [`verify`] finds and names whatever was changed afterwards.
 //! Publishes nothing, decodes nothing, never parks. Signs nothing yet: who can rewrite entries *and* the stored
@@ -22,6 +22,7 @@ use crate::effect::{AuditEntry, AuditMark, Timer, TimerId};
 use crate::ids::{Group, Topic};
 use crate::lane::behaviour::{Applied, Behaviour, Entry, PoisonPolicy, Verdict, Workspace};
 use crate::record::Digest32;
+use crate::rejection::Rejection;
 use crate::state::{AuditLogState, StateKey, StateValue};
 
 use self::leaf::LeafHasher;
@@ -108,6 +109,7 @@ impl Behaviour for Auditor {
         let mark = match &entry.verdict {
             Verdict::Event(_) => AuditMark::Event,
             Verdict::Duplicate(_) => AuditMark::Duplicate,
+            Verdict::Rejected(Rejection::WrongPartition { .. }) => AuditMark::WrongPartition,
             Verdict::Rejected(rejection) => AuditMark::Malformed(rejection.name()),
         };
         work.effects.audit_entries.push(AuditEntry {

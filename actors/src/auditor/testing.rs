@@ -98,6 +98,7 @@ pub(super) fn any_mark() -> impl Strategy<Value = AuditMark> {
     prop_oneof![
         Just(AuditMark::Event),
         Just(AuditMark::Duplicate),
+        Just(AuditMark::WrongPartition),
         prop::sample::select(Rejection::NAMES.to_vec()).prop_map(AuditMark::Malformed),
     ]
 }

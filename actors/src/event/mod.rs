@@ -59,7 +59,7 @@ pub use decode::decode;
 pub use encode::{EncodeError, Encoding, RECORD_MAX_BYTES, encode, trace_parent};
 pub use guess::looks_like;
 pub use make::{new_correlation_id, new_event_id, new_job_id};
-pub use partition::{murmur2, partition_for};
+pub use partition::{murmur2, partition_among, partition_for};
 pub use wire::event_json;
 
 pub use payload::{

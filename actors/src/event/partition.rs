@@ -47,7 +47,12 @@ pub fn partition_for(topic: Topic, key: Option<&[u8]>, event_id: EventId) -> Par
         Some(key) => key,
         None => event_id.0.hyphenated().encode_lower(&mut buffer).as_bytes(),
     };
-    let number = (murmur2(bytes).cast_unsigned() & POSITIVE) % u32::from(topic.partitions());
+    partition_among(topic.partitions(), bytes)
+}
+
+/// Chooses one of so many partitions by a key; of none, the first.
+pub fn partition_among(partitions: u16, key: &[u8]) -> Partition {
+    let number = (murmur2(key).cast_unsigned() & POSITIVE) % u32::from(partitions.max(1));
     Partition(u16::try_from(number).expect("a remainder of a 16-bit number fits 16 bits"))
 }
 

@@ -43,6 +43,7 @@ pub(super) fn answer(
 ) -> Outcome {
     match (&entry.verdict, parked_behind) {
         (Verdict::Duplicate(_), _) => Outcome::Duplicate,
+        (Verdict::Rejected(rejection), _) if !rejection.is_poison() => set_aside(entry, rejection, work),
         (Verdict::Event(_) | Verdict::Rejected(_), Some(key)) => park(key, entry, work),
         (Verdict::Rejected(rejection), None) => isolate(entry, rejection, work),
         (Verdict::Event(event), None) => apply_event(behaviour, entry, event, work),
@@ -95,6 +96,33 @@ fn isolate(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Ou
     park(key, entry, work)
 }
 
+/// Gives why a record is set aside although it is no poison.
+pub(super) const fn set_aside_for(entry: &Entry) -> Option<&Rejection> {
+    match &entry.verdict {
+        Verdict::Rejected(rejection) if !rejection.is_poison() => Some(rejection),
+        Verdict::Rejected(_) | Verdict::Event(_) | Verdict::Duplicate(_) => None,
+    }
+}
+
+/// Keeps a record that is no poison and not to be applied: a dead letter that nobody waits behind.
+fn set_aside(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Outcome {
+    let Entry { record, .. } = entry;
+    let now = work.now;
+    work.effects.dead_letters.push(DeadLetter {
+        record: record.clone(),
+        rejection: rejection.clone(),
+        is_parked: false,
+        rejected_at: now,
+    });
+    work.effects.outbox.push(dead_letter_record(work.lane, record, rejection, now));
+    Outcome::DeadLettered
+}
+
+/// Counts the poison among what a transaction sets aside.
+pub(super) fn poison_among(effects: &Effects) -> usize {
+    effects.dead_letters.iter().filter(|letter| letter.rejection.is_poison()).count()
+}
+
 /// Lets a record wait behind its key.
 fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
     let parked = ParkedRecord { key: key.clone(), record: entry.record.clone(), parked_at: work.now };
@@ -104,7 +132,7 @@ fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
 
 /// What a transaction changes about parked keys.
 pub(super) struct Summary {
-    pub(super) poison: Vec<(Rejection, Offset, Option<Bytes>)>,
+    pub(super) rejected: Vec<(Rejection, Offset, Option<Bytes>)>,
     pub(super) keys_parked: Vec<ParkedKey>,
     pub(super) records_parked: HashMap<Bytes, u64>,
     pub(super) records_unparked: HashMap<Bytes, u64>,
@@ -121,12 +149,12 @@ impl Summary {
         for record in &effects.records_unparked {
             *records_unparked.entry(record.key.clone()).or_default() += 1;
         }
-        let poison = effects
+        let rejected = effects
             .dead_letters
             .iter()
             .map(|letter| (letter.rejection.clone(), letter.record.offset, letter.record.key.clone()));
         Self {
-            poison: poison.collect(),
+            rejected: rejected.collect(),
             keys_parked: effects.keys_parked.clone(),
             records_parked,
             records_unparked,

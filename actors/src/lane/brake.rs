@@ -100,7 +100,8 @@ impl LaneCore {
         chunk.iter().enumerate().find_map(|(index, entry)| {
             let key = entry.record.key.as_ref();
             let waits = key.is_some_and(|key| self.parked.contains_key(key) || parked_here.contains(key));
-            if waits || !matches!(entry.verdict, Verdict::Rejected(_)) {
+            let is_poison = matches!(&entry.verdict, Verdict::Rejected(rejection) if rejection.is_poison());
+            if waits || !is_poison {
                 return None;
             }
             parked_here.extend(key);

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::effect::{Effects, Outcome};
 use crate::gap::FoundGap;
 use crate::ids::{Incarnation, LaneKey, LogId, Offset};
-use crate::lane::answer::{Summary, answer, convict, record_raw};
+use crate::lane::answer::{Summary, answer, convict, poison_among, record_raw, set_aside_for};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
 use crate::lane::brake::FloodBrake;
 use crate::lane::environment::LaneEnvironment;
@@ -28,6 +28,7 @@ use crate::lane::start::{rewind, start_answer};
 use crate::lane::status::LaneStatus;
 use crate::lane::trial::{Trials, is_convicted, settled};
 use crate::lane::window::DuplicateWindow;
+use crate::layout::{Layout, Place};
 use crate::ports::PortError;
 use crate::ports::log::{LogError, LogReader, StartAnswer};
 use crate::ports::store::{
@@ -52,6 +53,10 @@ pub(super) struct LaneCore {
     pub(super) status: Arc<LaneStatus>,
     /// The id under which this generation of the lane is stored and hashed.
     pub(super) log_id: LogId,
+    /// Where keys are at home.
+    layout: Layout,
+    /// Whether it was told that records stand in a wrong partition: once for each life.
+    has_told_wrong_partition: bool,
     /// The fence of the next transaction.
     pub(super) fence: Fence,
     /// The stored position; none before the first transaction.
@@ -158,6 +163,8 @@ impl LaneCore {
         let read_position = rewind(position, inspection.low, settings.duplicate_window_records);
         let core = Self {
             log_id: opened.log_id,
+            layout: opened.layout,
+            has_told_wrong_partition: false,
             fence: opened.fence,
             stored_next: opened.next,
             position,
@@ -328,7 +335,8 @@ impl LaneCore {
 
     /// Puts a record below the position into the duplicate window.
     fn remember(&mut self, record: &LogRecord) {
-        if self.trials.is_deadly(record.offset) {
+        // What is not at home here was never applied here: an event that is, is no duplicate of it.
+        if self.trials.is_deadly(record.offset) || self.wrong_partition(record).is_some() {
             return;
         }
         let topic = self.lane.topic_partition.topic;
@@ -337,8 +345,25 @@ impl LaneCore {
         }
     }
 
-    /// Decodes a record; a decoder that panics rejects it.
+    /// Tells whether a record stands in another partition than its key's home. What it holds is not looked at.
+    fn wrong_partition(&self, record: &LogRecord) -> Option<Rejection> {
+        let partition = self.lane.topic_partition.partition;
+        match self.layout.place(record.key.as_deref(), partition, record.offset) {
+            Place::Home => None,
+            Place::Elsewhere { home } => Some(Rejection::WrongPartition { home }),
+        }
+    }
+
+    /// Decodes a record of the log, if it is at home here.
     pub(super) fn understand(&self, record: LogRecord) -> Entry {
+        match self.wrong_partition(&record) {
+            Some(rejection) => Entry { record, verdict: Verdict::Rejected(rejection) },
+            None => self.decode(record),
+        }
+    }
+
+    /// Decodes a record; a decoder that panics rejects it. One that is parked was found to be at home when it was.
+    pub(super) fn decode(&self, record: LogRecord) -> Entry {
         let topic = self.lane.topic_partition.topic;
         let verdict = match guard(|| (self.env.decoder)(topic, &record)) {
             Ok(Ok(event)) => Verdict::Event(event),
@@ -392,7 +417,7 @@ impl LaneCore {
                 Ok(mut built) => {
                     let trial = subject.map(|subject| settled(subject, is_convicted));
                     built.effects.trials_settled.extend(trial);
-                    let (answered, poison) = (chunk.len(), built.effects.dead_letters.len());
+                    let (answered, poison) = (chunk.len(), poison_among(&built.effects));
                     let flood = self.flood.weigh(answered, poison).map(|flood| flood.to_string());
                     built.effects.held_because = flood.clone();
                     let fingerprint = chunk.last().map(|entry| entry.record.fingerprint());
@@ -437,6 +462,7 @@ impl LaneCore {
     async fn wait_below_parked_limit(&mut self, chunk: &[Entry]) -> Result<(), LaneExit> {
         while let Some(key) = chunk
             .iter()
+            .filter(|entry| set_aside_for(entry).is_none())
             .filter_map(|entry| entry.record.key.as_ref())
             .find(|key| self.is_at_parked_limit(key))
             .cloned()
@@ -630,8 +656,12 @@ impl LaneCore {
 
     /// Takes over what a committed transaction changed about parked keys, and logs poison once.
     fn take_over(&mut self, summary: Summary) {
-        for (rejection, offset, key) in summary.poison {
+        for (rejection, offset, key) in summary.rejected {
             self.env.metrics.count_rejection(&self.lane, &rejection);
+            if !rejection.is_poison() {
+                self.tell_wrong_partition(&rejection, offset);
+                continue;
+            }
             tracing::warn!(lane = %self.lane, offset = %offset, reason = rejection.name(), error = %rejection, is_parked = key.is_some(), "record rejected");
         }
         for parked in summary.keys_parked {
@@ -653,6 +683,17 @@ impl LaneCore {
         }
         for key in summary.keys_unparked {
             self.parked.remove(&key);
+        }
+    }
+}
+
+impl LaneCore {
+    /// Says once that a producer chooses partitions otherwise: it may do so with every record.
+    fn tell_wrong_partition(&mut self, rejection: &Rejection, offset: Offset) {
+        if std::mem::replace(&mut self.has_told_wrong_partition, true) {
+            tracing::debug!(lane = %self.lane, offset = %offset, error = %rejection, "record set aside");
+        } else {
+            tracing::warn!(lane = %self.lane, offset = %offset, error = %rejection, "records stand in a wrong partition and are set aside: their producer must choose partitions by murmur2");
         }
     }
 }

@@ -78,7 +78,7 @@ impl LaneCore {
             limit = match self.alone(&parked) {
                 None => {
                     let mut entries: Vec<Entry> =
-                        parked.into_iter().map(|parked| self.understand(parked.record)).collect();
+                        parked.into_iter().map(|parked| self.decode(parked.record)).collect();
                     self.drain_chunk(&state, &mut entries, &mut drained, is_all, limit, None).await?
                 }
                 Some(record) => {

@@ -200,7 +200,11 @@ impl LaneCore {
             }
             Judgement::Try { deaths } => {
                 self.hesitate(deaths).await;
-                self.think(Some(subject), TrialPhase::Waiting, |core| core.understand(record)).await
+                let read = |core: &mut Self| match subject {
+                    TrialSubject::Parked(_) => core.decode(record),
+                    TrialSubject::Log(_) | TrialSubject::Timer(_) => core.understand(record),
+                };
+                self.think(Some(subject), TrialPhase::Waiting, read).await
             }
         }
     }

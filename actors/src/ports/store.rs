@@ -15,6 +15,7 @@ use crate::ids::{
     AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, Generation, JobId, LaneKey, LogId,
     LogTopic, Offset, Partition, ProcessId, Revision, SchedulerJobId, Sequence, UserId,
 };
+use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::record::{Digest32, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
@@ -112,6 +113,8 @@ pub struct LaneOpened {
     pub log_id: LogId,
     /// The lane's generation.
     pub generation: Generation,
+    /// Where the topic's keys are at home, as stored; the first one is stored when the topic's first lane opens.
+    pub layout: Layout,
     /// How many processes have found, when they opened the lane at this same `next`, that the one before them
     /// did not end it in order; this one included.
     pub starts_at_next: u32,

@@ -47,6 +47,8 @@ mod identity;
 mod jobs;
 #[path = "../shared/lanes.rs"]
 mod lanes;
+#[path = "../shared/layouts.rs"]
+mod layouts;
 #[path = "../shared/locks.rs"]
 mod locks;
 #[path = "../shared/outbox.rs"]

@@ -133,6 +133,7 @@ fn mark_text(mark: &AuditMark) -> Words {
     Words(match mark {
         AuditMark::Event => Cow::Borrowed("event"),
         AuditMark::Duplicate => Cow::Borrowed("duplicate"),
+        AuditMark::WrongPartition => Cow::Borrowed("wrong_partition"),
         AuditMark::Malformed(_) => Cow::Owned(mark.to_stored()),
     })
 }

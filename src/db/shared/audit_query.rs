@@ -6,13 +6,11 @@
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use horizons_actors::clock::Timestamp;
-use horizons_actors::event::partition::partition_for;
-use horizons_actors::ids::{EventId, Generation, Group, JobId, Topic, TopicPartition};
+use horizons_actors::ids::{Generation, Group, JobId, Topic, TopicPartition};
 use horizons_actors::ports::query::{
     AuditFilter, AuditPage, AuditPosition, StoredAuditEntry, StoredAuditLog,
 };
 use horizons_actors::ports::store::StoreError;
-use uuid::Uuid;
 
 use super::engine::{Connection, SCAN, engine};
 use super::lanes::{Lanes, StoredLane, digest};
@@ -44,21 +42,15 @@ pub(super) fn logs(connection: &mut Connection, lanes: &Lanes) -> Result<Vec<Sto
 
 /// Tells whether a partition can hold what is asked for.
 fn is_wanted(filter: &AuditFilter, partition: TopicPartition, generation: Generation) -> bool {
-    let is_of_job = |job_id: &JobId| {
-        let keyed_by_job = matches!(partition.topic, Topic::JobLifecycle | Topic::JobMetrics);
-        // The event id chooses only where there is no key.
-        let any_event = EventId(Uuid::nil());
-        keyed_by_job
-            && partition_for(partition.topic, Some(job_id.as_str().as_bytes()), any_event)
-                == partition.partition
-    };
+    // Also partitions where the job is not at home: what a producer put there is marked, and the job's all the same.
+    let is_keyed_by_job = matches!(partition.topic, Topic::JobLifecycle | Topic::JobMetrics);
     filter.topic.is_none_or(|topic| topic == partition.topic)
         && filter.partition.is_none_or(|number| number == partition.partition.0)
         && filter.generation.is_none_or(|wanted| wanted == generation)
         && filter
             .after
             .is_none_or(|after| (partition, generation) >= (after.topic_partition, after.generation))
-        && filter.job_id.as_ref().is_none_or(is_of_job)
+        && (filter.job_id.is_none() || is_keyed_by_job)
 }
 
 /// The columns of an entry, and of its body if it is there.

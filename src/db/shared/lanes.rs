@@ -17,7 +17,7 @@ use horizons_actors::record::Digest32;
 
 use super::engine::{Connection, IS_SHARED, engine, insert_or_ignore, lock_row};
 use super::schema::{lanes, parked_keys, progress, timers};
-use super::{gaps, trials};
+use super::{gaps, layouts, trials};
 use crate::db::error::unreadable;
 
 /// A generation of a lane with its number.
@@ -308,6 +308,7 @@ pub(super) fn open(
         last_fingerprint,
         log_id: generation_id(log_id, stored.generation)?,
         generation: stored.generation,
+        layout: layouts::read_or_make(connection, log_id, stored.lane.topic_partition.topic)?,
         starts_at_next: u32::try_from(starts_at_next).unwrap_or(u32::MAX),
         starts_aside: u32::try_from(starts_aside).unwrap_or(u32::MAX),
         trials: trials::opened(connection, number, next, is_other)?,

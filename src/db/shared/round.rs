@@ -73,7 +73,7 @@ pub(super) enum CommandResult {
 /// What work of a lane is answered after the commit.
 #[derive(Debug)]
 pub(super) enum LaneResult {
-    Opened(LaneOpened),
+    Opened(Box<LaneOpened>),
     Noted(bool),
     Progress(Option<Progress>),
     Committed(LaneCommitted),
@@ -322,7 +322,7 @@ fn open(
     let stored = lanes::find_or_make(connection, context.log_id, lane)?;
     let opened = lanes::open(connection, context.log_id, &stored, process)?;
     gathered.made.push(stored);
-    Ok(LaneResult::Opened(opened))
+    Ok(LaneResult::Opened(Box::new(opened)))
 }
 
 /// Writes what the owner of a lane notes.

@@ -30,6 +30,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    layout_epochs (log_id, topic, epoch) {
+        log_id -> Text,
+        topic -> BigInt,
+        epoch -> BigInt,
+        partitions -> BigInt,
+        from_offsets -> Binary,
+        adopted_at -> BigInt,
+    }
+}
+
+diesel::table! {
     log (position) {
         position -> BigInt,
         recorded_at -> BigInt,

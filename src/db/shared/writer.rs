@@ -192,7 +192,7 @@ fn answer_done(round: Round, done: Done) {
     for (work, result) in round.lanes.into_iter().zip(lanes) {
         match (work, result) {
             (LaneWork::Open { answer, .. }, LaneResult::Opened(opened)) => {
-                let _ = answer.send(Ok(opened));
+                let _ = answer.send(Ok(*opened));
             }
             (LaneWork::Note { answer, .. }, LaneResult::Noted(is_owner)) => {
                 let _ = answer.send(Ok(is_owner));

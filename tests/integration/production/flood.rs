@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::outside::Outside;
+use super::outside::{Outside, keys_at};
 use super::stage::{Engine, Stage, lanes, metric, place_on, probe};
 use crate::process::client::Client;
 use crate::process::server::wait_for;
@@ -22,10 +22,6 @@ const POISON: u64 = 30;
 
 /// The groups that set poison aside.
 const GROUPS: [&str; 2] = ["jobs", "job-metrics"];
-
-fn key(number: u64) -> String {
-    format!("flood-{number}")
-}
 
 /// Tells whether both groups hold still at the record behind the flood.
 fn is_held(client: Client) -> bool {
@@ -47,14 +43,16 @@ fn flood(engine: Engine) {
     let place = place_on(engine, Kafka::shared());
     let mut stage = Stage::with("flood of poison", place, SECTIONS, "slots = 8\n");
     let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
-    let keys: Vec<String> = (0..POISON).map(key).collect();
+    let keys = keys_at(PARTITION, "flood", POISON as usize);
+    let behind = keys_at(PARTITION, "behind", 1).remove(0);
+    let beside = keys_at(OTHER, "beside", 1).remove(0);
     let poison: Vec<(&[u8], &[u8])> = keys.iter().map(|key| (key.as_bytes(), &b"no event"[..])).collect();
 
     outside.produce("job-lifecycle", PARTITION, &poison);
-    outside.produce_event("behind", PARTITION);
-    outside.produce_event("beside", OTHER);
+    outside.produce_event(&behind, PARTITION);
+    outside.produce_event(&beside, OTHER);
     wait_for("both groups to hold still", || is_held(stage.client()));
-    wait_for("the other partition to flow", || stage.client().get("/jobs/beside").status == 200);
+    wait_for("the other partition to flow", || stage.client().get(&format!("/jobs/{beside}")).status == 200);
     let count = GROUPS.len() * LIMIT as usize;
     assert_eq!(dead_letters(stage.client()), count);
     assert_eq!(metric(stage.client(), "horizons_lane_paused"), 2.0);
@@ -76,7 +74,7 @@ fn flood(engine: Engine) {
         let resume = || client.post("/lanes/resume", &body).unwrap().status;
         assert_eq!((resume(), resume()), (202, 409));
     }
-    wait_for("the event behind the flood", || client.get("/jobs/behind").status == 200);
+    wait_for("the event behind the flood", || client.get(&format!("/jobs/{behind}")).status == 200);
     wait_for("all poison to be set aside", || dead_letters(client) == GROUPS.len() * POISON as usize);
     for group in GROUPS {
         for key in &keys {
@@ -87,7 +85,7 @@ fn flood(engine: Engine) {
     {
         let mut ledger = stage.load.ledger.lock().unwrap();
         ledger.foreign.extend(keys.into_iter().map(|key| ("job-lifecycle", key)));
-        ledger.foreign.extend(["behind", "beside"].map(|job| ("job-lifecycle", job.to_owned())));
+        ledger.foreign.extend([behind, beside].map(|job| ("job-lifecycle", job)));
     }
     assert!(stage.load.submit_new(client, "quick"));
     stage.finish();

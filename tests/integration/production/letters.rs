@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::outside::Outside;
+use super::outside::{Outside, keys_at};
 use super::stage::{Engine, Stage, place_on};
 use crate::process::checker::Record;
 use crate::process::client::Client;
@@ -33,7 +33,7 @@ fn end_to_end(engine: Engine) {
     let stage = Stage::at("dead letters", place_on(engine, Kafka::shared()));
     let client = stage.client();
     let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
-    let key = "external-1".to_owned();
+    let key = keys_at(PARTITION, "external", 1).remove(0);
     let poison: (&[u8], &[u8]) = (key.as_bytes(), b"not an event");
 
     outside.produce("job-lifecycle", PARTITION, &[poison]);
@@ -64,10 +64,10 @@ fn end_to_end(engine: Engine) {
         client.get("/dead-letters?group=jobs").json()["dead_letters"][0]["attempts"] == 2
     });
     assert_eq!(parked(client).len(), 2, "poison stays poison");
-    assert_eq!(client.get("/jobs/external-1").status, 404);
+    assert_eq!(client.get(&format!("/jobs/{key}")).status, 404);
     wish("discard", "jobs");
     wish("discard", "job-metrics");
-    wait_for("the event behind it", || client.get("/jobs/external-1").status == 200);
+    wait_for("the event behind it", || client.get(&format!("/jobs/{key}")).status == 200);
     wait_for("nothing to be parked", || parked(client).is_empty());
     {
         let mut ledger = stage.load.ledger.lock().unwrap();

@@ -22,6 +22,7 @@ mod letters;
 mod life;
 mod members;
 mod outside;
+mod partitioners;
 mod relay;
 mod secure;
 mod stage;

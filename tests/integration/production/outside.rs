@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use horizons_actors::event::partition_among;
+use horizons_actors::ids::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -15,6 +17,13 @@ use crate::services::kafka::Kafka;
 
 /// One call to the cluster.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Gives keys of `job-lifecycle` that are at home in a partition, all with this beginning.
+pub(super) fn keys_at(partition: i32, beginning: &str, count: usize) -> Vec<String> {
+    let partitions = Topic::JobLifecycle.partitions();
+    let is_home = |key: &String| i32::from(partition_among(partitions, key.as_bytes()).0) == partition;
+    (0..).map(|number| format!("{beginning}-{number}")).filter(is_home).take(count).collect()
+}
 
 /// Somebody else with a client of the same cluster.
 pub(super) struct Outside<'a> {

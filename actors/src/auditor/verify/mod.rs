@@ -404,7 +404,7 @@ impl LogVerifier {
 
 /// Lists every mark as it is stored.
 fn stored_marks() -> impl Iterator<Item = String> {
-    [AuditMark::Event, AuditMark::Duplicate]
+    [AuditMark::Event, AuditMark::Duplicate, AuditMark::WrongPartition]
         .into_iter()
         .chain(Rejection::NAMES.into_iter().map(AuditMark::Malformed))
         .map(|mark| mark.to_stored())

@@ -3,6 +3,7 @@
 mod brake;
 mod faults;
 mod flood;
+mod home;
 mod lag;
 mod ownership;
 mod parking;

@@ -21,7 +21,7 @@ use crate::event::{Encoding, Event, JobStatus, decode};
 use crate::ids::{
     EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition, ProcessId, Sequence, Topic, TopicPartition,
 };
-use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
+use crate::lane::behaviour::{Applied, Behaviour, BehaviourFactory, Entry, Verdict, Workspace};
 use crate::lane::credit::{CreditLimits, GlobalCredit};
 use crate::lane::environment::{Decoder, LaneEnvironment, LaneSettings};
 use crate::lane::fault::{FaultPoint, Faults};
@@ -375,6 +375,18 @@ impl World {
     }
 
     pub(super) fn start_with_board(&self, board: Arc<StatusBoard>) -> Addr<Supervisor> {
+        let (panics, timer_delay) = (Arc::clone(&self.panics), self.options.timer_delay);
+        let recorder: BehaviourFactory =
+            Arc::new(move || Box::new(Recorder { group: group(), panics: Arc::clone(&panics), timer_delay }));
+        self.start_groups(board, vec![recorder])
+    }
+
+    /// Starts a process with these groups.
+    pub(super) fn start_groups(
+        &self,
+        board: Arc<StatusBoard>,
+        behaviours: Vec<BehaviourFactory>,
+    ) -> Addr<Supervisor> {
         let environment = Arc::new(LaneEnvironment {
             log_id: self.log.id(),
             process: self.process,
@@ -391,14 +403,12 @@ impl World {
             witness: Arc::clone(&self.witness) as _,
             started: Instant::now(),
         });
-        let (panics, timer_delay) = (Arc::clone(&self.panics), self.options.timer_delay);
-        let spec = GroupSpec {
-            group: group(),
-            topics: vec![Topic::JobLifecycle],
-            behaviour: Arc::new(move || {
-                Box::new(Recorder { group: group(), panics: Arc::clone(&panics), timer_delay })
-            }),
-            environment,
+        let incarnations = Arc::new(AtomicU64::new(0));
+        let spec = |behaviour: BehaviourFactory| GroupSpec {
+            group: behaviour().group(),
+            topics: behaviour().topics(),
+            behaviour,
+            environment: Arc::clone(&environment),
             log: match self.options.gathered {
                 Some(gathered) => Arc::new(GatheringLog { log: self.log.clone(), gathered }),
                 None => Arc::new(WatchedLog { log: self.log.clone(), calls: Arc::clone(&self.reader_calls) }),
@@ -407,13 +417,14 @@ impl World {
             global_credit: Arc::clone(&self.credit),
             restarts: self.options.restarts,
             arbiters: Vec::new(),
-            incarnations: Arc::new(AtomicU64::new(0)),
+            incarnations: Arc::clone(&incarnations),
         };
+        let specs = behaviours.into_iter().map(spec).collect();
         let escalations = Arc::clone(&self.escalations);
         let escalate = move |group: &Group, failure: &str| {
             escalations.lock().unwrap().push(format!("{group}: {failure}"));
         };
-        Supervisor::new(vec![spec], self.options.restarts, None, Arc::new(escalate)).start()
+        Supervisor::new(specs, self.options.restarts, None, Arc::new(escalate)).start()
     }
 
     /// Publishes an event; answers where it went.
@@ -454,11 +465,16 @@ impl World {
 
     /// Waits until every lane has answered everything in the log.
     pub(super) async fn settle(&self) {
+        self.settle_group(group()).await;
+    }
+
+    /// Waits until every lane of a group has answered everything in the log.
+    pub(super) async fn settle_group(&self, group: Group) {
         let store = self.store.clone();
         wait_until("every lane to be at the end of its partition", LIMIT, || {
             Topic::JobLifecycle.all_partitions().all(|partition| {
                 let end = self.end(partition);
-                let lane = LaneKey { group: group(), topic_partition: partition };
+                let lane = LaneKey { group: group.clone(), topic_partition: partition };
                 let next = store.progress_of(&lane).and_then(|progress| progress.next).unwrap_or_default();
                 next >= end
             })

@@ -35,6 +35,7 @@ fn opened(starts_at_next: u32, starts_aside: u32, trials: Vec<Trial>) -> LaneOpe
         next: Some(POSITION),
         last_fingerprint: None,
         log_id: LogId::parse("log").unwrap(),
+        layout: crate::layout::Layout::first_of(crate::ids::Topic::JobLifecycle),
         generation: Generation(0),
         starts_at_next,
         starts_aside,

@@ -18,6 +18,7 @@ use crate::effect::{
 };
 use crate::gap::{FoundGap, GapAcceptance, GapRemedy};
 use crate::ids::{Epoch, Generation, JobId, LaneKey, LogId, Offset, ProcessId, Revision};
+use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::query::{GapDecision, StoredGap};
 use crate::ports::store::{
@@ -92,7 +93,7 @@ impl LaneTables {
         Fence { epoch: self.epoch, revision: self.revision }
     }
 
-    fn open(&mut self, process: ProcessId, log_id: LogId) -> LaneOpened {
+    fn open(&mut self, process: ProcessId, log_id: LogId, layout: Layout) -> LaneOpened {
         self.epoch = self.epoch.following();
         let Self { trials, next, parked_records, timers, .. } = self;
         trials.opened(process, |subject| match subject {
@@ -106,6 +107,7 @@ impl LaneTables {
             last_fingerprint: self.last_fingerprint,
             log_id,
             generation: self.generation,
+            layout,
             starts_at_next: self.trials.starts_at_next,
             starts_aside: self.trials.starts_aside,
             trials: self.trials.list(),
@@ -364,10 +366,12 @@ pub(super) fn accept_gap(state: &mut State, command: &Command, acceptance: &GapA
 impl LaneStore for MemoryStore {
     fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError> {
         self.run_write(StoreCall::OpenLane, None, move |state| {
+            let topic = lane.topic_partition.topic;
+            let layout = state.layouts.entry(topic).or_insert_with(|| Layout::first_of(topic)).clone();
             let tables = state.lanes.entry(lane).or_default();
             let log_id = memory_log().of_generation(tables.generation);
             let log_id = log_id.map_err(|error| StoreError::Broken(error.to_string()))?;
-            Ok((tables.open(process, log_id), Vec::new()))
+            Ok((tables.open(process, log_id, layout), Vec::new()))
         })
     }
 

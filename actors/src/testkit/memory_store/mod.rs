@@ -55,7 +55,8 @@ use super::locked;
 use crate::clock::Timestamp;
 use crate::command::{Command, Order};
 use crate::effect::{ParkedRecord, Timer};
-use crate::ids::{LaneKey, LogTopic, Offset, Partition};
+use crate::ids::{LaneKey, LogTopic, Offset, Partition, Topic};
+use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::log::LogHeads;
 use crate::ports::outbox::OutboxHeads;
@@ -79,6 +80,7 @@ use relay::RelayTables;
 #[derive(Debug, Default)]
 struct State {
     lanes: BTreeMap<LaneKey, LaneTables>,
+    layouts: BTreeMap<Topic, Layout>,
     /// Lanes of generations that are over, oldest first.
     former_lanes: Vec<(LaneKey, LaneTables)>,
     /// Gaps that operators decided on, oldest first.
