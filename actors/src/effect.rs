@@ -58,6 +58,9 @@ pub struct Effects {
     pub audit_segments: Vec<AuditSegment>,
     /// Steps in jobs' lives.
     pub timeline: Vec<TimelineEntry>,
+    /// Views of jobs that are not kept any longer as they were. A transaction that names a job here does not write
+    /// its view.
+    pub views_retired: Vec<RetiredView>,
     /// Events that were refused.
     pub refusals: Vec<Refusal>,
     /// Work on attempts; a row that exists already stays as it is.
@@ -95,6 +98,7 @@ impl Effects {
             + self.audit_entries.len() * 2
             + self.audit_segments.len()
             + self.timeline.len()
+            + self.views_retired.len()
             + self.refusals.len()
             + self.orders.len()
             + self.timers_set.len()
@@ -179,6 +183,30 @@ pub struct TimelineEntry {
     pub applied_at: Timestamp,
     /// What it says, as JSON.
     pub payload: String,
+}
+
+/// Timeline entries that one transaction removes with the views that it retires.
+pub const RETIRED_ENTRIES: usize = 1000;
+
+/// A view of a job that is not kept as it was.
+///
+/// *Shape*: identified by the lane and `job_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetiredView {
+    /// The job.
+    pub job_id: JobId,
+    /// What becomes of the view.
+    pub retirement: Retirement,
+}
+
+/// What becomes of a view that is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retirement {
+    /// It stays and does not count among the live ones, until it is written again.
+    Silent,
+    /// It is removed with its timeline, of which [`RETIRED_ENTRIES`] go at once for all views of a transaction: the
+    /// view goes with the last of them, so that asking again goes on.
+    Forgotten,
 }
 
 /// An event that was refused: true bytes, but illegal or late.

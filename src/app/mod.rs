@@ -38,7 +38,7 @@ use horizons_actors::dispatcher::GroupSpec;
 use horizons_actors::event::{Encoding, decode};
 use horizons_actors::heartbeat::{self, Heartbeats};
 use horizons_actors::ids::{Group, LogId, ProcessId};
-use horizons_actors::jobs::{JobRegistryHandle, JobRegistryParts, Jobs};
+use horizons_actors::jobs::{ExternalAges, JobRegistryHandle, JobRegistryParts, Jobs};
 use horizons_actors::lane::behaviour::{Behaviour, BehaviourFactory};
 use horizons_actors::lane::credit::{CreditLimits, GlobalCredit};
 use horizons_actors::lane::environment::{LaneEnvironment, LaneSettings};
@@ -386,9 +386,11 @@ fn lane_settings(config: &Config) -> LaneSettings {
 /// Gives what the three groups do.
 fn behaviours(config: &Config) -> Vec<BehaviourFactory> {
     let clean_after = config.jobs.clean_after;
+    let external =
+        ExternalAges { silent: config.jobs.external_silent, forgotten: config.jobs.external_forgotten };
     vec![
         auditor(config),
-        Arc::new(move || Box::new(Jobs::new(clean_after))),
+        Arc::new(move || Box::new(Jobs::new(clean_after).with_external(external))),
         Arc::new(|| Box::new(MetricsAggregator)),
     ]
 }

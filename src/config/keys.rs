@@ -111,7 +111,7 @@ const fn text(
 }
 
 /// Lists every key, in the order of `config.toml`.
-pub const KEYS: [Key; 63] = [
+pub const KEYS: [Key; 65] = [
     text(
         "http",
         "listen",
@@ -430,6 +430,22 @@ pub const KEYS: [Key; 63] = [
         (0, 365 * DAY_MS),
         HOUR_MS,
         "How long an ended attempt's folder is kept.",
+    ),
+    number(
+        "jobs",
+        "external_silent_ms",
+        (1, 3650 * DAY_MS),
+        7 * DAY_MS,
+        "How long another producer's job that has not ended may be silent before it is not followed any more; its next \
+         event has it followed again.",
+    ),
+    number(
+        "jobs",
+        "external_forgotten_ms",
+        (1, 3650 * DAY_MS),
+        35 * DAY_MS,
+        "How long after its last event another producer's job is known, with its timeline. At least \
+         `jobs.external_silent_ms`; longer than the log keeps records, as what comes later is taken for a new job.",
     ),
     text(
         "scheduler",

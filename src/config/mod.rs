@@ -233,6 +233,10 @@ pub struct Audit {
 pub struct Jobs {
     /// How long an ended attempt's folder is kept.
     pub clean_after: Duration,
+    /// How long another producer's job may be silent before it is not followed any more.
+    pub external_silent: Duration,
+    /// How long after its last event another producer's job is known.
+    pub external_forgotten: Duration,
 }
 
 /// What runs jobs.

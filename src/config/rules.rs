@@ -6,7 +6,8 @@ use super::error::{Fault, Origin, Problem};
 use super::values::Values;
 
 /// Two keys of which the left must not exceed the right.
-const NOT_ABOVE: [(&str, &str); 6] = [
+const NOT_ABOVE: [(&str, &str); 7] = [
+    ("jobs.external_silent_ms", "jobs.external_forgotten_ms"),
     ("lanes.batch_records", "lanes.credit_lane_records"),
     ("lanes.batch_bytes", "lanes.credit_lane_bytes"),
     ("lanes.credit_lane_bytes", "lanes.credit_total_bytes"),

@@ -144,17 +144,21 @@ impl JobRegistryHandle {
 
     /// Tells the registry what a committed transaction changed. Never blocks.
     pub fn on_notices(&self, notices: &[Notice]) {
-        let newest: BTreeMap<&JobId, &JobView> = notices
-            .iter()
-            .map(|notice| match notice {
-                Notice::JobChanged(view) => (&view.job_id, view),
-            })
-            .collect();
-        if newest.is_empty() {
+        let mut newest: BTreeMap<&JobId, &JobView> = BTreeMap::new();
+        let mut left: Vec<JobId> = Vec::new();
+        for notice in notices {
+            match notice {
+                Notice::JobChanged(view) => {
+                    newest.insert(&view.job_id, view);
+                }
+                Notice::JobLeft(job_id) => left.push(job_id.clone()),
+            }
+        }
+        if newest.is_empty() && left.is_empty() {
             return;
         }
         let views = newest.into_values().cloned().collect();
-        if !self.shared.tell_registry(JobsTransitioned { views }) {
+        if !self.shared.tell_registry(JobsTransitioned { views, left }) {
             self.shared.note_missed();
         }
     }

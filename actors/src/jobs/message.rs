@@ -23,6 +23,8 @@ use crate::state::JobView;
 pub struct JobsTransitioned {
     /// The newest view of each job that changed.
     pub views: Vec<JobView>,
+    /// Jobs that are not followed any more, none of which changed in the same transaction.
+    pub left: Vec<JobId>,
 }
 
 impl Message for JobsTransitioned {

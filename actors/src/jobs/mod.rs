@@ -17,7 +17,7 @@ pub mod supervisor;
 use std::time::Duration;
 
 use crate::command::{Order, OrderKind};
-use crate::effect::{TimelineEntry, Timer, TimerId};
+use crate::effect::{RetiredView, Retirement, TimelineEntry, Timer, TimerId};
 use crate::event::{Event, Payload};
 use crate::ids::{Attempt, Group, JobId, Topic};
 use crate::jobs::judge::{LifecycleEvent, Refused, judge};
@@ -30,17 +30,44 @@ pub use handle::{JobRegistryHandle, JobRegistryParts};
 /// Names the timer that cleans up after a job; its key is the job id.
 pub const CLEAN_TIMER: &str = "clean";
 
+/// Names the timer that looks after the view of another producer's job; its key is the job id.
+pub const EXTERNAL_TIMER: &str = "external";
+
+/// How long another producer's job may be silent, and how long the last of it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExternalAges {
+    /// From its last event on: a job that has not ended by then is not followed any more, until it is heard of again.
+    pub silent: Duration,
+    /// From its last event on: view and timeline are removed. What comes later begins a job that is not known, so this
+    /// is longer than the log keeps a record.
+    pub forgotten: Duration,
+}
+
+impl Default for ExternalAges {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self { silent: 7 * DAY, forgotten: 35 * DAY }
+    }
+}
+
 /// Keeps the view of every job of a lane.
 #[derive(Debug, Clone, Copy)]
 pub struct Jobs {
     /// How long an ended job's work folder and temporary rows are kept.
     clean_delay: Duration,
+    /// How long views of other producers' jobs are.
+    external: ExternalAges,
 }
 
 impl Jobs {
     /// Makes the behaviour; what a job leaves behind is cleaned up `clean_delay` after its end.
-    pub const fn new(clean_delay: Duration) -> Self {
-        Self { clean_delay }
+    pub fn new(clean_delay: Duration) -> Self {
+        Self { clean_delay, external: ExternalAges::default() }
+    }
+
+    /// Sets how long views of other producers' jobs are kept.
+    pub const fn with_external(self, external: ExternalAges) -> Self {
+        Self { external, ..self }
     }
 
     /// Judges the event and writes what follows from it.
@@ -51,15 +78,47 @@ impl Jobs {
             Some(StateValue::LifecycleOwner(owner)) => Some(owner),
             _ => None,
         };
+        let is_new = view.is_none();
         let (judged, step) = judge(view, owner, &lifecycle, work.now)?;
         work.effects.timeline.push(timeline_entry(entry, &lifecycle, &judged));
         if step == Step::Entered && judged.is_terminal() && judged.origin == JobOrigin::Owned {
             let id = TimerId { kind: CLEAN_TIMER.to_owned(), key: judged.job_id.as_str().to_owned() };
             work.effects.timers_set.push(Timer { id, due_at: work.now.plus(self.clean_delay) });
         }
+        if is_new && judged.origin == JobOrigin::External {
+            // One timer a job: it finds by itself whether there were later events.
+            set_external_timer(work, &judged, self.external.silent);
+        }
         work.notices.push(Notice::JobChanged(judged.clone()));
         work.put(StateKey::JobView(judged.job_id.clone()), StateValue::JobView(judged));
         Ok(())
+    }
+}
+
+impl Jobs {
+    /// Retires the view of another producer's job that is old enough; else looks again when it may be.
+    fn look_after_external(&self, job_id: &JobId, work: &mut Workspace<'_>) {
+        let Some(view) = read_view(work, job_id) else { return };
+        if view.origin == JobOrigin::Owned {
+            return;
+        }
+        let view = view.clone();
+        let ExternalAges { silent, forgotten } = self.external;
+        let age = work.now.since(view.updated_at);
+        let retirement = if age >= forgotten {
+            Some(Retirement::Forgotten)
+        } else if age >= silent && !view.is_terminal() {
+            Some(Retirement::Silent)
+        } else {
+            None
+        };
+        if let Some(retirement) = retirement {
+            work.effects.views_retired.push(RetiredView { job_id: job_id.clone(), retirement });
+            work.notices.push(Notice::JobLeft(job_id.clone()));
+        }
+        // A view that is forgotten is looked for once more: it may have a longer timeline than goes at once.
+        let next = if age >= silent || view.is_terminal() { forgotten } else { silent };
+        set_external_timer(work, &view, next);
     }
 }
 
@@ -91,14 +150,19 @@ impl Behaviour for Jobs {
     }
 
     fn timer_keys(&self, timer: &Timer, keys: &mut Vec<StateKey>) {
-        if let Some(job_id) = cleaned_job(timer) {
+        if let Some(job_id) = job_of(timer, CLEAN_TIMER).or_else(|| job_of(timer, EXTERNAL_TIMER)) {
             keys.push(StateKey::JobView(job_id));
         }
     }
 
-    /// Orders every attempt of an ended job to be cleaned up. Asking again orders nothing twice.
+    /// Orders every attempt of an ended job to be cleaned up, or looks after another producer's. Asking again orders
+    /// nothing twice.
     fn tick(&self, timer: &Timer, work: &mut Workspace<'_>) {
-        let Some(job_id) = cleaned_job(timer) else { return };
+        if let Some(job_id) = job_of(timer, EXTERNAL_TIMER) {
+            self.look_after_external(&job_id, work);
+            return;
+        }
+        let Some(job_id) = job_of(timer, CLEAN_TIMER) else { return };
         let Some(view) = read_view(work, &job_id) else { return };
         if view.origin == JobOrigin::External || !view.is_terminal() {
             return;
@@ -131,9 +195,15 @@ fn read_view<'a>(work: &'a Workspace<'_>, job_id: &JobId) -> Option<&'a JobView>
     }
 }
 
-/// Gives the job that a timer wants cleaned up after.
-fn cleaned_job(timer: &Timer) -> Option<JobId> {
-    if timer.id.kind == CLEAN_TIMER { JobId::parse(&timer.id.key).ok() } else { None }
+/// Gives the job of a timer of a kind.
+fn job_of(timer: &Timer, kind: &str) -> Option<JobId> {
+    if timer.id.kind == kind { JobId::parse(&timer.id.key).ok() } else { None }
+}
+
+/// Has the view of another producer's job looked at when its last event is so old.
+fn set_external_timer(work: &mut Workspace<'_>, view: &JobView, age: Duration) {
+    let id = TimerId { kind: EXTERNAL_TIMER.to_owned(), key: view.job_id.as_str().to_owned() };
+    work.effects.timers_set.push(Timer { id, due_at: view.updated_at.plus(age) });
 }
 
 /// Makes the step of the job's life that an applied event is.

@@ -140,8 +140,11 @@ impl Handler<JobsTransitioned> for JobRegistry {
     type Result = ();
 
     fn handle(&mut self, message: JobsTransitioned, ctx: &mut Self::Context) {
-        let JobsTransitioned { views } = message;
+        let JobsTransitioned { views, left } = message;
         let _caught = self.guarded(ctx, |registry, ctx| {
+            for job_id in left {
+                registry.retire(&job_id);
+            }
             for view in views {
                 registry.take(view, ctx);
             }

@@ -318,8 +318,58 @@ fn jobs_end_of_an_external_job_cleans_nothing() {
     lane.apply(&[typed(&job_id, 1, Completed, 1, false)]);
     lane.tick(&Timer { id: TimerId { kind: CLEAN_TIMER.to_owned(), key: "a".to_owned() }, due_at: lane.now });
 
-    assert_eq!(timers(&lane), []);
+    assert!(timers(&lane).iter().all(|timer| timer.id.kind == EXTERNAL_TIMER));
     assert!(lane.committed.last().expect("a tick").orders.is_empty());
+}
+
+/// Fires the timer of an external job so long after its first event; gives what became of its view.
+fn look_after(lane: &mut Rows<Jobs>, age: Duration) -> Option<Retirement> {
+    let timer = timers(lane).pop().expect("a timer");
+    lane.now = at(1_000).plus(age);
+    lane.tick(&timer);
+    lane.committed.last().expect("a tick").views_retired.first().map(|retired| retired.retirement)
+}
+
+#[test]
+fn jobs_external_job_that_is_silent_is_left_and_then_forgotten() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let ExternalAges { silent, forgotten } = ExternalAges::default();
+    let first = lane.now;
+
+    lane.apply(&[typed(&job_id, 1, Running, 1, false)]);
+    let due = timers(&lane).pop().expect("a timer").due_at;
+    let became = [silent / 2, silent, forgotten, forgotten].map(|age| look_after(&mut lane, age));
+
+    assert_eq!(due, first.plus(silent));
+    let wanted = [None, Some(Retirement::Silent), Some(Retirement::Forgotten), Some(Retirement::Forgotten)];
+    assert_eq!(became, wanted);
+    assert_eq!(lane.notices.last(), Some(&Notice::JobLeft(job_id)));
+}
+
+#[test]
+fn jobs_external_job_that_ended_is_kept_until_it_is_forgotten() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let ExternalAges { silent, forgotten } = ExternalAges::default();
+
+    lane.apply(&[typed(&job_id, 1, Completed, 1, false)]);
+    let became = [silent, forgotten].map(|age| look_after(&mut lane, age));
+
+    assert_eq!(became, [None, Some(Retirement::Forgotten)]);
+}
+
+#[test]
+fn jobs_external_job_that_is_left_goes_on_where_it_was() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let silent = ExternalAges::default().silent;
+    lane.apply(&[typed(&job_id, 1, Submitted, 0, false), typed(&job_id, 5, Running, 1, false)]);
+    let left = look_after(&mut lane, silent);
+
+    let late = lane.apply(&[typed(&job_id, 3, Queued, 1, false)]);
+    let next = lane.apply(&[typed(&job_id, 6, Completed, 1, false)]);
+
+    assert_eq!(left, Some(Retirement::Silent));
+    assert_eq!((late, next), (vec![Some("late_sequence")], vec![None]));
+    assert_eq!(lane.view(&job_id).map(|view| view.status), Some(Completed));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::clock::Timestamp;
 use crate::effect::{Effects, Timer};
 use crate::event::Event;
-use crate::ids::{Group, LaneKey, LogId, Topic};
+use crate::ids::{Group, JobId, LaneKey, LogId, Topic};
 use crate::record::LogRecord;
 use crate::rejection::Rejection;
 use crate::state::{JobView, StateKey, StateValue};
@@ -62,6 +62,8 @@ pub enum Applied {
 pub enum Notice {
     /// The jobs group's view of a job changed to this.
     JobChanged(JobView),
+    /// The jobs group follows a job no longer: it has been silent for long.
+    JobLeft(JobId),
 }
 
 /// What a behaviour works on: loaded state with changes laid over it, and the effects so far.

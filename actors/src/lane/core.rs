@@ -570,6 +570,7 @@ impl LaneCore {
         let summary = Summary::of(&effects);
         let states = effects.states.clone();
         let trials = effects.trials_settled.clone();
+        let retired = effects.views_retired.clone();
         self.env.faults.hit(FaultPoint::BeforeCommit, &self.lane);
         let timer = self.env.metrics.commits(&self.lane.group).start_timer();
         let answer = self
@@ -610,6 +611,9 @@ impl LaneCore {
         self.position = next;
         self.next_timer = next_timer;
         self.cache.extend(states);
+        for view in retired {
+            self.cache.remove(&StateKey::JobView(view.job_id));
+        }
         self.trials.settle(trials);
         self.window.trim();
         self.take_over(summary);

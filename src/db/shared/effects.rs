@@ -7,14 +7,18 @@ use std::collections::{BTreeMap, HashSet};
 
 use diesel::prelude::*;
 use horizons_actors::command::Order;
-use horizons_actors::effect::{Effects, Refusal, TimelineEntry, Timer, TimerId};
+use horizons_actors::effect::{
+    Effects, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, TimelineEntry, Timer, TimerId,
+};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::AuditSegment;
 
 use super::audit_append::AuditRows;
-use super::engine::{Connection, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows};
+use super::engine::{
+    Connection, clear_live, clear_timers, engine, insert_borrowed, insert_or_ignore, replace_rows,
+};
 use super::lanes::{self, Seen};
-use super::schema::{audit_segments, job_timeline, orders, refusals, timers};
+use super::schema::{audit_segments, job_timeline, job_views, orders, refusals, timers};
 use super::state_rows::StateRows;
 use super::{key, parking, trials};
 use crate::db::words::WordsRef;
@@ -68,6 +72,7 @@ pub(super) fn write<'a>(
     for segment in &effects.audit_segments {
         write_segment(connection, lane, segment)?;
     }
+    retire_views(connection, lane, &effects.views_retired)?;
     write_orders(connection, &effects.orders)?;
     if let Some(reason) = &effects.held_because {
         lanes::hold(connection, lane, reason)?;
@@ -79,6 +84,37 @@ pub(super) fn write<'a>(
         trials::settle(connection, lane, settled)?;
     }
     parking::write(connection, lane, effects)
+}
+
+/// Retires views, with so much of their timelines as goes at once.
+fn retire_views(connection: &mut Connection, lane: i64, retired: &[RetiredView]) -> Result<(), StoreError> {
+    let mut left = RETIRED_ENTRIES;
+    for RetiredView { job_id, retirement } in retired {
+        let job_id = job_id.as_str();
+        clear_live(connection, &[(lane, job_id)]).map_err(engine)?;
+        if *retirement == Retirement::Silent || left == 0 {
+            continue;
+        }
+        let of_job =
+            job_timeline::table.filter(job_timeline::job_id.eq(job_id)).filter(job_timeline::lane.eq(lane));
+        let offsets: Vec<i64> = of_job
+            .order(job_timeline::record_offset)
+            .limit(i64::try_from(left).unwrap_or(i64::MAX))
+            .select(job_timeline::record_offset)
+            .load(connection)
+            .map_err(engine)?;
+        if let Some(last) = offsets.last() {
+            diesel::delete(of_job.filter(job_timeline::record_offset.le(last)))
+                .execute(connection)
+                .map_err(engine)?;
+        }
+        left -= offsets.len();
+        if left > 0 {
+            let view = job_views::table.filter(job_views::job_id.eq(job_id)).filter(job_views::lane.eq(lane));
+            diesel::delete(view).execute(connection).map_err(engine)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a closed segment.

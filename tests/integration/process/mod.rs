@@ -18,6 +18,7 @@ mod damage;
 #[cfg(feature = "fail-points")]
 mod deadly;
 mod evidence;
+mod external;
 #[cfg(feature = "fail-points")]
 mod fail_points;
 mod full_disk;

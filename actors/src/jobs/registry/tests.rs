@@ -6,6 +6,7 @@ use super::*;
 use crate::event::JobStatus;
 use crate::ids::Sequence;
 use crate::jobs::fixture;
+use crate::lane::behaviour::Notice;
 
 #[test]
 fn registry_first_committed_event_starts_a_supervisor() {
@@ -38,6 +39,22 @@ fn registry_transitions_reach_the_same_supervisor_until_the_end() {
 
         assert_eq!(running.live_since, started.live_since);
         assert_eq!(bench.counts().await.live, 0);
+        assert_eq!(bench.counts().await.supervisor_restarts, 0);
+    });
+}
+
+#[test]
+fn registry_job_that_is_left_loses_its_supervisor_until_it_is_heard_of() {
+    run(async {
+        let bench = Bench::start(FakeQuery::default());
+        bench.commit(&[view("a", JobStatus::Running, 5)]);
+        bench.until_status("a", JobStatus::Running).await;
+
+        bench.jobs.on_notices(&[Notice::JobLeft(fixture::job("a"))]);
+        bench.until_retired("a").await;
+        bench.commit(&[view("a", JobStatus::Running, 6)]);
+
+        bench.until_status("a", JobStatus::Running).await;
         assert_eq!(bench.counts().await.supervisor_restarts, 0);
     });
 }

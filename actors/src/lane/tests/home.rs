@@ -216,7 +216,8 @@ proptest! {
                 }
             }
             for notice in world.notices.0.lock().unwrap().iter() {
-                for Notice::JobChanged(view) in &notice.notices {
+                for notice in &notice.notices {
+                    let Notice::JobChanged(view) = notice else { continue };
                     noted.lock().unwrap().push((view.job_id.clone(), view.last_sequence.0, view.last_event_id));
                 }
             }

@@ -98,6 +98,7 @@ macro_rules! store_contract {
             jobs::live_jobs_page_without_terminal_ones,
             queries::jobs_page_newest_first_by_each_filter,
             queries::job_views_timeline_and_refusals_are_of_the_job,
+            queries::job_views_retired_are_not_live_and_then_gone,
             queries::aggregates_and_counts_are_summed_over_lanes,
             queries::audit_entries_pages_join_without_gap,
             queries::audit_entries_of_job_are_found_among_others,

@@ -9,7 +9,7 @@ use super::sample::{
     Owner, PROCESS, at, audit, auditor_lane, id, job, jobs_lane, outgoing, parking, partition, refusal,
     submit,
 };
-use crate::effect::{Effects, TimelineEntry};
+use crate::effect::{Effects, RETIRED_ENTRIES, RetiredView, Retirement, TimelineEntry};
 use crate::event::partition::partition_for;
 use crate::event::{EventType, JobStatus};
 use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, Sequence, Topic};
@@ -133,6 +133,46 @@ pub async fn job_views_timeline_and_refusals_are_of_the_job(store: Arc<impl Stor
         refusals.iter().map(|row| (row.lane.clone(), row.offset.0, row.detail.as_str())).collect();
     assert_eq!(refused, [(jobs_lane(0), 3, "with\0nul"), (jobs_lane(0), 12, "with\0nul")]);
     assert_eq!(store.timeline(id("job-1"), 1).await.expect("timelines can be read").len(), 1);
+}
+
+fn retiring(job_id: &str, retirement: Retirement) -> Effects {
+    let views_retired = vec![RetiredView { job_id: id(job_id), retirement }];
+    Effects { views_retired, ..Effects::default() }
+}
+
+/// A view that is retired is first not live, until it is written again, and then gone with its timeline, however long
+/// that is, piece by piece.
+pub async fn job_views_retired_are_not_live_and_then_gone(store: Arc<impl Store>) {
+    let written = || {
+        let view = view("job-1", JobStatus::Running);
+        vec![(StateKey::JobView(view.job_id.clone()), StateValue::JobView(view))]
+    };
+    let entries = RETIRED_ENTRIES as u64 + 5;
+    let timeline = (0..entries).map(|offset| timeline_entry("job-1", offset));
+    let timeline = timeline.chain([timeline_entry("job-2", entries)]).collect();
+    let live = async || store.live_job_views(None, 10).await.expect("views can be read").len();
+    let view = async || store.job_view(id("job-1")).await.expect("views can be read");
+    commit(&*store, jobs_lane(0), Effects { states: written(), timeline, ..Effects::default() }).await;
+    let first = live().await;
+
+    commit(&*store, jobs_lane(0), retiring("job-1", Retirement::Silent)).await;
+    let (silent, kept) = (live().await, view().await);
+    commit(&*store, jobs_lane(0), Effects { states: written(), ..Effects::default() }).await;
+    let again = live().await;
+    commit(&*store, jobs_lane(0), retiring("job-1", Retirement::Forgotten)).await;
+    let (half, left) = (view().await, store.timeline(id("job-1"), 10).await.expect("timelines can be read"));
+    commit(&*store, jobs_lane(0), retiring("job-1", Retirement::Forgotten)).await;
+    commit(&*store, jobs_lane(0), retiring("job-1", Retirement::Forgotten)).await;
+
+    assert_eq!((first, silent, again, live().await), (1, 0, 1, 0));
+    assert!(kept.is_some() && half.is_some(), "the view goes last");
+    assert_eq!(left.len(), 5);
+    assert_eq!(view().await, None);
+    assert_eq!(store.timeline(id("job-1"), 10).await.expect("timelines can be read"), []);
+    assert_eq!(store.timeline(id("job-2"), 10).await.expect("timelines can be read").len(), 1);
+    let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
+    let keys = vec![StateKey::JobView(id("job-1"))];
+    assert!(opened.next.is_some() && store.load(jobs_lane(0), keys).await.expect("loaded").is_empty());
 }
 
 fn aggregate(attempt: u32) -> JobAggregate {

@@ -2,7 +2,7 @@
 //!
 //! Promises that a transaction is checked whole before anything of it is written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::command::{Command, ParkedKeyId};
 use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
-    ParkedRecordId, Refusal, TimelineEntry, Timer, TimerId,
+    ParkedRecordId, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, TimelineEntry, Timer, TimerId,
 };
 use crate::gap::{FoundGap, GapAcceptance, GapRemedy};
 use crate::ids::{Epoch, Generation, JobId, LaneKey, LogId, Offset, ProcessId, Revision};
@@ -58,6 +58,8 @@ pub(super) struct LaneTables {
     pub(super) desired: DesiredState,
     pub(super) held_because: Option<String>,
     pub(super) states: HashMap<StateKey, StateValue>,
+    /// Jobs whose views do not count among the live ones.
+    pub(super) silent: BTreeSet<JobId>,
     timers: BTreeMap<TimerId, Timestamp>,
     pub(super) parked_keys: BTreeMap<Bytes, KeptParkedKey>,
     parked_records: BTreeMap<Offset, ParkedRecord>,
@@ -193,7 +195,13 @@ impl LaneTables {
             self.desired = DesiredState::Paused;
             self.held_because = effects.held_because;
         }
+        for (key, _) in &effects.states {
+            if let StateKey::JobView(job_id) = key {
+                self.silent.remove(job_id);
+            }
+        }
         self.states.extend(effects.states);
+        self.retire(effects.views_retired);
         self.audit_entries.extend(effects.audit_entries.into_iter().map(|entry| (entry.index, entry)));
         self.audit_segments
             .extend(effects.audit_segments.into_iter().map(|segment| (segment.number, segment)));
@@ -232,6 +240,28 @@ impl LaneTables {
         }
         for parked in effects.records_parked {
             self.parked_records.entry(parked.record.offset).or_insert(parked);
+        }
+    }
+
+    /// Retires views, with so much of their timelines as goes at once.
+    fn retire(&mut self, retired: Vec<RetiredView>) {
+        let mut left = RETIRED_ENTRIES;
+        for RetiredView { job_id, retirement } in retired {
+            self.silent.insert(job_id.clone());
+            if retirement == Retirement::Silent || left == 0 {
+                continue;
+            }
+            let of_job = (job_id.clone(), Offset(0))..=(job_id.clone(), Offset(u64::MAX));
+            let steps: Vec<_> =
+                self.timeline.range(of_job).take(left).map(|(step, _)| step.clone()).collect();
+            left -= steps.len();
+            for step in steps {
+                self.timeline.remove(&step);
+            }
+            if left > 0 {
+                self.silent.remove(&job_id);
+                self.states.remove(&StateKey::JobView(job_id));
+            }
         }
     }
 

@@ -57,11 +57,13 @@ impl QueryStore for MemoryStore {
             for (_, tables) in newest_first(state) {
                 for value in tables.states.values() {
                     if let StateValue::JobView(view) = value {
-                        views.entry(view.job_id.clone()).or_insert(view);
+                        let is_silent = tables.silent.contains(&view.job_id);
+                        views.entry(view.job_id.clone()).or_insert((view, is_silent));
                     }
                 }
             }
-            let live = views.into_values().filter(|view| !view.is_terminal());
+            let live = views.into_values().filter(|(view, is_silent)| !view.is_terminal() && !is_silent);
+            let live = live.map(|(view, _)| view);
             let wanted = live.filter(|view| after.as_ref().is_none_or(|after| view.job_id > *after));
             Ok(wanted.take(limit).cloned().collect())
         })
