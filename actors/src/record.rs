@@ -206,6 +206,10 @@ impl LogRecord {
 }
 
 /// Consecutive records of one partition, on their way from a reader to a lane.
+///
+/// *Shape*: offsets within `from..next` that no record has hold nothing for a reader: markers of transactions,
+/// records of aborted ones, what compaction emptied. A batch may have no record at all; then it says just that of
+/// its whole range.
 #[derive(Debug)]
 pub struct RecordBatch {
     /// The partition.

@@ -263,10 +263,8 @@ impl LaneCore {
             self.remember(&record);
         }
         self.window.trim();
-        if batch.records.is_empty() {
-            // The window's records, or offsets that hold no record.
+        if batch.next <= position {
             self.read_position = batch.next;
-            self.position = self.position.max(batch.next);
             self.status.progressed(self.position, self.log_end, self.env.clock.now());
             return Ok(None);
         }
@@ -300,6 +298,10 @@ impl LaneCore {
                 return Ok(self.rest_of(batch, records.into()));
             }
         }
+        if records.is_empty() {
+            self.pass(next).await?;
+            return Ok(None);
+        }
         let fresh: Vec<Entry> = records
             .into_iter()
             .map(|record| {
@@ -331,6 +333,20 @@ impl LaneCore {
         }
         self.panics.clear();
         Ok(self.rest_of(batch, chunks.into_iter().flatten().map(|entry| entry.record).collect()))
+    }
+
+    /// Moves the position past offsets that hold no record, unless the lane ends or is past them already.
+    async fn pass(&mut self, next: Offset) -> Result<(), LaneExit> {
+        while self.position < next && !self.is_ending() {
+            let (effects, now) = (Effects::default(), self.env.clock.now());
+            let built = Built { effects, notices: Vec::new(), outcomes: Vec::new(), now };
+            match self.commit(built, next, None).await? {
+                CommitStep::Committed => self.trials.passed(next),
+                CommitStep::Again => {}
+                CommitStep::DataRefused(detail) => return Err(LaneExit::Failed(detail)),
+            }
+        }
+        Ok(())
     }
 
     /// Puts a record below the position into the duplicate window.

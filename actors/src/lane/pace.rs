@@ -162,11 +162,9 @@ impl Pace {
         self.arrivals.push_back(Arrival { end, at: now });
     }
 
-    /// Notes records that were answered together, all of one batch, by the position behind them.
+    /// Notes records that were answered together, all of one batch, by the position behind them. There are none where
+    /// a batch only moved the position.
     pub(super) fn answered(&mut self, next: Offset, outcomes: &[Outcome], now: Timestamp) {
-        if outcomes.is_empty() {
-            return;
-        }
         self.roll(now);
         let mut last = None;
         while let Some(arrival) = self.arrivals.front().copied() {
@@ -178,7 +176,7 @@ impl Pace {
                 break;
             }
         }
-        if let Some(at) = last {
+        if let Some(at) = last.filter(|_| !outcomes.is_empty()) {
             self.current.note(outcomes, now.since(at));
         }
     }

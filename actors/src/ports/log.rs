@@ -1,7 +1,8 @@
 //! The event log: partitions of records, read by one independent reader per group (design D4, D8).
 //!
 //! Promises that a reader delivers each partition's records in offset order, tagged with the incarnation that
-//! asked for them, and that it never waits for whoever takes them: without credit it holds back.
+//! asked for them, and that it never waits for whoever takes them: without credit it holds back. Offsets that hold no
+//! record for a reader are passed too: at the end of a partition by a batch without records.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,6 +7,7 @@ mod home;
 mod lag;
 mod ownership;
 mod parking;
+mod passing;
 mod properties;
 mod rebalance;
 mod regression;

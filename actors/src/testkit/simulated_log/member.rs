@@ -154,11 +154,13 @@ impl MemberTask {
         }
         let max_records = max_records.min(shared.config.max_records);
         let max_bytes = max_bytes.min(shared.config.max_bytes);
-        let Ok(records) = view.read(&*shared.source, partition, from, max_records, max_bytes) else {
+        let Ok((records, next)) = view.read(&*shared.source, partition, from, max_records, max_bytes) else {
             return Step::Retry;
         };
+        if next == from {
+            return Step::Idle;
+        }
         let weight = records.iter().map(|record| record.weight_bytes()).sum();
-        let Some(next) = records.last().map(|record| record.offset.following()) else { return Step::Idle };
         // Without credit the records are read again when credit comes back.
         let Some(credit) = self.credits.try_take(partition, records.len(), weight) else {
             return Step::Idle;

@@ -377,6 +377,12 @@ impl SimulatedLog {
         self.change_view(partition, View::recreate);
     }
 
+    /// Makes an offset hold nothing that a reader is given, as the marker at a transaction's end or a record of an
+    /// aborted one; readers pass it all the same.
+    pub fn hide(&self, partition: TopicPartition, offset: Offset) {
+        self.change_view(partition, |view, _| view.hide(offset));
+    }
+
     fn change_view(&self, partition: TopicPartition, change: impl FnOnce(&mut View, Offset)) {
         let source_end = self.shared.source.heads().end(partition);
         let mut state = locked(&self.shared.state);

@@ -128,6 +128,26 @@ async fn reader_first_member_delivers_in_order_what_comes_before_and_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reader_offsets_without_records_are_delivered_as_positions() {
+    let (store, log) = fixture();
+    append(&store, FIRST, 7);
+    for offset in [1, 3, 4, 5, 6] {
+        log.hide(FIRST, Offset(offset));
+    }
+    let (sink, reader) = join(&log, 1_000);
+
+    reader.start(FIRST, Incarnation(1), Offset(0)).unwrap();
+    wait_until("the end", LIMIT, || locked(&sink.batches).last().is_some_and(|last| last.next == Offset(7)))
+        .await;
+
+    assert_eq!(sink.offsets(FIRST), vec![0, 2]);
+    let edges: Vec<_> = locked(&sink.batches).iter().map(|batch| (batch.from.0, batch.next.0)).collect();
+    assert_eq!(edges, vec![(0, 3), (3, 6), (6, 7)]);
+    let inspection = reader.inspect(FIRST, Some(Offset(7))).await.unwrap();
+    assert_eq!(inspection.previous.map(|(offset, _)| offset), Some(Offset(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn reader_without_credit_holds_back_and_goes_on_when_it_returns() {
     let (store, log) = fixture();
     append(&store, FIRST, 6);
@@ -397,8 +417,10 @@ proptest! {
         let mut seen: Vec<Bytes> = Vec::new();
         let end = view.high(store.heads().end(FIRST));
         while (seen.len() as u64) < end.0 {
-            let records = view.read(&store, FIRST, Offset(seen.len() as u64), 4, usize::MAX).unwrap();
+            let (records, next) =
+                view.read(&store, FIRST, Offset(seen.len() as u64), 4, usize::MAX).unwrap();
             prop_assert!(!records.is_empty());
+            prop_assert_eq!(next.0, (seen.len() + records.len()) as u64);
             for record in records {
                 prop_assert_eq!(record.offset.0, seen.len() as u64);
                 seen.push(record.payload.unwrap());

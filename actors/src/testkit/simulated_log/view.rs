@@ -3,6 +3,8 @@
 //! Promises that the records of the source below are never touched: a view only maps the offsets that
 //! readers see to those of the source. Pure apart from reading the source.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{Offset, TopicPartition};
 use crate::ports::log::{Inspection, RecordSource};
 use crate::ports::store::StoreError;
@@ -23,11 +25,13 @@ pub(super) struct View {
     low: u64,
     /// At least one, in order of `seen_from`; the last one has no end.
     runs: Vec<Run>,
+    /// Offsets that hold nothing a reader is given.
+    hidden: BTreeSet<u64>,
 }
 
 impl Default for View {
     fn default() -> Self {
-        Self { low: 0, runs: vec![Run { seen_from: 0, source_from: 0 }] }
+        Self { low: 0, runs: vec![Run { seen_from: 0, source_from: 0 }], hidden: BTreeSet::new() }
     }
 }
 
@@ -46,7 +50,13 @@ impl View {
 
     /// Removes all records; what is appended later starts at 0.
     pub(super) fn recreate(&mut self, source_end: Offset) {
-        *self = Self { low: 0, runs: vec![Run { seen_from: 0, source_from: source_end.0 }] };
+        let runs = vec![Run { seen_from: 0, source_from: source_end.0 }];
+        *self = Self { low: 0, runs, hidden: BTreeSet::new() };
+    }
+
+    /// Makes an offset hold nothing that a reader is given.
+    pub(super) fn hide(&mut self, offset: Offset) {
+        self.hidden.insert(offset.0);
     }
 
     /// Gives the offset that the next record would get.
@@ -74,7 +84,8 @@ impl View {
         (Offset(source), length)
     }
 
-    /// Reads records as readers see them.
+    /// Reads records as readers see them; gives the position behind them too, which offsets that hold none move as
+    /// well.
     pub(super) fn read(
         &self,
         source: &dyn RecordSource,
@@ -82,13 +93,15 @@ impl View {
         from: Offset,
         max_records: usize,
         max_bytes: usize,
-    ) -> Result<Vec<LogRecord>, StoreError> {
+    ) -> Result<(Vec<LogRecord>, Offset), StoreError> {
         let (source_from, length) = self.locate(from);
         let mut records = source.read(partition, source_from, max_records.min(length), max_bytes)?;
         for record in &mut records {
             record.offset = Offset(from.0 + (record.offset.0 - source_from.0));
         }
-        Ok(records)
+        let next = records.last().map_or(from, |record| record.offset.following());
+        records.retain(|record| !self.hidden.contains(&record.offset.0));
+        Ok((records, next))
     }
 
     /// Looks at the partition from a position.
@@ -103,10 +116,13 @@ impl View {
         let low = self.low(source.low(partition)?, source_end);
         let previous = match next.map(|next| next.min(high)).filter(|next| *next > low) {
             None => None,
-            Some(next) => {
-                let records = self.read(source, partition, Offset(next.0 - 1), 1, usize::MAX)?;
-                records.first().map(|record| (record.offset, record.fingerprint()))
-            }
+            Some(next) => match (low.0..next.0).rev().find(|offset| !self.hidden.contains(offset)) {
+                None => None,
+                Some(last) => {
+                    let (records, _) = self.read(source, partition, Offset(last), 1, usize::MAX)?;
+                    records.first().map(|record| (record.offset, record.fingerprint()))
+                }
+            },
         };
         Ok(Inspection { low, high, previous })
     }
