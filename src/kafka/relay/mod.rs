@@ -29,6 +29,7 @@ mod refusal;
 mod run;
 mod sending;
 mod status;
+mod times;
 mod wire;
 
 use std::fmt;

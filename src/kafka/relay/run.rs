@@ -1,6 +1,6 @@
 //! The relay's thread: the lease, one step after the other, and the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use super::looking::{Looker, Looking};
 use super::metrics::{RelayMetrics, TopicMetrics};
 use super::partition::PartitionState;
 use super::status::StatusBoard;
+use super::times::CommitTimes;
 use super::{RelayConfig, RelayParts};
 use crate::kafka::names::topic_name;
 use crate::kafka::producer::IdempotentProducer;
@@ -60,8 +61,8 @@ pub(super) struct Lane {
     /// Its topic's name in Kafka.
     pub(super) topic: Arc<str>,
     pub(super) metrics: TopicMetrics,
-    /// Commits that raised its end and whose rows are not sent yet.
-    pub(super) commits: VecDeque<(Offset, Instant)>,
+    /// When the rows that are not acknowledged were committed.
+    pub(super) times: CommitTimes,
     /// Whether a row of it failed since the producer was made.
     pub(super) has_failed: bool,
 }
@@ -305,7 +306,7 @@ impl Relay {
                 state: PartitionState::new(cursor, self.heads.end(cursor.partition)),
                 topic: topic_name(&self.config.topic_prefix, cursor.partition.topic).into(),
                 metrics: self.metrics.of_topic(cursor.partition.topic),
-                commits: VecDeque::new(),
+                times: CommitTimes::default(),
                 has_failed: false,
             })
             .collect();

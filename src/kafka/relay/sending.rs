@@ -69,7 +69,7 @@ impl Relay {
         for mark in marks {
             let place = leading.index.get(&mark.partition);
             if let Some(lane) = place.and_then(|place| leading.lanes.get_mut(*place)) {
-                lane.commits.push_back((mark.end, mark.committed_at));
+                lane.times.note(mark.end, mark.committed_at);
             }
         }
     }
@@ -117,6 +117,7 @@ impl Relay {
                     let took = now.saturating_duration_since(sent.committed_at);
                     lane.metrics.publish_seconds.observe(took.as_secs_f64());
                 }
+                lane.times.acknowledged(lane.state.next());
                 return;
             }
             Err(error) => error,
@@ -399,7 +400,8 @@ fn hand_over(
         ticket,
     });
     let Err(error) = handed else {
-        let committed_at = commit_time(lane, row.offset, now);
+        // A row of before, or of another process, counts from now on.
+        let committed_at = lane.times.of(row.offset).unwrap_or(now);
         let bytes = row.weight_bytes();
         lane.metrics.record_bytes.observe(record_bytes(row) as f64);
         lane.state.sent(row.offset, bytes, row.timestamp, committed_at);
@@ -427,14 +429,6 @@ fn hand_over(
             HandOver::Broken
         }
     }
-}
-
-/// Finds when a row's commit was known; a row of before, or of another process, counts from now on.
-fn commit_time(lane: &mut super::run::Lane, offset: Offset, now: Instant) -> Instant {
-    while lane.commits.front().is_some_and(|(end, _)| *end <= offset) {
-        lane.commits.pop_front();
-    }
-    lane.commits.front().map_or(now, |(_, at)| *at)
 }
 
 /// Gives what a row measures, as limits count it.
