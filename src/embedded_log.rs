@@ -15,7 +15,7 @@ use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::log::{
-    EventLog, Inspection, LogError, LogHeads, LogReader, LogSink, RecordSource,
+    EventLog, Inspection, LogEnds, LogError, LogHeads, LogReader, LogSink, RecordSource,
 };
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::{LogRecord, RecordBatch};
@@ -164,7 +164,7 @@ impl Ends {
         }
         self.told_at = Some(Instant::now());
         self.told.extend(changed.iter().copied());
-        sink.ends(changed);
+        sink.ends(changed.into_iter().map(|(one, end)| (one, LogEnds::closed(end))).collect());
         None
     }
 }
@@ -348,6 +348,7 @@ impl Shared {
             low,
             high: self.source.heads().end(partition),
             previous: previous.map(|record| (record.offset, record.fingerprint())),
+            unreadable_until: None,
         })
     }
 }

@@ -17,11 +17,13 @@ pub enum GapKind {
     BeyondEnd,
     /// The last applied record is not the one the log holds there: the topic was made anew.
     Replaced,
+    /// The log holds bytes at the stored position that are no records, however often they are read.
+    Corrupt,
 }
 
 impl GapKind {
     /// Lists every kind.
-    pub const ALL: [GapKind; 3] = [GapKind::Trimmed, GapKind::BeyondEnd, GapKind::Replaced];
+    pub const ALL: [GapKind; 4] = [GapKind::Trimmed, GapKind::BeyondEnd, GapKind::Replaced, GapKind::Corrupt];
 
     /// Gives the stable name.
     pub const fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl GapKind {
             GapKind::Trimmed => "trimmed",
             GapKind::BeyondEnd => "beyond_end",
             GapKind::Replaced => "replaced",
+            GapKind::Corrupt => "corrupt",
         }
     }
 
@@ -40,7 +43,7 @@ impl GapKind {
     /// Tells what accepting the gap does.
     pub const fn remedy(self) -> GapRemedy {
         match self {
-            GapKind::Trimmed => GapRemedy::Skip,
+            GapKind::Trimmed | GapKind::Corrupt => GapRemedy::Skip,
             GapKind::BeyondEnd | GapKind::Replaced => GapRemedy::ReadAnew,
         }
     }
@@ -50,7 +53,7 @@ impl GapKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapRemedy {
-    /// The lane goes on at the low watermark; what was before it is given up.
+    /// The lane goes on at the oldest record that can be read; what was before it is given up.
     Skip,
     /// It is another log under the same name: the lane begins a new generation at the low watermark.
     ReadAnew,
@@ -65,7 +68,8 @@ pub struct FoundGap {
     pub kind: GapKind,
     /// The stored position.
     pub next: Offset,
-    /// The low watermark of the partition: its oldest retained record, or its end.
+    /// Where reading can go on: the oldest retained record or, behind records that cannot be read, the first one that
+    /// can; the end where there is none.
     pub low: Offset,
     /// The end of the partition.
     pub high: Offset,
@@ -97,7 +101,7 @@ pub struct GapAcceptance {
     pub kind: GapKind,
     /// The stored position that was shown.
     pub next: Offset,
-    /// The low watermark that was shown: there the lane goes on.
+    /// Where reading can go on, as it was shown: there the lane goes on.
     pub low: Offset,
 }
 
@@ -122,6 +126,7 @@ mod tests {
             (GapKind::Trimmed, GapRemedy::Skip, 3),
             (GapKind::BeyondEnd, GapRemedy::ReadAnew, 0),
             (GapKind::Replaced, GapRemedy::ReadAnew, 0),
+            (GapKind::Corrupt, GapRemedy::Skip, 3),
         ];
 
         for (kind, remedy, skipped) in rows {

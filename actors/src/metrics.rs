@@ -52,6 +52,8 @@ pub struct LaneMetrics {
     rebalances: IntCounterVec,
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
+    transaction_records: IntGaugeVec,
+    transaction_seconds: GaugeVec,
     parked_keys: IntGaugeVec,
     lane_paused: IntGaugeVec,
     events_per_second: GaugeVec,
@@ -133,6 +135,16 @@ impl LaneMetrics {
             lag_seconds: real(
                 "horizons_lag_seconds",
                 "Age of the oldest record that a lane has not passed, parked ones left out",
+                &["group", "topic", "partition"],
+            )?,
+            transaction_records: gauge(
+                "horizons_open_transaction_records",
+                "Offsets between where readers are given records and the end of the partition",
+                &["group", "topic", "partition"],
+            )?,
+            transaction_seconds: real(
+                "horizons_open_transaction_seconds",
+                "How long an open transaction has held readers back at the same place; 0 while none does",
                 &["group", "topic", "partition"],
             )?,
             parked_keys: gauge(
@@ -221,6 +233,8 @@ impl LaneMetrics {
     pub fn observe_board(&self, board: &StatusBoard, now: Timestamp) {
         self.lag_records.reset();
         self.lag_seconds.reset();
+        self.transaction_records.reset();
+        self.transaction_seconds.reset();
         self.parked_keys.reset();
         self.lane_paused.reset();
         self.events_per_second.reset();
@@ -233,6 +247,9 @@ impl LaneMetrics {
             let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             self.lag_records.with_label_values(&labels).set(whole(snapshot.lag_records));
             self.lag_seconds.with_label_values(&labels).set(snapshot.lag_seconds);
+            let held_back = snapshot.log_high_offset.saturating_sub(snapshot.log_end_offset);
+            self.transaction_records.with_label_values(&labels).set(whole(held_back));
+            self.transaction_seconds.with_label_values(&labels).set(snapshot.transaction_open_seconds);
             self.parked_keys.with_label_values(&labels).set(whole(snapshot.parked_keys));
             let is_paused = snapshot.state == ActorState::Paused;
             self.lane_paused.with_label_values(&labels).set(i64::from(is_paused));

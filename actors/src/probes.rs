@@ -100,7 +100,8 @@ impl ProbeKind {
             ProbeKind::Dispatcher => Some("it ended and is started again"),
             ProbeKind::Lanes => Some(
                 "a lane has a gap, is held by a flood, waits (for the store, the log, or behind a full parked key), \
-                 is started again, or takes very long to open",
+                 is held back by a transaction that another producer has left open for a minute, is started again, or \
+                 takes very long to open",
             ),
             ProbeKind::Relay => Some(
                 "nothing can be published, a partition is stopped or waits, or the oldest record waits long",

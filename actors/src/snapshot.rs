@@ -104,13 +104,17 @@ pub struct LaneSnapshot {
     pub last_error: Option<String>,
     /// The next record it will apply.
     pub next_offset: u64,
-    /// The end of its partition, as last heard.
+    /// The end of its partition, as last heard: so far readers are given records.
     pub log_end_offset: u64,
+    /// The offset that the next record of the partition would get: above the end while a transaction is open.
+    pub log_high_offset: u64,
     /// Records between the two, and those that are parked.
     pub lag_records: u64,
     /// Age of the oldest record that it has not passed, zero when there is none: parked records, which it has
     /// passed, do not count here.
     pub lag_seconds: f64,
+    /// For how long an open transaction has held the end where it is, zero when none does.
+    pub transaction_open_seconds: f64,
     /// What it answered of late.
     #[serde(flatten)]
     pub recent: Recent,

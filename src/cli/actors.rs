@@ -21,12 +21,14 @@ pub(super) enum ActorsCommand {
 }
 
 /// Columns of a group's lanes.
-const LANE_COLUMNS: [(&str, &str); 12] = [
+const LANE_COLUMNS: [(&str, &str); 14] = [
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
     ("STATE", "state"),
     ("NEXT", "next_offset"),
     ("END", "log_end_offset"),
+    ("HIGH", "log_high_offset"),
+    ("OPEN S", "transaction_open_seconds"),
     ("LAG", "lag_records"),
     ("LAG S", "lag_seconds"),
     ("EVENTS/S", "events_per_second"),

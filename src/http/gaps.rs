@@ -52,7 +52,7 @@ fn read_acceptance(request: &ApiRequest) -> Result<(GapAcceptance, String), ApiE
     let mut fields = request.document()?;
     let lane = fields.lane()?;
     let kind = fields.parsed("kind", |text| {
-        GapKind::from_name(text).ok_or("wanted `trimmed`, `beyond_end` or `replaced`")
+        GapKind::from_name(text).ok_or("wanted `trimmed`, `beyond_end`, `replaced` or `corrupt`")
     })?;
     let next = fields.number("next")?;
     let low = fields.number("low")?;

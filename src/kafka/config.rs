@@ -289,6 +289,30 @@ impl KafkaConfig {
     }
 }
 
+impl KafkaConfig {
+    /// Gives the settings of the client that asks where partitions end, open transactions included.
+    pub fn uncommitted_inspector(&self) -> ClientConfig {
+        let mut client = self.inspector();
+        client.set("isolation.level", "read_uncommitted");
+        client
+    }
+
+    /// Gives the settings of a client that looks at records which cannot be read: what is behind them must fit into
+    /// the same answer, or it is not seen.
+    pub fn surveyor(&self) -> ClientConfig {
+        let mut client = self.consumer("survey", &format!("{}horizons-survey", self.group_prefix));
+        client
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", millis(INSPECTOR_FETCH_WAIT))
+            .set("max.partition.fetch.bytes", SURVEY_FETCH_BYTES.to_string())
+            .set("queued.max.messages.kbytes", (SURVEY_FETCH_BYTES >> 9).to_string());
+        client
+    }
+}
+
+/// Bytes that a survey's fetch asks for: more than two of the largest batches that a topic takes.
+const SURVEY_FETCH_BYTES: u32 = 4 << 20;
+
 /// How long a broker holds an inspection's fetch open: what is asked for is there already, or never.
 const INSPECTOR_FETCH_WAIT: Duration = Duration::from_millis(10);
 
@@ -364,7 +388,11 @@ mod tests {
         }
         assert_eq!(config.inspector().get("group.instance.id"), None);
         assert!(member.create_native_config().is_ok(), "the library knows every setting");
-        assert!(config.inspector().create_native_config().is_ok());
+        assert_eq!(config.surveyor().get("check.crcs"), Some("true"));
+        assert_eq!(config.uncommitted_inspector().get("isolation.level"), Some("read_uncommitted"));
+        for client in [config.inspector(), config.uncommitted_inspector(), config.surveyor()] {
+            assert!(client.create_native_config().is_ok());
+        }
     }
 
     #[test]

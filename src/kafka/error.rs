@@ -88,6 +88,24 @@ fn is_broker_away(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Tells whether a consumer's error means that bytes of the log could not be read as records. What the client left
+/// out then, and whether it will go on behind it, differs by code ([`super::survey`]).
+pub(super) const fn is_unreadable(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::NotImplemented
+            | RDKafkaErrorCode::Underflow
+            | RDKafkaErrorCode::Unknown
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::KafkaStorageError
+            | RDKafkaErrorCode::UnsupportedCompressionType
+    )
+}
+
 /// Names the log port's error for a cluster that did not answer.
 pub(super) fn unavailable(error: impl std::fmt::Display) -> LogError {
     LogError::Unavailable(error.to_string())

@@ -2,8 +2,8 @@
 //!
 //! Promises that a partition is fetched only from where the newest incarnation of its lane asked, or from
 //! behind what was taken since; that a record is taken only while what the client fetches is what is wanted;
-//! and that a partition is paused only after it has held still for the whole limit, and fetched again only
-//! after that.
+//! that a partition is paused only after it has held still for the whole limit, and fetched again only after that;
+//! and that nothing behind a hole is fetched until it is stepped over.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use horizons_actors::record::LogRecord;
 
 use super::batch::{Cut, OpenBatch};
 use super::config::BatchLimits;
+use super::shared::Hole;
 
 /// Where a lane reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +37,27 @@ struct Holding {
     /// Since when what waits could not be handed on.
     held_since: Option<Instant>,
     is_paused: bool,
+    /// Up to where nothing more comes, above the position.
+    passed: Option<Offset>,
+    /// The hole before which it stands.
+    hole: Option<Hole>,
 }
 
 impl Holding {
     fn wanted(&self) -> Option<u64> {
-        (self.cursor.is_some() && !self.is_paused).then_some(self.wanted_fetch)
+        let is_wanted = self.cursor.is_some() && !self.is_paused && self.hole.is_none();
+        is_wanted.then_some(self.wanted_fetch)
     }
 
     fn read_position(&self) -> Option<Offset> {
-        self.cursor.map(|cursor| self.open.end().unwrap_or(cursor.position))
+        let cursor = self.cursor?;
+        let position = self.open.end().unwrap_or(cursor.position);
+        Some(self.passed.map_or(position, |passed| passed.max(position)))
+    }
+
+    /// Tells whether what the client fetches is what is wanted.
+    fn is_current(&self) -> bool {
+        self.fetch.is_some() && self.fetch == self.wanted()
     }
 }
 
@@ -116,6 +129,8 @@ impl Holdings {
         holding.wanted_fetch += 1;
         holding.held_since = None;
         holding.is_paused = false;
+        holding.passed = None;
+        holding.hole = None;
     }
 
     /// Notes that a lane no longer asks.
@@ -126,6 +141,8 @@ impl Holdings {
             holding.open.clear();
             holding.held_since = None;
             holding.is_paused = false;
+            holding.passed = None;
+            holding.hole = None;
         }
     }
 
@@ -164,8 +181,7 @@ impl Holdings {
     /// Tells whether a record with this offset is still wanted.
     pub(super) fn wants(&self, partition: TopicPartition, offset: Offset) -> bool {
         self.partitions.get(&partition).is_some_and(|holding| {
-            let is_current = holding.fetch.is_some() && holding.fetch == holding.wanted();
-            is_current && holding.read_position().is_some_and(|position| offset >= position)
+            holding.is_current() && holding.read_position().is_some_and(|position| offset >= position)
         })
     }
 
@@ -205,13 +221,108 @@ impl Holdings {
         Some(Delivery { incarnation: cursor.incarnation, from, next, cut })
     }
 
+    /// Gives a delivery without records where nothing comes up to beyond the position, and nothing waits.
+    pub(super) fn deliver_passed(&mut self, partition: TopicPartition) -> Option<Delivery> {
+        let holding = self.partitions.get_mut(&partition)?;
+        if !holding.open.is_empty() {
+            return None;
+        }
+        let (cursor, next) = (holding.cursor.as_mut()?, holding.passed.take()?);
+        if next <= cursor.position {
+            return None;
+        }
+        let from = std::mem::replace(&mut cursor.position, next);
+        let cut = Cut { records: Vec::new(), bytes: 0 };
+        Some(Delivery { incarnation: cursor.incarnation, from, next, cut })
+    }
+
+    /// Lists the partitions of which a position without records waits.
+    pub(super) fn passing(&self) -> Vec<TopicPartition> {
+        let passing =
+            self.partitions.iter().filter(|(_, holding)| holding.passed.is_some() && holding.open.is_empty());
+        passing.map(|(partition, _)| *partition).collect()
+    }
+
+    /// Lists the partitions that are fetched and of which nothing waits, with the position that is read next.
+    pub(super) fn idle(&self) -> Vec<(TopicPartition, Offset)> {
+        let idle = |(partition, holding): (&TopicPartition, &Holding)| {
+            let is_idle = holding.is_current() && holding.open.is_empty();
+            is_idle.then(|| holding.read_position()).flatten().map(|position| (*partition, position))
+        };
+        self.partitions.iter().filter_map(idle).collect()
+    }
+
+    /// Lists the partitions that lanes ask for and that stand before no hole, with the position that is read next.
+    pub(super) fn reading(&self) -> Vec<(TopicPartition, Offset)> {
+        let reading = |(partition, holding): (&TopicPartition, &Holding)| {
+            let position = holding.read_position().filter(|_| holding.hole.is_none());
+            position.map(|position| (*partition, position))
+        };
+        self.partitions.iter().filter_map(reading).collect()
+    }
+
+    /// Notes that nothing comes from a position up to another one, if it is still the one that is read next.
+    pub(super) fn pass(&mut self, partition: TopicPartition, from: Offset, next: Offset) {
+        let Some(holding) = self.partitions.get_mut(&partition) else { return };
+        if holding.read_position() == Some(from) && next > from && holding.open.is_empty() {
+            holding.passed = Some(next);
+        }
+    }
+
+    /// Has a partition fetched anew from where it is read next; what was read ahead is thrown away.
+    pub(super) fn fetch_anew(&mut self, partition: TopicPartition) {
+        if let Some(holding) = self.partitions.get_mut(&partition) {
+            holding.wanted_fetch += 1;
+        }
+    }
+
+    /// Has everything fetched anew.
+    pub(super) fn fetch_all_anew(&mut self) {
+        for holding in self.partitions.values_mut() {
+            holding.wanted_fetch += 1;
+        }
+    }
+
+    /// Stops to fetch a partition that is read next within a hole; tells whether it is one.
+    pub(super) fn stop_before(&mut self, partition: TopicPartition, hole: Hole) -> bool {
+        let Some(holding) = self.partitions.get_mut(&partition) else { return false };
+        let is_before = holding.read_position().is_some_and(|position| hole.contains(position));
+        if is_before {
+            holding.hole = Some(hole);
+        }
+        is_before
+    }
+
+    /// Lists the partitions that stand before a hole with everything before it handed on.
+    pub(super) fn stopped(&self) -> Vec<(TopicPartition, Incarnation, Hole)> {
+        let stopped = |(partition, holding): (&TopicPartition, &Holding)| {
+            let is_handed_on = holding.open.is_empty() && holding.passed.is_none();
+            let hole = holding.hole.filter(|_| is_handed_on)?;
+            Some((*partition, holding.cursor?.incarnation, hole))
+        };
+        self.partitions.iter().filter_map(stopped).collect()
+    }
+
+    /// Goes on behind the hole before which a partition stands: the lane is behind it already.
+    pub(super) fn step_over(&mut self, partition: TopicPartition) {
+        let Some(holding) = self.partitions.get_mut(&partition) else { return };
+        if let Some(hole) = holding.hole.take() {
+            holding.passed = Some(hole.until);
+            holding.wanted_fetch += 1;
+        }
+    }
+
     /// Takes a batch back that could not be handed on.
     pub(super) fn take_back(&mut self, partition: TopicPartition, delivery: Delivery) {
         let Some(holding) = self.partitions.get_mut(&partition) else { return };
         let Some(cursor) = holding.cursor.as_mut() else { return };
         if cursor.incarnation == delivery.incarnation && cursor.position == delivery.next {
             cursor.position = delivery.from;
-            holding.open.put_back(delivery.cut);
+            if delivery.cut.records.is_empty() {
+                holding.passed = holding.passed.max(Some(delivery.next));
+            } else {
+                holding.open.put_back(delivery.cut);
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use futures_util::FutureExt;
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
-use horizons_actors::ports::log::{Inspection, LogError};
+use horizons_actors::ports::log::{Inspection, LogEnds, LogError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -38,7 +38,7 @@ use tokio::sync::oneshot;
 
 use super::config::KafkaConfig;
 use super::context::log_line;
-use super::look::{LookError, Looker, Previous};
+use super::look::{Bounds, LookError, Looker, Previous, Sees};
 use super::names::TopicNames;
 use super::shared::Shared;
 
@@ -201,6 +201,8 @@ struct Rounds {
     inner: Arc<Inner>,
     /// Made on first use, and anew when it cannot be made.
     looker: Option<Looker>,
+    /// The same for one that sees open transactions.
+    high_looker: Option<Looker>,
     next_tick: Instant,
     next_recheck: Instant,
     ask_again_at: Option<Instant>,
@@ -220,6 +222,7 @@ impl Rounds {
             ask_again_at: None,
             inner,
             looker: None,
+            high_looker: None,
             settling: Vec::new(),
             beyond: BTreeMap::new(),
             failures: 0,
@@ -239,7 +242,7 @@ impl Rounds {
             });
             if let Err(panic) = served {
                 tracing::error!(error = %panic, "inspector panicked: it looks again");
-                self.looker = None;
+                (self.looker, self.high_looker) = (None, None);
             }
         }
     }
@@ -286,9 +289,19 @@ impl Rounds {
 
     fn looker(&mut self) -> Result<&Looker, LookError> {
         if self.looker.is_none() {
-            self.looker = Some(Looker::new(&self.inner.config, self.inner.names.clone())?);
+            self.looker = Some(Looker::new(&self.inner.config, self.inner.names.clone(), Sees::Committed)?);
         }
         self.looker.as_ref().ok_or(LookError::Gone)
+    }
+
+    /// Asks where partitions end, open transactions included; what is not answered is left out.
+    fn highs(&mut self, partitions: &BTreeSet<TopicPartition>) -> Bounds {
+        if self.high_looker.is_none() {
+            let made = Looker::new(&self.inner.config, self.inner.names.clone(), Sees::Everything);
+            self.high_looker = made.ok();
+        }
+        let looker = self.high_looker.as_ref();
+        looker.map(|looker| looker.highs(partitions, TICK_LIMIT)).unwrap_or_default()
     }
 
     /// Answers questions, all with the same few requests.
@@ -351,7 +364,7 @@ impl Rounds {
         };
         for (partition, next, unsettled_since, answer, (low, high), previous) in open {
             let inspection = match (&found, previous) {
-                (_, None) => Ok(Inspection { low, high, previous: None }),
+                (_, None) => Ok(Inspection { low, high, previous: None, unreadable_until: None }),
                 (Ok(found), Some(asked)) => match found.get(&asked).copied().flatten() {
                     // Its own bounds say that there are offsets below the position. Without a record there, nothing
                     // tells whether the log is still the same: that is not believed at once.
@@ -359,7 +372,7 @@ impl Rounds {
                         self.ask_later(Ask::Inspect { partition, next, answer, unsettled_since });
                         continue;
                     }
-                    previous => Ok(Inspection { low, high, previous }),
+                    previous => Ok(Inspection { low, high, previous, unreadable_until: None }),
                 },
                 (Err(reason), Some(_)) => Err(LogError::Unavailable(reason.clone())),
             };
@@ -391,6 +404,15 @@ impl Rounds {
         let known: BTreeMap<TopicPartition, Offset> =
             ends.iter().filter_map(|(one, end)| end.as_ref().ok().map(|end| (*one, *end))).collect();
         self.failures = if known.is_empty() { self.failures.saturating_add(1) } else { 0 };
+        // Asked for afterwards, so that an end that moves on is not taken for one that is held back.
+        let highs = if known.is_empty() { Bounds::new() } else { self.highs(&partitions) };
+        let all: BTreeMap<TopicPartition, LogEnds> = known
+            .iter()
+            .map(|(one, stable)| {
+                let high = highs.get(one).and_then(|high| high.as_ref().ok()).copied();
+                (*one, LogEnds { stable: *stable, high: high.map_or(*stable, |high| high.max(*stable)) })
+            })
+            .collect();
         for reader in &readers {
             let error = reader.owned().iter().find_map(|one| ends.get(one)?.as_ref().err().cloned());
             match error {
@@ -400,7 +422,7 @@ impl Rounds {
                 Some(_) => {}
                 None => reader.tell_health(Ok(())),
             }
-            reader.tell_ends(&known);
+            reader.tell_ends(&all);
         }
         self.find_positions_beyond(&readers, &known);
         if is_recheck && !known.is_empty() {

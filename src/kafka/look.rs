@@ -16,6 +16,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 
 use super::config::KafkaConfig;
+use super::error::is_unreadable;
 use super::inspector::{InspectorConsumer, InspectorContext};
 use super::names::TopicNames;
 use super::record::record_of;
@@ -35,6 +36,8 @@ pub(super) enum LookError {
     Client(#[from] KafkaError),
     #[error("failed to look at the log: no answer within {0:?}")]
     TimedOut(Duration),
+    #[error("failed to look at the log: {0}")]
+    Refused(String),
     #[error("failed to look at the log: there is no client")]
     Gone,
 }
@@ -47,11 +50,28 @@ pub(super) struct Previous {
     pub(super) low: Offset,
 }
 
+/// How a reading ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadEnd {
+    Done,
+    /// Records of one of the partitions cannot be read.
+    Unreadable,
+}
+
 /// Bounds by partition, or why one is not known.
 pub(super) type Bounds = BTreeMap<TopicPartition, Result<Offset, String>>;
 
 /// What was found before positions.
 pub(super) type Found = BTreeMap<Previous, Option<(Offset, Digest32)>>;
+
+/// What a client sees of transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sees {
+    /// What is committed.
+    Committed,
+    /// What is open, and what was aborted, too.
+    Everything,
+}
 
 /// See the module.
 pub(super) struct Looker {
@@ -61,8 +81,12 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    pub(super) fn new(config: &KafkaConfig, names: TopicNames) -> Result<Self, LookError> {
-        let consumer = InspectorConsumer::from_config_and_context(&config.inspector(), InspectorContext)?;
+    pub(super) fn new(config: &KafkaConfig, names: TopicNames, sees: Sees) -> Result<Self, LookError> {
+        let client = match sees {
+            Sees::Committed => config.inspector(),
+            Sees::Everything => config.uncommitted_inspector(),
+        };
+        let consumer = InspectorConsumer::from_config_and_context(&client, InspectorContext)?;
         Ok(Self { consumer, names, limit: config.request_limit })
     }
 
@@ -71,7 +95,7 @@ impl Looker {
         self.bounds(partitions, KafkaOffset::Beginning, self.limit)
     }
 
-    /// Gives the ends of partitions, as far as transactions have ended.
+    /// Gives the ends of partitions, as far as transactions have ended or, for a client that sees everything, at all.
     pub(super) fn highs(&self, partitions: &BTreeSet<TopicPartition>, within: Duration) -> Bounds {
         self.bounds(partitions, KafkaOffset::End, within.min(self.limit))
     }
@@ -108,24 +132,7 @@ impl Looker {
         which: KafkaOffset,
         limit: Duration,
     ) -> Result<Bounds, LookError> {
-        if partitions.is_empty() {
-            return Ok(Bounds::new());
-        }
-        // The library passes the special offsets on as the protocol's special times: oldest and newest.
-        let list = self.names.list(partitions.iter().map(|one| (*one, which)));
-        let answer = self.consumer.offsets_for_times(list, limit)?;
-        let bounds = answer.elements().into_iter().filter_map(|element| {
-            let partition = self.names.find(element.topic(), element.partition())?;
-            let offset = match (element.error(), element.offset()) {
-                (Ok(()), KafkaOffset::Offset(offset)) => {
-                    u64::try_from(offset).map(Offset).map_err(|error| error.to_string())
-                }
-                (Ok(()), other) => Err(format!("the broker answered {other:?}")),
-                (Err(error), _) => Err(error.to_string()),
-            };
-            Some((partition, offset))
-        });
-        Ok(bounds.collect())
+        ends_of(&self.consumer, &self.names, partitions, which, limit)
     }
 
     /// Reads the last record below each position.
@@ -174,7 +181,14 @@ impl Looker {
         self.consumer.assign(&self.names.list(list))?;
         let read = self.read_assigned(round, deadline, found);
         self.consumer.unassign()?;
-        read
+        if read? == ReadEnd::Unreadable && round.len() > 1 {
+            // Which of them it is does not show: each is read alone. What cannot be read is not compared.
+            for (partition, one) in round {
+                let alone = BTreeMap::from([(*partition, *one)]);
+                self.read_round(&alone, distance, deadline, found)?;
+            }
+        }
+        Ok(())
     }
 
     fn read_assigned(
@@ -182,7 +196,7 @@ impl Looker {
         round: &BTreeMap<TopicPartition, Previous>,
         deadline: Instant,
         found: &mut Found,
-    ) -> Result<(), LookError> {
+    ) -> Result<ReadEnd, LookError> {
         let mut open: BTreeSet<TopicPartition> = round.keys().copied().collect();
         for one in round.values() {
             found.entry(*one).or_default();
@@ -198,6 +212,9 @@ impl Looker {
                 }
                 // The clients of a broker that is away report that again and again; the time limit ends it.
                 Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {}
+                Some(Err(KafkaError::MessageConsumption(code))) if is_unreadable(code) => {
+                    return Ok(ReadEnd::Unreadable);
+                }
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(message)) => {
                     let Some(partition) = self.names.find(message.topic(), message.partition()) else {
@@ -216,8 +233,36 @@ impl Looker {
                 }
             }
         }
-        Ok(())
+        Ok(ReadEnd::Done)
     }
+}
+
+/// Asks for one of the bounds of some partitions, with one request.
+pub(super) fn ends_of(
+    consumer: &InspectorConsumer,
+    names: &TopicNames,
+    partitions: &BTreeSet<TopicPartition>,
+    which: KafkaOffset,
+    limit: Duration,
+) -> Result<Bounds, LookError> {
+    if partitions.is_empty() {
+        return Ok(Bounds::new());
+    }
+    // The library passes the special offsets on as the protocol's special times: oldest and newest.
+    let list = names.list(partitions.iter().map(|one| (*one, which)));
+    let answer = consumer.offsets_for_times(list, limit)?;
+    let bounds = answer.elements().into_iter().filter_map(|element| {
+        let partition = names.find(element.topic(), element.partition())?;
+        let offset = match (element.error(), element.offset()) {
+            (Ok(()), KafkaOffset::Offset(offset)) => {
+                u64::try_from(offset).map(Offset).map_err(|error| error.to_string())
+            }
+            (Ok(()), other) => Err(format!("the broker answered {other:?}")),
+            (Err(error), _) => Err(error.to_string()),
+        };
+        Some((partition, offset))
+    });
+    Ok(bounds.collect())
 }
 
 /// Tells whether an error is about a connection or the coordinator, not about what is read.

@@ -13,6 +13,7 @@ mod block;
 mod commits;
 pub mod config;
 mod context;
+mod doubts;
 pub mod error;
 mod holdings;
 mod inspector;
@@ -24,6 +25,7 @@ mod reader;
 pub mod record;
 pub mod relay;
 mod shared;
+mod survey;
 pub mod topics;
 
 use std::sync::Arc;
@@ -41,13 +43,15 @@ use tokio::sync::oneshot;
 use self::commits::{Positions, Proof};
 use self::config::KafkaConfig;
 use self::context::GroupContext;
+use self::doubts::Doubts;
 use self::error::{KafkaLogError, unavailable};
 use self::holdings::Holdings;
 use self::inspector::{Inspector, InspectorContext};
 use self::names::TopicNames;
 use self::prove::Prover;
 use self::reader::Reader;
-use self::shared::{Command, Shared};
+use self::shared::{Command, Hole, Shared};
+use self::survey::Seen;
 
 /// How long closing a reader may take before whoever closes it goes on without it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -128,6 +132,7 @@ impl EventLog for KafkaLog {
             shared: Arc::clone(&shared),
             consumer,
             names: self.names.clone(),
+            config: self.config.clone(),
             credits,
             inspector: Arc::clone(&self.inspector),
             limits: self.config.batch,
@@ -135,13 +140,15 @@ impl EventLog for KafkaLog {
             positions: Positions::default(),
             logged: Vec::new(),
             quiet_since: Instant::now(),
+            doubts: Doubts::default(),
         };
         std::thread::Builder::new()
             .name(format!("reader-{group}"))
             .spawn(move || reader.run())
             .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
         let (inspector, limit) = (Arc::clone(&self.inspector), self.config.request_limit);
-        Ok(Arc::new(KafkaReader { shared, prover, inspector, limit }))
+        let (config, names) = (self.config.clone(), self.names.clone());
+        Ok(Arc::new(KafkaReader { shared, prover, inspector, limit, config, names }))
     }
 }
 
@@ -152,14 +159,27 @@ struct KafkaReader {
     inspector: Arc<Inspector>,
     /// How long a question may take.
     limit: Duration,
+    config: KafkaConfig,
+    names: TopicNames,
 }
 
 impl LogReader for KafkaReader {
     fn inspect(&self, partition: TopicPartition, next: Option<Offset>) -> Reply<Inspection, LogError> {
-        match self.shared.is_open() {
-            Ok(()) => self.inspector.inspect(partition, next),
-            Err(error) => async { Err(error) }.boxed(),
+        if let Err(error) = self.shared.is_open() {
+            return async { Err(error) }.boxed();
         }
+        let inspected = self.inspector.inspect(partition, next);
+        let (shared, config, names) = (Arc::clone(&self.shared), self.config.clone(), self.names.clone());
+        async move {
+            let mut inspection = inspected.await?;
+            let place = next.unwrap_or(inspection.low);
+            shared.note_place(partition, next);
+            if shared.hole_at(partition, place).is_some() {
+                inspection.unreadable_until = look_again(&shared, config, names, partition, place).await?;
+            }
+            Ok(inspection)
+        }
+        .boxed()
     }
 
     fn confirm_ownership(&self, partition: TopicPartition, next: Offset) -> Reply<bool, LogError> {
@@ -215,6 +235,34 @@ impl LogReader for KafkaReader {
             }
         }
         .boxed()
+    }
+}
+
+/// Looks whether a place that could not be read still cannot; gives where reading goes on behind it.
+async fn look_again(
+    shared: &Shared,
+    config: KafkaConfig,
+    names: TopicNames,
+    partition: TopicPartition,
+    place: Offset,
+) -> Result<Option<Offset>, LogError> {
+    let (answer, heard) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("kafka-survey".to_owned());
+    let looked = thread.spawn(move || {
+        // Whoever asked may have given up.
+        let _heard = answer.send(survey::examine(&config, &names, partition, place));
+    });
+    looked.map_err(|error| LogError::Unavailable(format!("failed to start a thread: {error}")))?;
+    match heard.await.map_err(|_| LogError::Closed)? {
+        Seen::Hole(until) => {
+            shared.add_hole(partition, Hole { from: place, until });
+            Ok(Some(until))
+        }
+        Seen::Readable | Seen::Nothing(_) => {
+            shared.forget_hole(partition, place);
+            Ok(None)
+        }
+        Seen::Unknown(reason) => Err(LogError::Unavailable(reason)),
     }
 }
 

@@ -25,13 +25,15 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::batch::Cut;
 use super::commits::Positions;
-use super::config::BatchLimits;
+use super::config::{BatchLimits, KafkaConfig};
 use super::context::GroupContext;
+use super::doubts::Doubts;
+use super::error::is_unreadable;
 use super::holdings::{Delivery, Holdings, Plan, Taken};
 use super::inspector::Inspector;
 use super::names::TopicNames;
 use super::record::record_of;
-use super::shared::{Change, Command, Inputs, Mark, Shared};
+use super::shared::{Change, Command, Inputs, Shared};
 
 /// How long a batch may wait for its records.
 const BATCH_WAIT: Duration = Duration::from_millis(1);
@@ -64,6 +66,7 @@ pub(super) struct Reader {
     pub(super) shared: Arc<Shared>,
     pub(super) consumer: Arc<BaseConsumer<GroupContext>>,
     pub(super) names: TopicNames,
+    pub(super) config: KafkaConfig,
     pub(super) credits: Arc<CreditPool>,
     pub(super) inspector: Arc<Inspector>,
     pub(super) limits: BatchLimits,
@@ -73,6 +76,7 @@ pub(super) struct Reader {
     pub(super) logged: Vec<(RDKafkaErrorCode, Instant)>,
     /// Since when no rebalance has happened.
     pub(super) quiet_since: Instant,
+    pub(super) doubts: Doubts,
 }
 
 /// What a round ended with.
@@ -134,6 +138,7 @@ impl Reader {
         if self.take_inputs() {
             return Round::Closed;
         }
+        self.face_holes();
         let is_applied = self.apply_plan();
         self.deliver_waiting();
         let now = Instant::now();
@@ -155,6 +160,9 @@ impl Reader {
         if self.take_inputs() {
             return Round::Closed;
         }
+        if matches!(polled, Polled::Empty) {
+            self.doubt_silence();
+        }
         let flow = self.deliver_waiting();
         self.send_positions();
         match polled {
@@ -168,7 +176,8 @@ impl Reader {
 
     /// Takes what was asked and what the hook changed; tells whether the reader is to end.
     fn take_inputs(&mut self) -> bool {
-        let Inputs { changes, commands, positions, is_closing } = self.shared.take_inputs();
+        let Inputs { findings, is_survey_over, changes, commands, positions, is_closing } =
+            self.shared.take_inputs();
         for change in changes {
             self.quiet_since = Instant::now();
             match change {
@@ -192,12 +201,21 @@ impl Reader {
                 self.positions.note(partition, next);
             }
         }
+        for finding in findings {
+            self.take_finding(finding);
+        }
+        if is_survey_over {
+            self.doubts.survey_over(Instant::now());
+        }
         is_closing
     }
 
     /// Makes the client fetch what is wanted; tells whether it does.
     fn apply_plan(&mut self) -> bool {
-        let plan = self.holdings.plan();
+        let mut plan = self.holdings.plan();
+        if self.doubts.is_resting(Instant::now()) {
+            plan.enter.clear();
+        }
         if plan.is_empty() {
             return true;
         }
@@ -206,6 +224,8 @@ impl Reader {
             return false;
         }
         match self.tell_client(&plan) {
+            // A position of before would be taken for one of now ([`Reader::doubt_silence`]).
+            Ok(()) if self.knows_position_of_before(&plan) => false,
             Ok(()) => {
                 self.holdings.applied(&plan);
                 true
@@ -287,6 +307,9 @@ impl Reader {
 
     /// Hands on what waits, as far as it is taken.
     fn deliver_waiting(&mut self) -> Flow {
+        for partition in self.holdings.passing() {
+            self.deliver_passed(partition);
+        }
         let mut waiting = self.holdings.waiting();
         for partition in self.holdings.paused() {
             if !waiting.contains(&partition) {
@@ -330,6 +353,15 @@ impl Reader {
         flow
     }
 
+    /// Hands on a position without records; it waits without holding anything back.
+    fn deliver_passed(&mut self, partition: TopicPartition) {
+        if let Some(delivery) = self.holdings.deliver_passed(partition)
+            && let Err((delivery, _)) = self.hand_on(partition, delivery)
+        {
+            self.holdings.take_back(partition, delivery);
+        }
+    }
+
     fn hand_on(&self, partition: TopicPartition, delivery: Delivery) -> Result<(), (Delivery, Flow)> {
         let Delivery { incarnation, from, next, cut } = delivery;
         let Some(credit) = self.credits.try_take(partition, cut.records.len(), cut.bytes) else {
@@ -348,7 +380,7 @@ impl Reader {
         };
         match self.shared.sink.read(batch) {
             Ok(()) => {
-                self.shared.mark(partition, Mark { incarnation, position: next, last });
+                self.shared.mark(partition, incarnation, next, last);
                 Ok(())
             }
             Err(batch) => {
@@ -376,6 +408,7 @@ impl Reader {
                     self.shared.tell_broken(partition, incarnation);
                 }
             }
+            code if is_unreadable(code) => self.doubt_everything(code),
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition

@@ -9,11 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use horizons_actors::ids::{Group, Incarnation, Offset, TopicPartition};
-use horizons_actors::ports::log::{LogError, LogSink};
+use horizons_actors::ports::log::{LogEnds, LogError, LogSink};
 use horizons_actors::record::Digest32;
 use tokio::sync::oneshot;
 
 use super::commits::Proof;
+use super::survey::Finding;
 
 /// Counts rings, so that one between a look and a sleep is not lost.
 #[derive(Debug, Default)]
@@ -66,9 +67,29 @@ pub(super) struct Mark {
     pub(super) last: Option<(Offset, Digest32)>,
 }
 
+/// Offsets of a partition whose records cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hole {
+    pub(super) from: Offset,
+    /// The first offset behind it.
+    pub(super) until: Offset,
+}
+
+impl Hole {
+    /// Tells whether an offset lies in it.
+    pub(super) fn contains(&self, offset: Offset) -> bool {
+        (self.from..self.until).contains(&offset)
+    }
+}
+
+/// Holes of a partition that are remembered; those found last.
+const HOLES_MAX: usize = 64;
+
 /// Everything that waits for the reader thread.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
+    pub(super) findings: Vec<Finding>,
+    pub(super) is_survey_over: bool,
     pub(super) changes: Vec<Change>,
     pub(super) commands: VecDeque<Command>,
     pub(super) positions: BTreeMap<TopicPartition, Offset>,
@@ -80,7 +101,10 @@ struct State {
     inputs: Inputs,
     owned: BTreeSet<TopicPartition>,
     marks: BTreeMap<TopicPartition, Mark>,
-    ends: BTreeMap<TopicPartition, Offset>,
+    ends: BTreeMap<TopicPartition, LogEnds>,
+    /// How far lanes are, as they told last.
+    places: BTreeMap<TopicPartition, Offset>,
+    holes: BTreeMap<TopicPartition, Vec<Hole>>,
     health: Option<Result<(), String>>,
     proofs: Vec<Proof>,
     is_proving: bool,
@@ -125,6 +149,7 @@ impl Shared {
                 return Err(LogError::NotAssigned(partition));
             }
             state.marks.insert(partition, Mark { incarnation, position: from, last: None });
+            state.places.entry(partition).or_insert(from);
         }
         if let Command::Stop(partition, incarnation) = command
             && state.marks.get(&partition).is_some_and(|mark| mark.incarnation <= incarnation)
@@ -144,7 +169,74 @@ impl Shared {
 
     /// Notes a committed position; it is sent when its time comes.
     pub(super) fn note_position(&self, partition: TopicPartition, next: Offset) {
-        self.state().inputs.positions.insert(partition, next);
+        let mut state = self.state();
+        state.inputs.positions.insert(partition, next);
+        if state.owned.contains(&partition) {
+            state.places.insert(partition, next);
+        }
+    }
+
+    /// Notes where a lane stands before it starts; none means that nothing is stored.
+    pub(super) fn note_place(&self, partition: TopicPartition, next: Option<Offset>) {
+        let places = &mut self.state().places;
+        match next {
+            Some(next) => places.insert(partition, next),
+            None => places.remove(&partition),
+        };
+    }
+
+    /// Gives how far a lane is, as it told last.
+    pub(super) fn place(&self, partition: TopicPartition) -> Offset {
+        self.state().places.get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Remembers a hole.
+    pub(super) fn add_hole(&self, partition: TopicPartition, hole: Hole) {
+        let mut state = self.state();
+        if !state.owned.contains(&partition) {
+            return;
+        }
+        let holes = state.holes.entry(partition).or_default();
+        holes.retain(|known| known.until <= hole.from || known.from >= hole.until);
+        holes.push(hole);
+        if holes.len() > HOLES_MAX {
+            holes.remove(0);
+        }
+    }
+
+    /// Forgets the hole at an offset: what was there can be read.
+    pub(super) fn forget_hole(&self, partition: TopicPartition, offset: Offset) {
+        if let Some(holes) = self.state().holes.get_mut(&partition) {
+            holes.retain(|hole| !hole.contains(offset));
+        }
+    }
+
+    /// Finds the hole in which an offset lies.
+    pub(super) fn hole_at(&self, partition: TopicPartition, offset: Offset) -> Option<Hole> {
+        let state = self.state();
+        state.holes.get(&partition)?.iter().find(|hole| hole.contains(offset)).copied()
+    }
+
+    /// Tells whether any hole is known.
+    pub(super) fn has_holes(&self) -> bool {
+        !self.state().holes.is_empty()
+    }
+
+    /// Passes what a survey found to the reader thread.
+    pub(super) fn tell_finding(&self, finding: Finding) {
+        self.state().inputs.findings.push(finding);
+        self.bell.ring();
+    }
+
+    /// Tells the reader thread that a survey is over.
+    pub(super) fn tell_survey_over(&self) {
+        self.state().inputs.is_survey_over = true;
+        self.bell.ring();
+    }
+
+    /// Tells whether the log was away when it was asked last.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(self.state().health, Some(Err(_)))
     }
 
     /// Takes what waits for the reader thread.
@@ -168,6 +260,8 @@ impl Shared {
         for partition in partitions {
             state.marks.remove(partition);
             state.ends.remove(partition);
+            state.places.remove(partition);
+            state.holes.remove(partition);
             if state.owned.remove(partition) {
                 gone.push(*partition);
             }
@@ -204,11 +298,19 @@ impl Shared {
     }
 
     /// Notes what a lane was handed.
-    pub(super) fn mark(&self, partition: TopicPartition, mark: Mark) {
+    pub(super) fn mark(
+        &self,
+        partition: TopicPartition,
+        incarnation: Incarnation,
+        position: Offset,
+        last: Option<(Offset, Digest32)>,
+    ) {
         let mut state = self.state();
         // A lane that started anew meanwhile has a mark of its own.
-        if state.marks.get(&partition).is_some_and(|known| known.incarnation == mark.incarnation) {
-            state.marks.insert(partition, mark);
+        if let Some(known) = state.marks.get_mut(&partition).filter(|known| known.incarnation == incarnation)
+        {
+            let last = last.or(known.last);
+            *known = Mark { incarnation, position, last };
         }
     }
 
@@ -219,14 +321,14 @@ impl Shared {
 
     /// Gives the end of a partition as last heard of.
     pub(super) fn end(&self, partition: TopicPartition) -> Offset {
-        self.state().ends.get(&partition).copied().unwrap_or_default()
+        self.state().ends.get(&partition).map(|ends| ends.stable).unwrap_or_default()
     }
 
     /// Passes on where partitions end; those that are not ours are left out.
-    pub(super) fn tell_ends(&self, ends: &BTreeMap<TopicPartition, Offset>) {
+    pub(super) fn tell_ends(&self, ends: &BTreeMap<TopicPartition, LogEnds>) {
         let mut state = self.state();
         let State { owned, ends: known, .. } = &mut *state;
-        let ours: Vec<(TopicPartition, Offset)> = ends
+        let ours: Vec<(TopicPartition, LogEnds)> = ends
             .iter()
             .filter(|(partition, _)| owned.contains(partition))
             .map(|(partition, end)| (*partition, *end))

@@ -85,10 +85,18 @@ fn dispatcher(group: &GroupSnapshot) -> (ProbeState, String) {
     }
 }
 
+/// How long a transaction may be open until it counts as hanging: what producers give theirs by default.
+///
+/// *Source*: Kafka, `transaction.timeout.ms`.
+const HANGING_SECONDS: f64 = 60.0;
+
 /// Says what keeps a lane from its work.
 fn fault_of(lane: &LaneSnapshot) -> Option<String> {
     let error = lane.last_error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
     match lane.state {
+        ActorState::Running if lane.transaction_open_seconds >= HANGING_SECONDS => {
+            Some("is held back by a transaction that another producer has not ended".to_owned())
+        }
         ActorState::Running | ActorState::Opening => None,
         ActorState::Gap => Some("gap".to_owned()),
         ActorState::Waiting | ActorState::Paused | ActorState::Restarting | ActorState::Stopped => {
@@ -120,8 +128,9 @@ impl ProbeSource for LaneProbes {
 mod tests {
     use super::*;
     use horizons_actors::clock::SystemClock;
-    use horizons_actors::ids::{Group, Incarnation, LaneKey, Topic};
+    use horizons_actors::ids::{Group, Incarnation, LaneKey, Offset, Topic};
     use horizons_actors::lane::status::LaneStatus;
+    use horizons_actors::ports::log::LogEnds;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
@@ -178,6 +187,20 @@ mod tests {
         assert_eq!(all, (ProbeState::Failed, format!("job-lifecycle-0 gap, {held}")));
         let waiting = "job-lifecycle-0 waiting: 10000 records wait behind one key";
         assert_eq!(behind_a_key, (ProbeState::Degraded, format!("{waiting}, {held}")));
+    }
+
+    #[test]
+    fn lanes_held_back_by_a_hanging_transaction_are_degraded() {
+        let (probes, lanes) = group_of(1);
+        let open = LogEnds { stable: Offset(5), high: Offset(9) };
+        lanes[0].log_ends_at(open, at(0));
+        lanes[0].log_ends_at(open, at(30));
+
+        let seen = [59, 60].map(|second| lanes_at(&probes, second).0);
+        lanes[0].log_ends_at(LogEnds::closed(Offset(9)), at(70));
+        let ended = lanes_at(&probes, 70).0;
+
+        assert_eq!((seen, ended), ([ProbeState::Ok, ProbeState::Degraded], ProbeState::Ok));
     }
 
     #[test]

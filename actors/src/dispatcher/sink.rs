@@ -10,9 +10,9 @@ use actix::Recipient;
 use actix::dev::SendError;
 
 use crate::dispatcher::message::{AssignmentChanged, RecordsRead};
-use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, TopicPartition};
 use crate::lane::environment::LaneEnvironment;
-use crate::ports::log::{LogError, LogSink, Revocation};
+use crate::ports::log::{LogEnds, LogError, LogSink, Revocation};
 use crate::record::RecordBatch;
 
 /// A change of what is assigned, or of how the log is.
@@ -72,13 +72,13 @@ impl LogSink for DispatcherSink {
         self.push(Assignment::Broken(partition, incarnation));
     }
 
-    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+    fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
         let now = self.environment.clock.now();
-        for (topic_partition, end) in ends {
+        for (topic_partition, ends) in ends {
             let lane = LaneKey { group: self.group.clone(), topic_partition };
             // A lane that is not on the board is someone else's by now.
             if let Some(status) = self.environment.board.find_lane(&lane) {
-                status.log_ends_at(end, now);
+                status.log_ends_at(ends, now);
             }
         }
     }

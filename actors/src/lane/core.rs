@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::effect::{Effects, Outcome};
-use crate::gap::FoundGap;
+use crate::gap::{FoundGap, GapKind};
 use crate::ids::{Incarnation, LaneKey, LogId, Offset};
 use crate::lane::answer::{Summary, answer, convict, poison_among, record_raw, set_aside_for};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
@@ -30,7 +30,7 @@ use crate::lane::trial::{Trials, is_convicted, settled};
 use crate::lane::window::DuplicateWindow;
 use crate::layout::{Layout, Place};
 use crate::ports::PortError;
-use crate::ports::log::{LogError, LogReader, StartAnswer};
+use crate::ports::log::{Inspection, LogError, LogReader, StartAnswer};
 use crate::ports::store::{
     CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, ParkedWish, StoreError,
 };
@@ -82,6 +82,8 @@ pub(super) struct LaneCore {
     pub(super) trials: Trials,
     /// How much of what was answered last was poison.
     pub(super) flood: FloodBrake,
+    /// Whether a gap is noted that is none if the next record can be read.
+    has_doubtful_gap: bool,
     /// Transactions in a row that the store turned away.
     commit_failures: u32,
     /// Whether the lane was asked to stop or its dispatcher is gone.
@@ -143,17 +145,18 @@ impl LaneCore {
                 low
             }
             StartAnswer::Gap(kind) => {
-                let next = opened.next.unwrap_or_default();
-                let (low, high) = (inspection.low, inspection.high);
+                let next = opened.next.unwrap_or(inspection.low);
+                let (low, high) = (resumes_at(kind, &inspection), inspection.high);
                 let gap = FoundGap { kind, next, low, high, found_at: env.clock.now() };
                 status.placed(next, high, gap.found_at);
                 note_gap(&env, &lane, &status, opened.fence, Some(gap)).await?;
                 return Err(LaneExit::Gap(kind));
             }
         };
-        if opened.has_open_gap {
-            tracing::info!(lane = %lane, "gap of a lane is gone by itself");
-            note_gap(&env, &lane, &status, opened.fence, None).await?;
+        // Whether records can be read shows only when they are: until then such a gap stays noted.
+        let has_doubtful_gap = opened.open_gap == Some(GapKind::Corrupt);
+        if opened.open_gap.is_some() && !has_doubtful_gap {
+            forget_gap(&env, &lane, &status, opened.fence).await?;
         }
         let settings = env.settings;
         let trials = Trials::plan(&opened, position, inspection.high, settings.trial_records);
@@ -179,6 +182,7 @@ impl LaneCore {
             panics: HashMap::new(),
             trials,
             flood: FloodBrake::new(settings.flood),
+            has_doubtful_gap,
             commit_failures: 0,
             is_ending,
             env,
@@ -640,6 +644,10 @@ impl LaneCore {
         self.reader.commit_advisory(self.lane.topic_partition, next);
         let notice = CommitNotice { lane: self.lane.clone(), from, next, committed_at, outcomes, notices };
         self.env.listener.committed(&notice);
+        if next > from && std::mem::take(&mut self.has_doubtful_gap) {
+            forget_gap(&self.env, &self.lane, &self.status, self.fence).await?;
+            self.status.set_state(self.rest_state());
+        }
         Ok(CommitStep::Committed)
     }
 
@@ -716,6 +724,25 @@ impl LaneCore {
             tracing::warn!(lane = %self.lane, offset = %offset, error = %rejection, "records stand in a wrong partition and are set aside: their producer must choose partitions by murmur2");
         }
     }
+}
+
+/// Gives where reading can go on once a gap is accepted.
+fn resumes_at(kind: GapKind, log: &Inspection) -> Offset {
+    match kind {
+        GapKind::Trimmed | GapKind::BeyondEnd | GapKind::Replaced => log.low,
+        GapKind::Corrupt => log.unreadable_until.unwrap_or(log.high),
+    }
+}
+
+/// Notes that a gap is gone without anybody's decision.
+async fn forget_gap(
+    env: &LaneEnvironment,
+    lane: &LaneKey,
+    status: &LaneStatus,
+    fence: Fence,
+) -> Result<(), LaneExit> {
+    tracing::info!(lane = %lane, "gap of a lane is gone by itself");
+    note_gap(env, lane, status, fence, None).await
 }
 
 /// Notes the gap that a new incarnation found, or that one is gone.

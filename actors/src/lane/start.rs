@@ -13,7 +13,12 @@ pub fn start_answer(
     last_fingerprint: Option<Digest32>,
     log: &Inspection,
 ) -> StartAnswer {
-    let Some(next) = stored else { return StartAnswer::FirstStart(log.low) };
+    let Some(next) = stored else {
+        return match log.unreadable_until {
+            Some(_) => StartAnswer::Gap(GapKind::Corrupt),
+            None => StartAnswer::FirstStart(log.low),
+        };
+    };
     if next > log.high {
         return StartAnswer::Gap(GapKind::BeyondEnd);
     }
@@ -22,6 +27,7 @@ pub fn start_answer(
     }
     match (last_fingerprint, log.previous) {
         (Some(applied), Some((_, held))) if applied != held => StartAnswer::Gap(GapKind::Replaced),
+        _ if log.unreadable_until.is_some() => StartAnswer::Gap(GapKind::Corrupt),
         _ => StartAnswer::AtNext(next),
     }
 }
@@ -44,7 +50,12 @@ mod tests {
             low: Offset(low),
             high: Offset(high),
             previous: previous.map(|(offset, digest)| (Offset(offset), digest)),
+            unreadable_until: None,
         }
+    }
+
+    fn unreadable(until: u64, log: Inspection) -> Inspection {
+        Inspection { unreadable_until: Some(Offset(until)), ..log }
     }
 
     #[test]
@@ -59,6 +70,19 @@ mod tests {
             (Some(5), Some(APPLIED), log(0, 9, Some((4, OTHER))), StartAnswer::Gap(GapKind::Replaced)),
             (Some(5), Some(APPLIED), log(6, 9, None), StartAnswer::Gap(GapKind::Trimmed)),
             (Some(5), Some(APPLIED), log(0, 4, Some((3, APPLIED))), StartAnswer::Gap(GapKind::BeyondEnd)),
+            (None, None, unreadable(8, log(7, 9, None)), StartAnswer::Gap(GapKind::Corrupt)),
+            (
+                Some(5),
+                Some(APPLIED),
+                unreadable(8, log(0, 9, Some((4, APPLIED)))),
+                StartAnswer::Gap(GapKind::Corrupt),
+            ),
+            (
+                Some(5),
+                Some(APPLIED),
+                unreadable(8, log(0, 9, Some((4, OTHER)))),
+                StartAnswer::Gap(GapKind::Replaced),
+            ),
         ];
 
         for (stored, fingerprint, inspection, expected) in rows {

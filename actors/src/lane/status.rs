@@ -14,6 +14,7 @@ use crate::heartbeat;
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
 use crate::lane::lag::Lag;
 use crate::lane::pace::{Pace, Sum};
+use crate::ports::log::LogEnds;
 use crate::record::RecordBatch;
 use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
 
@@ -25,6 +26,10 @@ struct LaneFacts {
     restarts: u64,
     last_error: Option<String>,
     lag: Lag,
+    /// The offset that the next record of the partition would get, as last heard.
+    high: Offset,
+    /// Where the first open transaction holds readers back, and since when.
+    held_at: Option<(Offset, Timestamp)>,
     pace: Pace,
     queued_batches: u64,
     parked_keys: u64,
@@ -54,6 +59,8 @@ impl Default for LaneStatus {
                 restarts: 0,
                 last_error: None,
                 lag: Lag::default(),
+                high: Offset::default(),
+                held_at: None,
                 pace: Pace::default(),
                 queued_batches: 0,
                 parked_keys: 0,
@@ -122,7 +129,10 @@ impl LaneStatus {
 
     /// Notes where a new incarnation found its position and the end of its partition.
     pub fn placed(&self, next: Offset, log_end: Offset, now: Timestamp) {
-        self.facts().lag.placed(next, log_end, now);
+        let mut facts = self.facts();
+        facts.lag.placed(next, log_end, now);
+        facts.high = log_end;
+        facts.held_at = facts.held_at.filter(|(end, _)| *end == log_end);
     }
 
     /// Notes a batch that came to the lane and waits to be applied.
@@ -145,8 +155,13 @@ impl LaneStatus {
     }
 
     /// Notes where the partition ends, heard while the lane itself need not be reading.
-    pub fn log_ends_at(&self, end: Offset, now: Timestamp) {
-        self.facts().lag.ends_at(end, now);
+    pub fn log_ends_at(&self, ends: LogEnds, now: Timestamp) {
+        let LogEnds { stable, high } = ends;
+        let mut facts = self.facts();
+        facts.lag.ends_at(stable, now);
+        facts.high = high;
+        let known = facts.held_at.filter(|(end, _)| *end == stable);
+        facts.held_at = (high > stable).then(|| known.unwrap_or((stable, now)));
     }
 
     /// Gives the next record that the lane will apply.
@@ -215,8 +230,10 @@ impl LaneStatus {
             last_error: facts.last_error.clone(),
             next_offset: facts.lag.next().0,
             log_end_offset: facts.lag.log_end().0,
+            log_high_offset: facts.high.max(facts.lag.log_end()).0,
             lag_records: facts.lag.records() + facts.parked_records,
             lag_seconds: whole_millis(facts.lag.time(now)),
+            transaction_open_seconds: facts.held_at.map_or(0.0, |(_, since)| whole_millis(now.since(since))),
             recent: sum.figures(),
             queued_batches: facts.queued_batches,
             parked_keys: facts.parked_keys,

@@ -47,10 +47,29 @@ impl LogError {
 pub struct Inspection {
     /// The offset of the oldest retained record, or the end of an empty partition.
     pub low: Offset,
-    /// The offset that the next record would get.
+    /// Where readers find its end: [`LogEnds::stable`].
     pub high: Offset,
     /// The fingerprint of the last retained record below the position that was asked about.
     pub previous: Option<(Offset, Digest32)>,
+    /// Where the records at the position that was asked about, or at `low`, cannot be read: the first offset behind
+    /// them from which reading goes on.
+    pub unreadable_until: Option<Offset>,
+}
+
+/// Where a partition ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogEnds {
+    /// How far readers are given records. The first open transaction holds it back, until it is committed or aborted.
+    pub stable: Offset,
+    /// The offset that the next record would get; never below `stable`.
+    pub high: Offset,
+}
+
+impl LogEnds {
+    /// Makes those of a partition without open transactions.
+    pub const fn closed(end: Offset) -> Self {
+        Self { stable: end, high: end }
+    }
 }
 
 /// Where a lane starts to read (design D2).
@@ -93,8 +112,8 @@ pub trait LogSink: Send + Sync {
     /// more is delivered to that incarnation; the next one looks again, and finds the gap.
     fn broken(&self, partition: TopicPartition, incarnation: Incarnation);
 
-    /// The ends of partitions, as heard just now: the offset that the next record of each would get.
-    fn ends(&self, _ends: Vec<(TopicPartition, Offset)>) {}
+    /// The ends of partitions, as heard just now.
+    fn ends(&self, _ends: Vec<(TopicPartition, LogEnds)>) {}
 
     /// How the reader stands with its log, told when it changes. After an error that is not transient it
     /// delivers nothing more, and its partitions are lost.

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::command::{Command, Order, ParkedKeyId};
 use crate::effect::{Effects, ParkedRecord, Timer};
 use crate::event::{Event, JobStatus, TaccSystem};
-use crate::gap::{FoundGap, GapAcceptance};
+use crate::gap::{FoundGap, GapAcceptance, GapKind};
 use crate::ids::{
     AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, Generation, JobId, LaneKey, LogId,
     LogTopic, Offset, Partition, ProcessId, Revision, SchedulerJobId, Sequence, UserId,
@@ -123,8 +123,8 @@ pub struct LaneOpened {
     pub starts_aside: u32,
     /// What was tried alone and not survived, this process's predecessor charged, and what was convicted.
     pub trials: Vec<Trial>,
-    /// Whether a gap is noted that nobody has decided on.
-    pub has_open_gap: bool,
+    /// The gap that is noted and that nobody has decided on.
+    pub open_gap: Option<GapKind>,
     /// The keys that are parked, with the state of each.
     pub parked: Vec<ParkedKeyState>,
     /// What operators want of the lane.

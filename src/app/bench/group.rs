@@ -12,7 +12,7 @@ use actix::Actor;
 use actix_rt::Arbiter;
 use horizons_actors::clock::{Randomness, SystemClock, SystemRandomness};
 use horizons_actors::event::decode;
-use horizons_actors::ids::{Group, Incarnation, LogId, Offset, ProcessId, Topic, TopicPartition};
+use horizons_actors::ids::{Group, Incarnation, LogId, ProcessId, Topic, TopicPartition};
 use horizons_actors::lane::behaviour::BehaviourFactory;
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::environment::{Decoder, LaneEnvironment};
@@ -20,7 +20,7 @@ use horizons_actors::lane::fault::NoFaults;
 use horizons_actors::lane::notice::{CommitListener, CommitNotice};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
-use horizons_actors::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
+use horizons_actors::ports::log::{EventLog, LogEnds, LogError, LogReader, LogSink, Revocation};
 use horizons_actors::ports::witness::NoWitness;
 use horizons_actors::record::RecordBatch;
 use horizons_actors::supervisor::Supervisor;
@@ -201,7 +201,7 @@ impl LogSink for NotedSink {
         self.inner.broken(partition, incarnation);
     }
 
-    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+    fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
         self.inner.ends(ends);
     }
 

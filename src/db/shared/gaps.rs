@@ -86,7 +86,8 @@ pub(super) fn accept(
     // Held first, so that no incarnation moves the lane between the look and the decision.
     let progress = lanes::lock_progress(connection, number)?;
     let Some(gap) = read_open(connection, number)? else { return Ok((GapAccepted::NoGap, None)) };
-    let stands_there = progress.is_some_and(|progress| progress.next == Some(gap.next));
+    // A lane that cannot read its very first record has no position yet.
+    let stands_there = progress.is_some_and(|progress| progress.next.is_none_or(|next| next == gap.next));
     if !acceptance.is_about(&gap) || !stands_there {
         return Ok((GapAccepted::Changed(gap), None));
     }

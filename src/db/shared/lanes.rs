@@ -312,7 +312,7 @@ pub(super) fn open(
         starts_at_next: u32::try_from(starts_at_next).unwrap_or(u32::MAX),
         starts_aside: u32::try_from(starts_aside).unwrap_or(u32::MAX),
         trials: trials::opened(connection, number, next, is_other)?,
-        has_open_gap: gaps::read_open(connection, number)?.is_some(),
+        open_gap: gaps::read_open(connection, number)?.map(|gap| gap.kind),
         parked: parked(connection, number)?,
         desired: desired(&row.desired)?,
         held_because: row.held_because,

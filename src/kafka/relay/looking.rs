@@ -23,6 +23,7 @@ use super::inbox::Inbox;
 use super::matcher::Matcher;
 use super::refusal::Refusal;
 use super::wire::Identity;
+use crate::kafka::error::is_unreadable;
 use crate::kafka::names::topic_name;
 use crate::kafka::record::record_of;
 
@@ -31,6 +32,9 @@ const WATERMARK_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// How long reading may go without a record before it is given up and tried again later.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often records are read that cannot be, before they count as not there.
+const UNREADABLE_READS: u32 = 3;
 
 /// How many rows are read from the store at a time, to be compared.
 const COMPARED_ROWS: usize = 256;
@@ -202,9 +206,12 @@ impl Looker {
             return failed_readings(readings, &error);
         }
         let mut heard = Instant::now();
+        let mut unreadable = 0;
         while !readings.is_empty() {
+            if heard.elapsed() >= SILENCE_LIMIT {
+                break;
+            }
             let ended = match consumer.poll(Duration::from_millis(100)) {
-                None if heard.elapsed() >= SILENCE_LIMIT => break,
                 None => continue,
                 Some(Ok(message)) => {
                     heard = Instant::now();
@@ -224,6 +231,18 @@ impl Looker {
                 Some(Err(KafkaError::PartitionEOF(number))) => number,
                 Some(Err(error)) => {
                     tracing::debug!(%error, topic, "reading the end of a topic met an error");
+                    if error.rdkafka_error_code().is_some_and(is_unreadable) {
+                        unreadable += 1;
+                        if unreadable < UNREADABLE_READS {
+                            // What was left out would count as not there, and be sent again: it is read again first.
+                            readings.values_mut().for_each(Reading::begin_again);
+                            if let Err(error) = consumer.assign(&places) {
+                                answers.extend(failed_readings(readings, &error));
+                                return answers;
+                            }
+                        }
+                        continue;
+                    }
                     if Refusal::of_error(&error).label() == "transient" {
                         continue;
                     }
@@ -235,6 +254,12 @@ impl Looker {
                 let (next, tail) = reading.matcher.found();
                 answers.push(reading.answer(Ok(Found { next, tail })));
             }
+        }
+        if unreadable >= UNREADABLE_READS {
+            // Nobody can read those records: they are sent again, behind what is there.
+            tracing::warn!(topic, "records at the end of a topic cannot be read: they count as not sent");
+            answers.extend(readings.into_values().map(Reading::answer_unread));
+            return answers;
         }
         let silent =
             readings.into_values().map(|reading| reading.answer(Err(LookError::Silence(SILENCE_LIMIT))));
@@ -281,6 +306,18 @@ impl Reading {
             self.matcher.see(at, &Identity::of(&record));
         }
         Ok(at.0 + 1 >= self.end)
+    }
+
+    /// Forgets what was read.
+    fn begin_again(&mut self) {
+        self.matcher = Matcher::new(self.request.from, Offset(self.begin));
+    }
+
+    /// Answers with what was found before records that cannot be read.
+    fn answer_unread(self) -> LookAnswer {
+        let (next, tail) = self.matcher.found();
+        let tail = tail.max(Offset(self.end));
+        self.answer(Ok(Found { next, tail }))
     }
 
     fn answer(self, outcome: Result<Found, LookError>) -> LookAnswer {

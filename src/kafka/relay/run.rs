@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::Clock;
-use horizons_actors::ids::{Epoch, Offset};
+use horizons_actors::ids::Epoch;
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::outbox::{

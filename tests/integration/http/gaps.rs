@@ -118,7 +118,7 @@ async fn gaps_acceptance_of_another_gap_is_refused() {
 #[tokio::test]
 async fn gaps_wrong_acceptances_are_named() {
     let world = World::start().await;
-    let kinds = "wanted `trimmed`, `beyond_end` or `replaced`";
+    let kinds = "wanted `trimmed`, `beyond_end`, `replaced` or `corrupt`";
     let cases: [(&str, Value, String); 6] = [
         ("kind", json!("lost"), format!("422 kind: {kinds}")),
         ("partition", json!(10), "422 partition: wanted 0..=9 of `job-lifecycle`, got 10".to_owned()),

@@ -6,9 +6,11 @@
     reason = "clippy knows test functions, but not what they share"
 )]
 
+mod corrupt;
 mod gaps;
 mod loss;
 mod raw;
 mod reading;
 mod rebalance;
+mod transactions;
 mod world;

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use horizons_actors::ids::TopicPartition;
 
 use super::world::World;
+use crate::services::segments::crc32c;
 use crate::services::wait::wait_for;
 
 /// A record as it goes over the wire.
@@ -16,18 +17,6 @@ pub(crate) struct RawRecord {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) payload: Option<Vec<u8>>,
     pub(crate) headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-}
-
-/// The Castagnoli checksum, bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = !0_u32;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
 }
 
 fn varint(out: &mut Vec<u8>, value: i64) {

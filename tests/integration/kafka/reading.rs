@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use horizons::kafka::record::UNREADABLE_HEADER;
 use horizons_actors::ids::{Incarnation, Offset, Topic};
 use horizons_actors::lane::credit::CreditLimits;
-use horizons_actors::ports::log::LogError;
+use horizons_actors::ports::log::{LogEnds, LogError};
 
 use super::raw::{RawRecord, produce_raw};
 use super::world::{Manner, Member, PLENTY, Store, World, ask, lifecycle};
@@ -59,7 +59,7 @@ fn reader_is_started_at_the_stored_offset_and_not_before_it_is_asked() {
     let batches_before = member.told().batches;
     member.restart(lifecycle(3));
     member.wait_applied(30);
-    wait_for("the end", || member.told().ends.get(&lifecycle(3)) == Some(&Offset(50)));
+    wait_for("the end", || member.told().ends.get(&lifecycle(3)) == Some(&LogEnds::closed(Offset(50))));
 
     assert_eq!((end, batches_before), (Offset(50), 0));
     assert_eq!(store.of(lifecycle(3)).offsets, (20..50).collect::<Vec<u64>>());

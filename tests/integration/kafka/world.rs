@@ -13,8 +13,11 @@ use horizons::kafka::config::KafkaConfig;
 use horizons::kafka::topics::{self, TopicAdmin};
 use horizons_actors::ids::{Group, Incarnation, LogId, LogTopic, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::lane::credit::{Credit, CreditLimits, CreditPool, GlobalCredit};
+use horizons_actors::lane::start::start_answer;
 use horizons_actors::ports::Reply;
-use horizons_actors::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
+use horizons_actors::ports::log::{
+    EventLog, Inspection, LogEnds, LogError, LogReader, LogSink, Revocation, StartAnswer,
+};
 use horizons_actors::record::{Digest32, LogRecord, RecordBatch};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -278,7 +281,7 @@ impl Store {
             stored.offsets.push(record.offset.0);
             stored.payloads.push(record.payload.as_ref().map(|payload| payload.to_vec()));
         }
-        stored.last = batch.records.last().map(|record| record.fingerprint());
+        stored.last = batch.records.last().map(|record| record.fingerprint()).or(stored.last);
         true
     }
 }
@@ -302,7 +305,7 @@ pub(crate) struct Told {
     pub(crate) revoked: Vec<TopicPartition>,
     pub(crate) lost: Vec<TopicPartition>,
     pub(crate) broken: Vec<(TopicPartition, Incarnation)>,
-    pub(crate) ends: BTreeMap<TopicPartition, Offset>,
+    pub(crate) ends: BTreeMap<TopicPartition, LogEnds>,
     pub(crate) health: Vec<Result<(), LogError>>,
     pub(crate) batches: usize,
     /// How long stamped records were on their way.
@@ -318,6 +321,8 @@ struct Sink {
     /// Partitions that were assigned before the reader was known.
     early: Mutex<Vec<TopicPartition>>,
     told: Mutex<Told>,
+    /// Whether what is applied is told, as lanes do.
+    tells_positions: std::sync::atomic::AtomicBool,
     /// Credit is kept while set.
     keeps_credit: std::sync::atomic::AtomicBool,
     credit: Mutex<Vec<Credit>>,
@@ -368,7 +373,12 @@ impl LogSink for Sink {
         told.batches += 1;
         told.delays.extend(delays);
         drop(told);
-        self.store.apply(&batch);
+        if self.store.apply(&batch)
+            && self.tells_positions.load(Ordering::SeqCst)
+            && let Some(reader) = self.reader.get()
+        {
+            reader.commit_advisory(batch.topic_partition, batch.next);
+        }
         let mut records = locked(&self.records);
         let room = RECORDS_KEPT - records.len();
         records.extend(batch.records.iter().take(room).cloned());
@@ -382,7 +392,7 @@ impl LogSink for Sink {
         locked(&self.told).broken.push((partition, incarnation));
     }
 
-    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+    fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
         locked(&self.told).ends.extend(ends);
     }
 
@@ -417,6 +427,7 @@ impl Member {
             manner,
             early: Mutex::default(),
             told: Mutex::default(),
+            tells_positions: std::sync::atomic::AtomicBool::new(false),
             keeps_credit: std::sync::atomic::AtomicBool::new(false),
             credit: Mutex::default(),
             records: Mutex::default(),
@@ -447,6 +458,32 @@ impl Member {
     pub(crate) fn restart(&self, partition: TopicPartition) -> Incarnation {
         self.sink.open(partition);
         Incarnation(self.store.of(partition).epoch)
+    }
+
+    /// Tells the reader what is applied from now on, as lanes do.
+    pub(crate) fn tell_positions(&self) {
+        self.sink.tells_positions.store(true, Ordering::SeqCst);
+    }
+
+    /// Looks at a partition from where the store stands, as a lane does when it opens.
+    pub(crate) fn look(&self, partition: TopicPartition) -> (Inspection, StartAnswer) {
+        let stored = self.store.of(partition);
+        let next = Some(Offset(stored.next));
+        let mut looked = None;
+        // A topic that was just made may have no leader yet.
+        wait_for("a look at the log", || {
+            looked = match ask(self.reader.inspect(partition, next)) {
+                Ok(inspection) => Some(inspection),
+                Err(error) => {
+                    assert!(error.is_transient(), "{error}");
+                    None
+                }
+            };
+            looked.is_some()
+        });
+        let inspection = looked.unwrap();
+        let answer = start_answer(next, stored.last, &inspection);
+        (inspection, answer)
     }
 
     /// Keeps the credit of what is read from now on.

@@ -1,5 +1,5 @@
-//! A log that is not the one that was read: cut short under a stopped consumer, or made anew with fewer and with
-//! more records. The lane stops and says so; an operator decides; the other lanes do not notice.
+//! A log that is not the one that was read: cut short under a stopped consumer, made anew with fewer and with more
+//! records, or damaged in a broker's file. The lane stops and says so; an operator decides; the other lanes do not notice.
 
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use crate::process::crash::settle;
 use crate::process::look::Look;
 use crate::process::server::{Server, World, wait_for};
 use crate::services::kafka::Kafka;
+use crate::services::segments::{self, Damage};
 
 /// The topic that is damaged: only the auditor follows it, and it takes any bytes.
 const TOPIC: &str = "system-health";
@@ -137,4 +138,18 @@ fn log_truncated_under_a_stopped_consumer_waits_for_a_decision() {
     };
 
     damaged("truncated", damage, &behind[BEFORE / 2..]);
+}
+
+#[test]
+fn corrupt_batch_under_a_stopped_consumer_waits_for_a_decision() {
+    let behind = records("behind", BEFORE);
+    let damage = |outside: &Outside<'_>| {
+        produce(outside, &records("broken", 1));
+        produce(outside, &behind);
+        let topic = outside.name(TOPIC);
+        let batch = segments::damage(Kafka::shared(), &topic, 0, BEFORE as u64, Damage::Flipped);
+        assert_eq!((batch.base, batch.next), (BEFORE as u64, BEFORE as u64 + 1), "the record is alone");
+    };
+
+    damaged("a corrupt batch", damage, &behind);
 }

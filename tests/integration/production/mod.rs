@@ -26,4 +26,5 @@ mod partitioners;
 mod relay;
 mod secure;
 mod stage;
+mod transactions;
 mod wire;

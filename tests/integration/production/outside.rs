@@ -77,6 +77,26 @@ impl<'a> Outside<'a> {
         assert_eq!(producer.in_flight_count(), 0);
     }
 
+    /// Writes records to one partition in a transaction, and leaves it open.
+    pub(super) fn begin(&self, topic: &str, partition: i32, payloads: &[&[u8]]) -> BaseProducer {
+        let id = format!("{}{}", self.prefix, super::stage::unique());
+        let producer: BaseProducer = self.kafka.direct_client().set("transactional.id", id).create().unwrap();
+        producer.init_transactions(CALL_LIMIT).unwrap();
+        producer.begin_transaction().unwrap();
+        let name = self.name(topic);
+        for payload in payloads {
+            let record = BaseRecord::to(&name).partition(partition).key(&b"key"[..]).payload(*payload);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(CALL_LIMIT).unwrap();
+        producer
+    }
+
+    /// Writes records to one partition in a transaction, and aborts it.
+    pub(super) fn abort(&self, topic: &str, partition: i32, payloads: &[&[u8]]) {
+        self.begin(topic, partition, payloads).abort_transaction(CALL_LIMIT).unwrap();
+    }
+
     /// Writes the event that begins a job of another producer's.
     pub(super) fn produce_event(&self, job: &str, partition: i32) {
         let (key, payload, headers) = external_event(job);

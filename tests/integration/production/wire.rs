@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::stage::{Engine, Stage, place_on};
+use super::members::LANES;
+use super::outside::Outside;
+use super::stage::{Engine, Stage, place_on, wait_for_lanes};
 use crate::process::server::pass;
 use crate::services::kafka::{Kafka, KafkaOptions};
 use crate::services::proxy::{Cut, Direction, Faults, Swallow};
@@ -54,5 +56,28 @@ fn connections_to_kafka_cut_and_slowed_lose_and_double_nothing() {
         });
         println!("{name} for {FAULT:?}: works after {took:?}");
     }
+    stage.finish();
+}
+
+#[test]
+fn byte_flipped_once_on_its_way_from_kafka_loses_and_doubles_nothing() {
+    let kafka = Kafka::with(KafkaOptions { proxied: true, ..KafkaOptions::default() });
+    let place = place_on(Engine::Sqlite, &kafka);
+    let mut stage = Stage::at("a flipped byte", place.clone());
+    let outside = Outside::of(&kafka, &place.events);
+    let proxy = kafka.proxy(1);
+
+    let took = stage.while_working(|on| {
+        proxy.flip_once(b"changed on its way");
+        outside.produce("system-health", 1, &[(b"key", b"changed on its way")]);
+        crate::process::server::wait_for("the byte to come by", || proxy.has_flipped());
+        on.wait_until_it_works()
+    });
+    println!("a byte flipped: works after {took:?}");
+    wait_for_lanes(stage.client(), LANES);
+    let gaps = stage.client().get("/gaps").json();
+    stage.load.ledger.lock().unwrap().foreign.push(("system-health", "key".to_owned()));
+
+    assert_eq!(gaps["gaps"], serde_json::json!([]));
     stage.finish();
 }

@@ -16,6 +16,7 @@ pub(crate) mod promtool;
 pub(crate) mod proxy;
 mod proxy_connection;
 mod proxy_tests;
+pub(crate) mod segments;
 pub(crate) mod tools;
 mod topics;
 pub(crate) mod wait;

@@ -119,6 +119,8 @@ pub(super) struct Orders {
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) trigger: Mutex<Option<Trigger>>,
+    /// The last byte of the first such bytes from the server is changed.
+    pub(super) flip: Mutex<Option<Vec<u8>>>,
     pub(super) open: AtomicUsize,
     pub(super) accepted: AtomicUsize,
     pub(super) fired: AtomicUsize,
@@ -253,6 +255,16 @@ impl FaultProxy {
         how: Cut,
     ) {
         *self.shared.trigger() = Some(Trigger { direction, when: When::After(Box::new(is_such)), how });
+    }
+
+    /// Changes the last byte of the next such bytes that the server sends, once; they must come in one piece.
+    pub(crate) fn flip_once(&self, bytes: &[u8]) {
+        *self.shared.flip.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
+    }
+
+    /// Whether bytes that were to be changed have come by.
+    pub(crate) fn has_flipped(&self) -> bool {
+        self.shared.flip.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// How many connections were cut by `cut_after`, `cut_before` and `cut_behind`.

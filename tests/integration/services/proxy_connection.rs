@@ -188,6 +188,7 @@ impl Way<'_> {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             let mut bytes = buffer[..count].to_vec();
+            self.flip(&mut bytes);
             let cut = self.cut_by_trigger(&mut seen, &mut bytes);
             let due = Instant::now() + faults.latency;
             // A writer that is gone has told why.
@@ -235,6 +236,22 @@ impl Way<'_> {
             }
         }
         if self.to.control.shutdown(Shutdown::Write).is_ok() { End::Done } else { End::Broken }
+    }
+
+    /// Changes a byte of a piece, if that is what is wanted and the place comes by.
+    fn flip(&self, bytes: &mut [u8]) {
+        if self.direction != Direction::Down {
+            return;
+        }
+        let mut wanted = self.shared.flip.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let place = wanted.as_ref().and_then(|wanted| {
+            let at = bytes.windows(wanted.len()).position(|window| window == wanted)?;
+            Some(at + wanted.len() - 1)
+        });
+        if let Some(byte) = place.and_then(|place| bytes.get_mut(place)) {
+            *byte ^= 0x01;
+            *wanted = None;
+        }
     }
 
     /// Looks whether the trigger fires at this piece; shortens the piece to what still arrives.

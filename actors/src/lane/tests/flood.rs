@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use super::world::{LIMIT, Options, World, event, lane_of, run};
-use crate::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LogId, Topic, TopicPartition};
 use crate::lane::LANE_MAILBOX;
 use crate::lane::credit::CreditPool;
-use crate::ports::log::{EventLog, LogError, LogReader, LogSink, Revocation};
+use crate::ports::log::{EventLog, LogEnds, LogError, LogReader, LogSink, Revocation};
 use crate::record::RecordBatch;
 use crate::testkit::{SimulatedLog, wait_until};
 
@@ -100,7 +100,7 @@ impl LogSink for GatheringSink {
         self.sink.broken(partition, incarnation);
     }
 
-    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+    fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
         self.sink.ends(ends);
     }
 }

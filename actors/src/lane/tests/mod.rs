@@ -1,6 +1,7 @@
 //! Lanes, dispatcher and supervisor as a whole, over the test kit's store and log.
 
 mod brake;
+mod corrupt;
 mod faults;
 mod flood;
 mod home;

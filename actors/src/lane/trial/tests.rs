@@ -40,7 +40,7 @@ fn opened(starts_at_next: u32, starts_aside: u32, trials: Vec<Trial>) -> LaneOpe
         starts_at_next,
         starts_aside,
         trials,
-        has_open_gap: false,
+        open_gap: None,
         parked: Vec::new(),
         desired: DesiredState::Running,
         held_because: None,

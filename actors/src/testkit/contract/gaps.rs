@@ -83,7 +83,7 @@ pub async fn gap_found_again_is_one_row_with_what_was_found_last(store: Arc<impl
     note(&*store, &owner, Some(gap(GapKind::Replaced, 5))).await;
     let opened = open(&*store).await;
 
-    assert!(opened.has_open_gap);
+    assert_eq!(opened.open_gap, Some(GapKind::Replaced));
     let expected =
         StoredGap { lane: lane(), generation: Generation(0), gap: gap(GapKind::Replaced, 5), decision: None };
     assert_eq!(listed(&*store).await, [expected]);
@@ -97,7 +97,7 @@ pub async fn gap_gone_by_itself_is_forgotten(store: Arc<impl Store>) {
     note(&*store, &owner, None).await;
     let opened = open(&*store).await;
 
-    assert!(!opened.has_open_gap);
+    assert_eq!(opened.open_gap, None);
     assert_eq!(listed(&*store).await, []);
 }
 
@@ -142,6 +142,28 @@ pub async fn gap_accepted_as_seen_or_not_at_all(store: Arc<impl Store>) {
     assert_eq!(acts(&*store), ["act"]);
 }
 
+/// Records that cannot be read are given up: the lane goes on at the first one behind them, also where it has read
+/// nothing yet.
+pub async fn gap_corrupt_accepted_goes_on_behind_it(store: Arc<impl Store>) {
+    let first = Owner::new(lane(), &open(&*store).await);
+    let at_the_beginning = FoundGap { next: Offset(0), ..gap(GapKind::Corrupt, 4) };
+    note(&*store, &first, Some(at_the_beginning)).await;
+
+    let accepted = accept(&*store, acceptance(&at_the_beginning)).await;
+    let owner = Owner::new(lane(), &open(&*store).await);
+    let later = FoundGap { next: Offset(4), ..gap(GapKind::Corrupt, 9) };
+    note(&*store, &owner, Some(later)).await;
+    let opened = open(&*store).await;
+    let accepted_later = accept(&*store, acceptance(&later)).await;
+    let gone_on = open(&*store).await;
+
+    let resumes_at = |at| GapAccepted::Accepted { generation: Generation(0), resumes_at: Offset(at) };
+    assert_eq!((accepted, accepted_later), (resumes_at(4), resumes_at(9)));
+    assert_eq!((opened.next, opened.open_gap), (Some(Offset(4)), Some(GapKind::Corrupt)));
+    assert_eq!((gone_on.next, gone_on.open_gap), (Some(Offset(9)), None));
+    assert!(listed(&*store).await.iter().all(|gap| gap.decision.is_some()));
+}
+
 /// What was trimmed is given up: the lane goes on at the low watermark, and no older incarnation writes to it.
 pub async fn gap_trimmed_accepted_goes_on_at_low_and_fences(store: Arc<impl Store>) {
     let owner = at_one(&*store).await;
@@ -156,7 +178,7 @@ pub async fn gap_trimmed_accepted_goes_on_at_low_and_fences(store: Arc<impl Stor
     assert_eq!(answer, GapAccepted::Accepted { generation: Generation(0), resumes_at: Offset(3) });
     assert!(matches!(late, Err(CommitError::Fenced)), "{late:?}");
     assert_eq!((opened.next, opened.last_fingerprint), (Some(Offset(3)), None));
-    assert_eq!((opened.generation, opened.has_open_gap), (Generation(0), false));
+    assert_eq!((opened.generation, opened.open_gap), (Generation(0), None));
     let decision = gaps.first().and_then(|gap| gap.decision.clone()).expect("the decision is listed");
     assert_eq!((decision.decided_by, decision.decided_at), (id("operator"), at(8)));
     assert_eq!(decision.reason.as_deref(), Some("topic was made anew"));

@@ -49,7 +49,7 @@ pub async fn open_lane_first_time_finds_nothing(store: Arc<impl Store>) {
     assert_eq!((opened.next, opened.last_fingerprint, opened.next_timer), (None, None, None));
     assert_eq!((opened.starts_at_next, opened.starts_aside), (0, 0));
     assert_eq!((opened.generation, opened.desired), (Generation(0), DesiredState::Running));
-    assert!(opened.parked.is_empty() && opened.trials.is_empty() && !opened.has_open_gap);
+    assert!(opened.parked.is_empty() && opened.trials.is_empty() && opened.open_gap.is_none());
 }
 
 /// Every opening takes a new epoch, whoever opens.

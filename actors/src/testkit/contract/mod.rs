@@ -65,6 +65,7 @@ macro_rules! store_contract {
             gaps::gap_of_other_epoch_is_not_noted,
             gaps::gap_accepted_as_seen_or_not_at_all,
             gaps::gap_trimmed_accepted_goes_on_at_low_and_fences,
+            gaps::gap_corrupt_accepted_goes_on_behind_it,
             gaps::gap_replaced_accepted_begins_new_generation,
             gaps::generations_are_listed_side_by_side,
             log::append_records_answers_offsets_without_holes,

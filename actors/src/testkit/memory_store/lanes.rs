@@ -113,7 +113,7 @@ impl LaneTables {
             starts_at_next: self.trials.starts_at_next,
             starts_aside: self.trials.starts_aside,
             trials: self.trials.list(),
-            has_open_gap: self.gap.is_some(),
+            open_gap: self.gap.map(|gap| gap.kind),
             parked: self.parked_states(),
             desired: self.desired,
             held_because: self.held_because.clone(),
@@ -366,7 +366,7 @@ pub(super) fn accept_gap(state: &mut State, command: &Command, acceptance: &GapA
     let Some((tables, gap)) = tables.and_then(|tables| tables.gap.map(|gap| (tables, gap))) else {
         return GapAccepted::NoGap;
     };
-    if !acceptance.is_about(&gap) || tables.next != Some(gap.next) {
+    if !acceptance.is_about(&gap) || tables.next.is_some_and(|next| next != gap.next) {
         return GapAccepted::Changed(gap);
     }
     tables.gap = None;

@@ -13,7 +13,7 @@ use super::{Announcement, Delivery, LogState, MemberId, Shared};
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
 use crate::lane::credit::CreditPool;
 use crate::ports::Reply;
-use crate::ports::log::{Inspection, LogError, LogReader, LogSink};
+use crate::ports::log::{Inspection, LogEnds, LogError, LogReader, LogSink};
 use crate::record::RecordBatch;
 
 /// How long the task waits after a failed read or a batch that was handed back.
@@ -23,7 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 enum Step {
     Announce(Announcement),
     Deliver(RecordBatch),
-    TellEnds(Vec<(TopicPartition, Offset)>),
+    TellEnds(Vec<(TopicPartition, LogEnds)>),
     Retry,
     Idle,
     End,
@@ -43,7 +43,7 @@ pub(super) struct MemberTask {
     /// A batch that the sink handed back.
     pub(super) handed_back: Option<RecordBatch>,
     /// The ends that the sink was told of.
-    pub(super) ends: BTreeMap<TopicPartition, Offset>,
+    pub(super) ends: BTreeMap<TopicPartition, LogEnds>,
 }
 
 impl MemberTask {
@@ -113,14 +113,14 @@ impl MemberTask {
     }
 
     /// Finds the assigned partitions whose end is not what the sink was told last.
-    fn changed_ends(&mut self, shared: &Shared, state: &mut LogState) -> Vec<(TopicPartition, Offset)> {
+    fn changed_ends(&mut self, shared: &Shared, state: &mut LogState) -> Vec<(TopicPartition, LogEnds)> {
         let Some(member) = state.members.get(self.member.0) else { return Vec::new() };
         let mut changed = Vec::new();
         for partition in &member.assigned {
             let view = state.views.entry(*partition).or_default();
-            let end = view.high(shared.source.heads().end(*partition));
-            if self.ends.insert(*partition, end) != Some(end) {
-                changed.push((*partition, end));
+            let ends = view.ends(shared.source.heads().end(*partition));
+            if self.ends.insert(*partition, ends) != Some(ends) {
+                changed.push((*partition, ends));
             }
         }
         changed
@@ -148,6 +148,24 @@ impl MemberTask {
         }
         if from == log_end {
             return Step::Idle;
+        }
+        if let Some(until) = view.unreadable_until(from) {
+            if delivery.applied < from {
+                // What comes before is applied first.
+                return Step::Idle;
+            }
+            let incarnation = delivery.incarnation;
+            if delivery.applied < until {
+                member.deliveries.remove(&partition);
+                return Step::Announce(Announcement::Broken(partition, incarnation));
+            }
+            // Only the duplicate window would have them.
+            let Some(credit) = self.credits.try_take(partition, 0, 0) else { return Step::Idle };
+            delivery.position = until;
+            let (topic_partition, records) = (partition, Vec::new());
+            let batch =
+                RecordBatch { topic_partition, incarnation, from, next: until, records, log_end, credit };
+            return Step::Deliver(batch);
         }
         if state.failing_reads.get_mut(&partition).is_some_and(super::count_down) {
             return Step::Retry;
@@ -208,6 +226,12 @@ impl MemberReader {
 impl LogReader for MemberReader {
     fn inspect(&self, partition: TopicPartition, next: Option<Offset>) -> Reply<Inspection, LogError> {
         self.call(|state| {
+            if let Some(member) = state.members.get_mut(self.member.0) {
+                match next {
+                    Some(next) => drop(member.inspected.insert(partition, next)),
+                    None => drop(member.inspected.remove(&partition)),
+                }
+            }
             let view = state.views.entry(partition).or_default();
             view.inspect(&*self.shared.source, partition, next)
                 .map_err(|error| LogError::Unavailable(error.to_string()))
@@ -232,7 +256,8 @@ impl LogReader for MemberReader {
         }
         let started = member.deliveries.get(&partition).map(|delivery| delivery.incarnation);
         if started.is_none_or(|started| started <= incarnation) {
-            member.deliveries.insert(partition, Delivery { incarnation, position: from });
+            let applied = member.inspected.get(&partition).copied().unwrap_or(from);
+            member.deliveries.insert(partition, Delivery { incarnation, position: from, applied });
         }
         self.wake.notify_one();
         Ok(())
@@ -255,6 +280,11 @@ impl LogReader for MemberReader {
 
     fn commit_advisory(&self, partition: TopicPartition, next: Offset) {
         let mut state = locked(&self.shared.state);
+        let member = state.members.get_mut(self.member.0);
+        if let Some(delivery) = member.and_then(|member| member.deliveries.get_mut(&partition)) {
+            delivery.applied = delivery.applied.max(next);
+        }
+        self.wake.notify_one();
         // A zombie's commit is refused by the log, and nobody waits for the answer.
         if !state.is_away && state.owner(&self.group, partition) == Some(self.member) {
             state.groups.entry(self.group.clone()).or_default().offsets.insert(partition, next);

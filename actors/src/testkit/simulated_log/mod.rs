@@ -80,6 +80,8 @@ enum Announcement {
 struct Delivery {
     incarnation: Incarnation,
     position: Offset,
+    /// How far the lane is, as it asked or told last.
+    applied: Offset,
 }
 
 /// What the log knows of a member.
@@ -90,6 +92,8 @@ struct Member {
     /// What the member believes to be its own; a zombie believes more than is true.
     assigned: BTreeSet<TopicPartition>,
     deliveries: BTreeMap<TopicPartition, Delivery>,
+    /// Where lanes said that they stand, before they start.
+    inspected: BTreeMap<TopicPartition, Offset>,
     announcements: VecDeque<Announcement>,
     is_closed: bool,
 }
@@ -383,6 +387,21 @@ impl SimulatedLog {
         self.change_view(partition, |view, _| view.hide(offset));
     }
 
+    /// Makes the records from one offset to before another unreadable, as a broker's broken disk does.
+    pub fn corrupt(&self, partition: TopicPartition, from: Offset, until: Offset) {
+        self.change_view(partition, |view, _| view.corrupt(from, until));
+    }
+
+    /// Makes the records of a partition readable again, as another replica that takes over.
+    pub fn mend(&self, partition: TopicPartition) {
+        self.change_view(partition, |view, _| view.mend());
+    }
+
+    /// Opens a transaction that holds readers back from an offset on; none ends it.
+    pub fn hold_at(&self, partition: TopicPartition, open_from: Option<Offset>) {
+        self.change_view(partition, |view, _| view.hold_at(open_from));
+    }
+
     fn change_view(&self, partition: TopicPartition, change: impl FnOnce(&mut View, Offset)) {
         let source_end = self.shared.source.heads().end(partition);
         let mut state = locked(&self.shared.state);
@@ -445,6 +464,7 @@ impl EventLog for SimulatedLog {
                 wake: Arc::clone(&wake),
                 assigned: BTreeSet::new(),
                 deliveries: BTreeMap::new(),
+                inspected: BTreeMap::new(),
                 announcements: VecDeque::new(),
                 is_closed: false,
             });

@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::ids::{LogTopic, Partition};
 use crate::lane::credit::{CreditLimits, GlobalCredit};
+use crate::ports::log::LogEnds;
 use crate::record::{Headers, OutgoingRecord, RecordBatch};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,7 +28,7 @@ struct Recorder {
     batches: Mutex<Vec<RecordBatch>>,
     revocations: Mutex<Vec<Revocation>>,
     broken: Mutex<Vec<(TopicPartition, Incarnation)>>,
-    ends: Mutex<Vec<(TopicPartition, Offset)>>,
+    ends: Mutex<Vec<(TopicPartition, LogEnds)>>,
     is_full: AtomicBool,
     handed_back: AtomicUsize,
 }
@@ -70,7 +71,7 @@ impl LogSink for Recorder {
         locked(&self.broken).push((partition, incarnation));
     }
 
-    fn ends(&self, ends: Vec<(TopicPartition, Offset)>) {
+    fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
         locked(&self.ends).extend(ends);
     }
 }
@@ -343,7 +344,7 @@ async fn ends_are_told_without_credit_and_without_a_lane() {
 
     append(&store, FIRST, 3);
 
-    wait_until("the end", LIMIT, || locked(&sink.ends).contains(&(FIRST, Offset(3)))).await;
+    wait_until("the end", LIMIT, || locked(&sink.ends).contains(&(FIRST, LogEnds::closed(Offset(3))))).await;
     assert_eq!(sink.offsets(FIRST), Vec::<u64>::new());
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::ids::{Offset, TopicPartition};
-use crate::ports::log::{Inspection, RecordSource};
+use crate::ports::log::{Inspection, LogEnds, RecordSource};
 use crate::ports::store::StoreError;
 use crate::record::LogRecord;
 
@@ -27,11 +27,16 @@ pub(super) struct View {
     runs: Vec<Run>,
     /// Offsets that hold nothing a reader is given.
     hidden: BTreeSet<u64>,
+    /// Offsets whose records cannot be read: from, and until.
+    corrupt: Option<(u64, u64)>,
+    /// Where the first open transaction begins.
+    open_from: Option<u64>,
 }
 
 impl Default for View {
     fn default() -> Self {
-        Self { low: 0, runs: vec![Run { seen_from: 0, source_from: 0 }], hidden: BTreeSet::new() }
+        let runs = vec![Run { seen_from: 0, source_from: 0 }];
+        Self { low: 0, runs, hidden: BTreeSet::new(), corrupt: None, open_from: None }
     }
 }
 
@@ -51,7 +56,7 @@ impl View {
     /// Removes all records; what is appended later starts at 0.
     pub(super) fn recreate(&mut self, source_end: Offset) {
         let runs = vec![Run { seen_from: 0, source_from: source_end.0 }];
-        *self = Self { low: 0, runs, hidden: BTreeSet::new() };
+        *self = Self { runs, ..Self::default() };
     }
 
     /// Makes an offset hold nothing that a reader is given.
@@ -59,10 +64,38 @@ impl View {
         self.hidden.insert(offset.0);
     }
 
-    /// Gives the offset that the next record would get.
-    pub(super) fn high(&self, source_end: Offset) -> Offset {
+    /// Makes records unreadable.
+    pub(super) fn corrupt(&mut self, from: Offset, until: Offset) {
+        self.corrupt = Some((from.0, until.0));
+    }
+
+    /// Makes all records readable again.
+    pub(super) fn mend(&mut self) {
+        self.corrupt = None;
+    }
+
+    /// Gives where reading goes on if an offset cannot be read.
+    pub(super) fn unreadable_until(&self, offset: Offset) -> Option<Offset> {
+        self.corrupt
+            .filter(|(from, until)| (*from..*until).contains(&offset.0))
+            .map(|(_, until)| Offset(until))
+    }
+
+    /// Opens a transaction that holds readers back from an offset on, or ends it.
+    pub(super) fn hold_at(&mut self, open_from: Option<Offset>) {
+        self.open_from = open_from.map(|offset| offset.0);
+    }
+
+    /// Gives where the partition ends.
+    pub(super) fn ends(&self, source_end: Offset) -> LogEnds {
         let last = self.runs.last().copied().unwrap_or(Run { seen_from: 0, source_from: 0 });
-        Offset(last.seen_from + source_end.0.saturating_sub(last.source_from))
+        let high = Offset(last.seen_from + source_end.0.saturating_sub(last.source_from));
+        LogEnds { stable: self.open_from.map_or(high, |from| high.min(Offset(from))), high }
+    }
+
+    /// Gives the offset up to which readers are given records.
+    pub(super) fn high(&self, source_end: Offset) -> Offset {
+        self.ends(source_end).stable
     }
 
     /// Gives the offset of the oldest retained record, or the end of an empty partition.
@@ -95,6 +128,10 @@ impl View {
         max_bytes: usize,
     ) -> Result<(Vec<LogRecord>, Offset), StoreError> {
         let (source_from, length) = self.locate(from);
+        let stops = [self.corrupt.map(|(from, _)| from), self.open_from];
+        let until_stop = stops.into_iter().flatten().filter_map(|stop| stop.checked_sub(from.0)).min();
+        let length =
+            length.min(until_stop.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX)));
         let mut records = source.read(partition, source_from, max_records.min(length), max_bytes)?;
         for record in &mut records {
             record.offset = Offset(from.0 + (record.offset.0 - source_from.0));
@@ -124,6 +161,7 @@ impl View {
                 }
             },
         };
-        Ok(Inspection { low, high, previous })
+        let unreadable_until = self.unreadable_until(next.unwrap_or(low));
+        Ok(Inspection { low, high, previous, unreadable_until })
     }
 }
