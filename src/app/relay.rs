@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use horizons_actors::clock::Clock;
+use horizons_actors::ids::Offset;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::outbox::{OutboxPartition, OutboxStore, RelayId, SetAsideRecord};
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
 use horizons_actors::ports::store::StoreError;
 use prometheus::Registry;
@@ -68,8 +70,12 @@ impl RelayView for RelayPort {
         }
     }
 
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
-        self.outbox.set_aside_records(limit)
+    fn set_aside_records(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError> {
+        self.outbox.set_aside_records_after(after, limit)
     }
 
     fn try_again(&self, partition: OutboxPartition) {

@@ -27,6 +27,9 @@ pub(super) enum JobsCommand {
         after_help = "Examples:\n  horizons jobs list\n  horizons jobs list --status FAILED --limit 10 --json"
     )]
     List {
+        /// Submitted here (`owned`) or by other producers (`external`) only
+        #[arg(long, value_parser = ["owned", "external"])]
+        origin: Option<String>,
         /// Submitted by this user only
         #[arg(long, value_name = "NAME")]
         of: Option<String>,
@@ -84,8 +87,9 @@ pub(super) struct SubmitArguments {
     client: ClientOptions,
 }
 
-const COLUMNS: [(&str, &str); 6] = [
+const COLUMNS: [(&str, &str); 7] = [
     ("JOB", "job_id"),
+    ("ORIGIN", "origin"),
     ("STATUS", "status"),
     ("ATTEMPT", "attempt"),
     ("AGENT", "agent"),
@@ -100,8 +104,9 @@ const WAIT_POLL: Duration = Duration::from_millis(200);
 pub(super) fn run(command: JobsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     match command {
         JobsCommand::Submit(arguments) => submit(&arguments, context),
-        JobsCommand::List { of, status, page, client } => {
+        JobsCommand::List { origin, of, status, page, client } => {
             let call = Call::get("/jobs")
+                .query("origin", origin)
                 .query("user", of)
                 .query("status", status)
                 .query("limit", Some(page.limit))

@@ -299,3 +299,10 @@ struct PageOptions {
     #[arg(long)]
     cursor: Option<String>,
 }
+
+impl PageOptions {
+    /// Asks for that page of a list.
+    fn of<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.query("limit", Some(self.limit)).query("cursor", self.cursor.as_ref())
+    }
+}

@@ -7,7 +7,7 @@ use crate::exit::{Exit, Failure};
 
 use super::client::{Call, ClientOptions, base64_bytes, base64_text};
 use super::lane::LaneArguments;
-use super::{Context, ask, print_done, print_page};
+use super::{Context, PageOptions, ask, print_done, print_page};
 
 /// Look at parked keys, release them or give their poison event up
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,8 @@ pub(super) enum ParkedCommand {
     /// List parked keys
     #[command(after_help = "Examples:\n  horizons parked list\n  horizons parked list --json")]
     List {
+        #[command(flatten)]
+        page: PageOptions,
         #[command(flatten)]
         client: ClientOptions,
     },
@@ -64,8 +66,8 @@ const COLUMNS: [(&str, &str); 8] = [
 /// Runs one of the commands.
 pub(super) fn run(command: ParkedCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     match command {
-        ParkedCommand::List { client } => {
-            let mut answer = ask(&client, context, Call::get("/parked"))?;
+        ParkedCommand::List { page, client } => {
+            let mut answer = ask(&client, context, page.of(Call::get("/parked")))?;
             name_keys(&mut answer.body);
             print_page(&client, context, &COLUMNS, &answer)
         }

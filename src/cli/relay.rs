@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::exit::{Exit, Failure};
 
 use super::client::{Call, ClientOptions};
-use super::{Context, Form, ask, print_done, print_page, with_output};
+use super::{Context, Form, PageOptions, ask, print_done, print_page, with_output};
 
 /// See how publishing to Kafka stands, and take a refused record out of the way
 #[derive(Debug, Subcommand)]
@@ -20,6 +20,8 @@ pub(super) enum RelayCommand {
     /// List records that were set aside
     #[command(after_help = "Example:\n  horizons relay list --json")]
     List {
+        #[command(flatten)]
+        page: PageOptions,
         #[command(flatten)]
         client: ClientOptions,
     },
@@ -80,8 +82,8 @@ pub(super) fn run(command: &RelayCommand, context: &Context<'_>) -> Result<Exit,
             let answer = ask(client, context, Call::get("/relay"))?;
             print_status(client, context, &answer.body)
         }
-        RelayCommand::List { client } => {
-            let mut answer = ask(client, context, Call::get("/relay/set-aside"))?;
+        RelayCommand::List { page, client } => {
+            let mut answer = ask(client, context, page.of(Call::get("/relay/set-aside")))?;
             for row in answer.body.get_mut("set_aside").and_then(Value::as_array_mut).into_iter().flatten() {
                 let offset = row.pointer("/record/offset").cloned();
                 if let (Some(row), Some(offset)) = (row.as_object_mut(), offset) {

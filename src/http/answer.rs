@@ -57,10 +57,3 @@ pub(super) fn with_lane(lane: &LaneKey, row: Value) -> Value {
     }
     named
 }
-
-/// Takes the page from rows of which one more was read than wanted, and tells whether more follow.
-pub(super) fn cut_page<T>(mut rows: Vec<T>, limit: usize) -> (Vec<T>, bool) {
-    let has_more = rows.len() > limit;
-    rows.truncate(limit);
-    (rows, has_more)
-}

@@ -45,13 +45,14 @@ async fn entries(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
         }),
         limit: query.limit()?,
     };
+    let turn = shared.lists.turn().await?;
     let page = shared.state.queries.audit_entries(filter).await?;
     let next = page.next.map(|AuditPosition { topic_partition, generation, index }| {
         let TopicPartition { topic, partition } = topic_partition;
         cursor_text(CURSOR_KIND, &(topic, partition, generation, index))
     });
     let entries: Vec<Value> = page.entries.iter().map(entry_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "entries": entries, "next": next })))
+    Ok(turn.answer(&json!({ "entries": entries, "next": next })))
 }
 
 /// Reads a partition, which means something together with its topic only.

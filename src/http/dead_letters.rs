@@ -6,11 +6,10 @@ use futures_util::FutureExt;
 use horizons_actors::ids::{Generation, Group, LaneKey, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::ports::query::{DeadLetterId, StoredDeadLetter};
 use serde_json::{Value, json};
-use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{cut_page, json_answer, record_json, with_lane};
+use super::answer::{record_json, with_lane};
 use super::error::ApiError;
 use super::request::{ApiRequest, cursor_text};
 use super::route::{Route, RouteMethod};
@@ -31,11 +30,11 @@ async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
         let lane = LaneKey { group, topic_partition };
         DeadLetterId { lane, generation, offset }
     });
-    let letters = shared.state.queries.dead_letters(group, after, limit + 1).await?;
-    let (letters, has_more) = cut_page(letters, limit);
-    let next = letters.last().filter(|_| has_more).map(position_text);
+    let turn = shared.lists.turn().await?;
+    let letters = shared.state.queries.dead_letters(group, after, limit).await?;
+    let next = letters.last().filter(|_| letters.has_more).map(position_text);
     let rows: Vec<Value> = letters.iter().map(letter_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "dead_letters": rows, "next": next })))
+    Ok(turn.answer(&json!({ "dead_letters": rows, "next": next })))
 }
 
 fn position_text(letter: &StoredDeadLetter) -> String {

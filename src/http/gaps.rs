@@ -15,7 +15,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{cut_page, json_answer};
+use super::answer::json_answer;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
@@ -27,9 +27,11 @@ pub(super) const ROUTES: &[Route] = &[
 
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     let limit = request.query(&["limit"])?.limit()?;
-    let (gaps, has_more) = cut_page(shared.state.queries.gaps(limit + 1).await?, limit);
+    let turn = shared.lists.turn().await?;
+    let gaps = shared.state.queries.gaps(limit).await?;
+    let has_more = gaps.has_more;
     let gaps: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "gaps": gaps, "has_more": has_more })))
+    Ok(turn.answer(&json!({ "gaps": gaps, "has_more": has_more })))
 }
 
 async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {

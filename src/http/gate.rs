@@ -17,7 +17,9 @@ use hyper_util::service::TowerToHyperService;
 use tracing::Instrument;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
-use warp::http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{
+    CACHE_CONTROL, CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
+};
 use warp::http::{HeaderMap, Request, Uri};
 use warp::reply::Response;
 
@@ -25,7 +27,7 @@ use crate::metrics::CountedConnection;
 
 use super::Shared;
 use super::document::shortened;
-use super::error::ApiError;
+use super::error::{ApiError, RETRY_AFTER_DEFAULT};
 use super::request::{Caller, bad_parameter};
 use super::route::{MatchedTemplate, RejectedAnswer, filter_of, recover};
 use crate::telemetry::request_span;
@@ -41,6 +43,18 @@ pub(super) const CORRELATION_HEADER: &str = "X-Correlation-Id";
 
 /// The route label of requests that no route answered.
 const UNMATCHED: &str = "unmatched";
+
+/// What is answered on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// Everything.
+    Everything,
+    /// Only whether the process works: there are too many connections.
+    Probes,
+}
+
+/// Paths that are answered however many connections there are: none of them reads more than a row.
+const PROBE_PATHS: [&str; 3] = ["/live", "/ready", "/metrics"];
 
 /// The service behind every connection; clones share it.
 #[derive(Clone)]
@@ -61,7 +75,11 @@ impl Gate {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+    pub(super) async fn answer(
+        self,
+        request: Request<Incoming>,
+        serves: Serves,
+    ) -> Result<Response, Infallible> {
         let started_at = Instant::now();
         let method = request.method().clone();
         let request_id = self.shared.state.randomness.next_uuid();
@@ -73,6 +91,7 @@ impl Gate {
             check_host(request.uri(), request.headers())?;
             check_origin(request.headers())?;
             let principal = principal_of(request.headers())?;
+            check_place(serves, request.uri())?;
             Ok(Caller { request_id, correlation_id: shown_id, principal })
         });
         let mut answer = match caller {
@@ -92,6 +111,9 @@ impl Gate {
             "request answered"
         );
         let headers = answer.headers_mut();
+        if serves == Serves::Probes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let shown_id = HeaderValue::from_str(&shown_id.to_string()).expect("a UUID is ASCII");
@@ -110,6 +132,17 @@ impl Gate {
             Some(RejectedAnswer(error)) => error.into_answer(request_id),
             None => answer,
         }
+    }
+}
+
+/// Sends away what there is no place for.
+fn check_place(serves: Serves, uri: &Uri) -> Result<(), ApiError> {
+    match serves {
+        Serves::Probes if !PROBE_PATHS.contains(&uri.path()) => Err(ApiError::Busy {
+            retry_after: RETRY_AFTER_DEFAULT,
+            reason: "too many connections".to_owned(),
+        }),
+        Serves::Probes | Serves::Everything => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, UserId};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
-use horizons_actors::ports::query::{JobFilter, StoredRefusal};
+use horizons_actors::ports::query::{JobFilter, ListedJob, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,7 +23,7 @@ use warp::http::header::{HeaderValue, LOCATION};
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{cut_page, json_answer, with_lane};
+use super::answer::{json_answer, with_lane};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
 use super::gate::single;
@@ -51,6 +51,9 @@ pub(super) const ROUTES: &[Route] = &[
         handler: |s, r| metrics(s, r).boxed(),
     },
 ];
+
+/// Names the cursors of a job's timeline.
+const TIMELINE_CURSOR: &str = "steps";
 
 /// Names the cursors of this list.
 const CURSOR_KIND: &str = "jobs";
@@ -97,20 +100,34 @@ fn read_job_request(mut fields: Fields) -> Result<JobRequest, ApiError> {
 }
 
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let query = request.query(&["user", "status", "limit", "cursor"])?;
+    let query = request.query(&["origin", "user", "status", "limit", "cursor"])?;
     let limit = query.limit()?;
     let before: Option<(i64, JobId)> = query.cursor(CURSOR_KIND)?;
     let filter = JobFilter {
+        origin: query.parsed("origin", parse_origin)?,
         user_id: query.parsed("user", UserId::parse)?,
         status: query.parsed("status", parse_status)?,
         before: before.map(|(micros, job_id)| (Timestamp::from_micros(micros), job_id)),
-        limit: limit + 1,
+        limit,
     };
-    let (rows, has_more) = cut_page(shared.state.queries.jobs(filter).await?, limit);
-    let position = |row: &JobRow| cursor_text(CURSOR_KIND, &(row.submitted_at.as_micros(), &row.job_id));
-    let next = rows.last().filter(|_| has_more).map(position);
-    let jobs: Vec<Value> = rows.iter().map(row_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "jobs": jobs, "next": next })))
+    let turn = shared.lists.turn().await?;
+    let page = shared.state.queries.jobs(filter).await?;
+    let position = |job: &ListedJob| {
+        let (at, job_id) = job.position();
+        cursor_text(CURSOR_KIND, &(at.as_micros(), job_id))
+    };
+    let next = page.last().filter(|_| page.has_more).map(position);
+    let jobs = page.iter().map(|job| match job {
+        ListedJob::Owned(row) => row_json(row),
+        ListedJob::External(view) => external_json(view),
+    });
+    Ok(turn.answer(&json!({ "jobs": jobs.collect::<Vec<_>>(), "next": next })))
+}
+
+fn parse_origin(name: &str) -> Result<JobOrigin, String> {
+    let origins = [JobOrigin::Owned, JobOrigin::External];
+    let found = origins.into_iter().find(|origin| origin_name(*origin) == name);
+    found.ok_or_else(|| format!("wanted `owned` or `external`, got `{}`", shortened(name)))
 }
 
 fn parse_status(name: &str) -> Result<JobStatus, String> {
@@ -162,25 +179,29 @@ async fn cancel(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
 }
 
 async fn timeline(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    request.query(&[])?;
+    let query = request.query(&["limit", "cursor"])?;
+    let limit = query.limit_or(PAGE_MAX)?;
+    let (seen_steps, seen_refusals) = query.cursor::<(usize, usize)>(TIMELINE_CURSOR)?.unwrap_or_default();
     let job_id = job_id_of(&request)?;
+    let turn = shared.lists.turn().await?;
     let queries = &shared.state.queries;
     let (steps, refusals) = futures_util::future::try_join(
-        queries.timeline(job_id.clone(), PAGE_MAX + 1),
-        queries.refusals(job_id.clone(), PAGE_MAX + 1),
+        queries.timeline_after(job_id.clone(), seen_steps, limit),
+        queries.refusals_after(job_id.clone(), seen_refusals, limit),
     )
     .await?;
     if steps.is_empty() && refusals.is_empty() {
         find(&shared, &job_id).await?;
     }
-    let (steps, has_more_steps) = cut_page(steps, PAGE_MAX);
-    let (refusals, has_more_refusals) = cut_page(refusals, PAGE_MAX);
+    // Both lists only grow at their ends.
+    let seen = (seen_steps.saturating_add(steps.len()), seen_refusals.saturating_add(refusals.len()));
+    let next = (steps.has_more || refusals.has_more).then(|| cursor_text(TIMELINE_CURSOR, &seen));
     let body = json!({
         "steps": steps.iter().map(step_json).collect::<Vec<_>>(),
         "refusals": refusals.iter().map(refusal_json).collect::<Vec<_>>(),
-        "has_more": has_more_steps || has_more_refusals,
+        "next": next,
     });
-    Ok(json_answer(StatusCode::OK, &body))
+    Ok(turn.answer(&body))
 }
 
 async fn metrics(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {

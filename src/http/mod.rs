@@ -19,9 +19,11 @@ mod gate;
 mod health;
 mod jobs;
 mod lanes;
+mod lists;
 mod metrics;
 mod output;
 mod parked;
+mod patience;
 mod records;
 mod relay;
 mod request;
@@ -47,6 +49,7 @@ pub use server::{HttpLimits, ServeError, Served, serve};
 use crate::disk::{AttemptSpace, DiskState};
 use crate::metrics::ProcessMetrics;
 use crate::probes::Probes;
+use lists::Lists;
 use route::Route;
 
 /// Tells what an attempt takes on the disk; reads a small file, so it is asked where waiting is allowed.
@@ -95,11 +98,12 @@ impl std::fmt::Debug for AppState {
 struct Shared {
     state: AppState,
     limits: HttpLimits,
+    lists: Lists,
 }
 
 impl Shared {
     fn new(state: AppState, limits: HttpLimits) -> Self {
-        Self { state, limits }
+        Self { state, limits, lists: Lists::new(limits.lists, limits.list_wait) }
     }
 }
 

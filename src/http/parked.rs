@@ -4,21 +4,24 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::ids::UuidText;
+use horizons_actors::ids::{Generation, Group, LaneKey, Partition, Topic, TopicPartition};
 use horizons_actors::ports::commands::CommandError;
-use horizons_actors::ports::query::StoredParkedKey;
+use horizons_actors::ports::query::{ParkedId, StoredParkedKey};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{base64_text, cut_page, json_answer, with_lane};
+use super::answer::{base64_text, json_answer, with_lane};
 use super::document::invalid;
 use super::error::ApiError;
-use super::request::ApiRequest;
+use super::request::{ApiRequest, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -35,11 +38,34 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
+/// Names the cursors of this list.
+const CURSOR_KIND: &str = "parked keys";
+
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let limit = request.query(&["limit"])?.limit()?;
-    let (keys, has_more) = cut_page(shared.state.queries.parked_keys(limit + 1).await?, limit);
+    let query = request.query(&["limit", "cursor"])?;
+    let limit = query.limit()?;
+    let after: Option<(Group, Topic, Partition, Generation, String)> = query.cursor(CURSOR_KIND)?;
+    let after = after.map(|(group, topic, partition, generation, key)| {
+        let lane = LaneKey { group, topic_partition: TopicPartition { topic, partition } };
+        let key = BASE64.decode(key).map_err(|_| not_of_ours())?;
+        Ok::<_, ApiError>(ParkedId { lane, generation, key: key.into() })
+    });
+    let after = after.transpose()?;
+    let turn = shared.lists.turn().await?;
+    let keys = shared.state.queries.parked_keys_after(after, limit).await?;
+    let next = keys.last().filter(|_| keys.has_more).map(position_text);
     let parked: Vec<Value> = keys.iter().map(key_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "parked": parked, "has_more": has_more })))
+    Ok(turn.answer(&json!({ "parked": parked, "next": next })))
+}
+
+/// Says that a cursor is none that a page of parked keys has given.
+fn not_of_ours() -> ApiError {
+    bad_parameter("cursor", format!("wanted `next` of an earlier page of {CURSOR_KIND}"))
+}
+
+fn position_text(key: &StoredParkedKey) -> String {
+    let TopicPartition { topic, partition } = key.lane.topic_partition;
+    cursor_text(CURSOR_KIND, &(&key.lane.group, topic, partition, key.generation, base64_text(&key.key)))
 }
 
 fn key_json(key: &StoredParkedKey) -> Value {

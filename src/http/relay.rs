@@ -7,17 +7,17 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use horizons_actors::command::CommandKind;
 use horizons_actors::ids::{LogTopic, Offset, Partition};
-use horizons_actors::ports::outbox::SetAsideRecord;
+use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
 use horizons_actors::ports::relay::RelayView;
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
-use super::answer::{cut_page, json_answer, record_json};
+use super::answer::{json_answer, record_json};
 use super::document::{Fields, invalid};
 use super::error::ApiError;
-use super::request::ApiRequest;
+use super::request::{ApiRequest, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -39,6 +39,9 @@ pub(super) const ROUTES: &[Route] = &[
     },
 ];
 
+/// Names the cursors of this list.
+const CURSOR_KIND: &str = "records set aside";
+
 /// Gives the relay.
 ///
 /// *Errors*: [`ApiError::NotFound`] where the event log is embedded.
@@ -53,10 +56,24 @@ async fn status(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
 }
 
 async fn list_set_aside(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let limit = request.query(&["limit"])?.limit()?;
-    let (records, has_more) = cut_page(relay(&shared)?.set_aside_records(limit + 1).await?, limit);
+    let query = request.query(&["limit", "cursor"])?;
+    let limit = query.limit()?;
+    let after: Option<(String, Partition, Offset)> = query.cursor(CURSOR_KIND)?;
+    let after = after.map(|(topic, partition, offset)| {
+        let wanted = || bad_parameter("cursor", format!("wanted `next` of an earlier page of {CURSOR_KIND}"));
+        let topic = LogTopic::parse(&topic).map_err(|_| wanted())?;
+        Ok::<_, ApiError>((OutboxPartition { topic, partition }, offset))
+    });
+    let after = after.transpose()?;
+    let relay = relay(&shared)?;
+    let turn = shared.lists.turn().await?;
+    let records = relay.set_aside_records(after, limit).await?;
+    let next = records.last().filter(|_| records.has_more).map(|kept| {
+        let OutboxPartition { topic, partition } = kept.partition;
+        cursor_text(CURSOR_KIND, &(topic.to_string(), partition, kept.record.offset))
+    });
     let rows: Vec<Value> = records.iter().map(set_aside_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "set_aside": rows, "has_more": has_more })))
+    Ok(turn.answer(&json!({ "set_aside": rows, "next": next })))
 }
 
 fn set_aside_json(kept: &SetAsideRecord) -> Value {

@@ -137,11 +137,18 @@ impl Query {
     ///
     /// *Errors*: `BadParameter` when it is no number of `1..=`[`PAGE_MAX`].
     pub(super) fn limit(&self) -> Result<usize, ApiError> {
+        self.limit_or(PAGE_DEFAULT)
+    }
+
+    /// Reads `limit`, where a list has a default of its own.
+    ///
+    /// *Errors*: as [`Query::limit`].
+    pub(super) fn limit_or(&self, default: usize) -> Result<usize, ApiError> {
         let read = |text: &str| match text.parse::<usize>() {
             Ok(limit) if (1..=PAGE_MAX).contains(&limit) => Ok(limit),
             _ => Err(format!("wanted 1..={PAGE_MAX}, got `{}`", shortened(text))),
         };
-        Ok(self.parsed("limit", read)?.unwrap_or(PAGE_DEFAULT))
+        Ok(self.parsed("limit", read)?.unwrap_or(default))
     }
 
     /// Reads `cursor`: the position after which a page of this kind starts.

@@ -422,8 +422,7 @@ fn ready_prints_every_probe_and_ends_with_1_when_one_has_failed() {
 
 #[test]
 fn jobs_list_prints_a_table_and_the_next_page() {
-    let rows =
-        json!([{"job_id": "j-1", "status": "RUNNING", "attempt": 1, "agent": "image", "user_id": "ada"}]);
+    let rows = json!([{"job_id": "j-1", "origin": "owned", "status": "RUNNING", "attempt": 1, "agent": "image", "user_id": "ada"}]);
     let server = ScriptedServer::ok(json!({"jobs": rows, "next": "c-2"}));
 
     let output = server
@@ -431,8 +430,8 @@ fn jobs_list_prints_a_table_and_the_next_page() {
 
     assert_exit(&output, Exit::Done);
     assert_eq!(server.request().line, "GET /jobs?user=a%26b&status=RUNNING&limit=1&cursor=c-1 HTTP/1.1");
-    let wanted = "JOB  STATUS   ATTEMPT  AGENT  USER  SUBMITTED\n\
-                  j-1  RUNNING  1        image  ada   -\n";
+    let wanted = "JOB  ORIGIN  STATUS   ATTEMPT  AGENT  USER  SUBMITTED\n\
+                  j-1  owned   RUNNING  1        image  ada   -\n";
     assert_eq!((text(&output.stdout), text(&output.stderr)), (wanted, "more: --cursor c-2\n"));
 }
 
@@ -462,7 +461,7 @@ fn jobs_show_asks_for_job_timeline_and_metrics() {
         (
             200,
             "",
-            json!({"steps": [{"event_type": "job.queued", "sequence": 2}], "refusals": [], "has_more": false}),
+            json!({"steps": [{"event_type": "job.queued", "sequence": 2}], "refusals": [], "next": null}),
         ),
         (200, "", json!({"attempts": [{"attempt": 1, "aggregates": {"cpu_usage_percent": {"count": 7}}}]})),
     ]);
@@ -525,7 +524,7 @@ fn commands_that_act_send_what_they_are_told() {
 fn commands_that_read_ask_for_what_they_are_told() {
     let cases = [
         (&["dead-letters", "list", "--group", "jobs"][..], "GET /dead-letters?group=jobs&limit=50 HTTP/1.1"),
-        (&["parked", "list"], "GET /parked HTTP/1.1"),
+        (&["parked", "list"], "GET /parked?limit=50 HTTP/1.1"),
         (&["actors", "tree"], "GET /actors HTTP/1.1"),
         (
             &["audit", "query", "--topic", "job-metrics", "--partition", "2", "--job", "j-1"],

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod log;
 pub mod outbox;
 pub mod output;
+pub mod page;
 pub mod query;
 pub mod relay;
 pub mod scheduler;

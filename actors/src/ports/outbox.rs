@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::command::Command;
 use crate::ids::{Epoch, LogTopic, Offset, Partition, Topic};
 use crate::ports::Reply;
+use crate::ports::page::Page;
 use crate::ports::store::StoreError;
 use crate::record::{LogRecord, OutgoingRecord};
 
@@ -191,8 +192,17 @@ pub trait OutboxStore: Send + Sync {
         audit: OutgoingRecord,
     ) -> Reply<SetAsideAnswer, StoreError>;
 
-    /// Lists records that were set aside, in order of partition and offset.
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError>;
+    /// Lists records that were set aside, in order of partition and offset, behind one.
+    fn set_aside_records_after(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError>;
+
+    /// Lists the first records that were set aside, in order of partition and offset.
+    fn set_aside_records(&self, limit: usize) -> Reply<Page<SetAsideRecord>, StoreError> {
+        self.set_aside_records_after(None, limit)
+    }
 
     /// Removes at most `limit` rows that lie more than [`KEPT_SENT_ROWS`] below their cursor, oldest first in
     /// each partition, if `epoch` still owns the cursors. Answers how many.

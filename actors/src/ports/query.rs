@@ -1,6 +1,7 @@
 //! Reading for people: what HTTP and the command line show.
 //!
-//! Promises committed data only, in stable order with a cursor, and a limit on what one call reads.
+//! Promises committed data only, in stable order with a cursor, and a limit on the rows and bytes that one call
+//! reads: a page may end early, and says so.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,13 +15,16 @@ use crate::ids::{
     CommandId, Generation, Group, JobId, LaneKey, LogId, Offset, Topic, TopicPartition, UserId,
 };
 use crate::ports::Reply;
+use crate::ports::page::Page;
 use crate::ports::store::{JobRow, ParkedWish, StoreError};
 use crate::record::{Digest32, LogRecord};
-use crate::state::{AuditLogState, JobAggregate, JobView};
+use crate::state::{AuditLogState, JobAggregate, JobOrigin, JobView};
 
 /// Which jobs are wanted. Newest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobFilter {
+    /// Of this origin.
+    pub origin: Option<JobOrigin>,
     /// Of this user.
     pub user_id: Option<UserId>,
     /// In this status.
@@ -29,6 +33,25 @@ pub struct JobFilter {
     pub before: Option<(Timestamp, JobId)>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// A job in a list: as the orchestrator has its own, or as the jobs group knows one of another producer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ListedJob {
+    /// Submitted through this Horizons.
+    Owned(Box<JobRow>),
+    /// Another producer's.
+    External(Box<JobView>),
+}
+
+impl ListedJob {
+    /// Gives where it stands in a list.
+    pub fn position(&self) -> (Timestamp, &JobId) {
+        match self {
+            ListedJob::Owned(row) => (row.submitted_at, &row.job_id),
+            ListedJob::External(view) => (view.submitted_at, &view.job_id),
+        }
+    }
 }
 
 /// Which audit entries are wanted.
@@ -95,7 +118,7 @@ pub struct AuditPage {
     /// The entries, in order of position.
     pub entries: Vec<StoredAuditEntry>,
     /// Where the next page starts after, if anything may follow: a page may end early, because one call
-    /// looks at a bounded number of entries.
+    /// looks at a bounded number of entries and bytes.
     pub next: Option<AuditPosition>,
 }
 
@@ -155,6 +178,17 @@ pub struct StoredParkedKey {
     pub wish: ParkedWish,
     /// When it was parked.
     pub parked_at: Timestamp,
+}
+
+/// Names a parked key; pages are in this order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ParkedId {
+    /// The lane.
+    pub lane: LaneKey,
+    /// The lane's generation.
+    pub generation: Generation,
+    /// The record key.
+    pub key: Bytes,
 }
 
 /// A gap as it is stored, with what was decided about it.
@@ -256,8 +290,9 @@ pub struct StoreUsage {
 
 /// Reading for people.
 pub trait QueryStore: Send + Sync {
-    /// Lists jobs of the orchestrator, newest first.
-    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError>;
+    /// Lists jobs, newest first: those of the orchestrator and, beside them, those of other producers that the
+    /// jobs group knows. A job that both know is listed once, as the orchestrator's.
+    fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError>;
 
     /// Reads one job of the orchestrator.
     fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError>;
@@ -269,11 +304,31 @@ pub trait QueryStore: Send + Sync {
     /// Lists live jobs in the jobs group's view, in order of job id, after `after`.
     fn live_job_views(&self, after: Option<JobId>, limit: usize) -> Reply<Vec<JobView>, StoreError>;
 
-    /// Lists the steps of a job's life, in order.
-    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError>;
+    /// Lists the steps of a job's life, in order, behind the first `skipped`.
+    fn timeline_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<TimelineEntry>, StoreError>;
 
-    /// Lists the refusals about a job, in order of offset.
-    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError>;
+    /// Lists the first steps of a job's life, in order.
+    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Page<TimelineEntry>, StoreError> {
+        self.timeline_after(job_id, 0, limit)
+    }
+
+    /// Lists the refusals about a job, in order of lane and offset, behind the first `skipped`.
+    fn refusals_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<StoredRefusal>, StoreError>;
+
+    /// Lists the first refusals about a job, in order of lane and offset.
+    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Page<StoredRefusal>, StoreError> {
+        self.refusals_after(job_id, 0, limit)
+    }
 
     /// Lists the aggregates of a job, by attempt.
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError>;
@@ -293,13 +348,22 @@ pub trait QueryStore: Send + Sync {
         group: Option<Group>,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError>;
+    ) -> Reply<Page<StoredDeadLetter>, StoreError>;
 
-    /// Lists parked keys, in order of lane, generation and key.
-    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError>;
+    /// Lists parked keys behind one, in order of lane, generation and key.
+    fn parked_keys_after(
+        &self,
+        after: Option<ParkedId>,
+        limit: usize,
+    ) -> Reply<Page<StoredParkedKey>, StoreError>;
+
+    /// Lists the first parked keys, in order of lane, generation and key.
+    fn parked_keys(&self, limit: usize) -> Reply<Page<StoredParkedKey>, StoreError> {
+        self.parked_keys_after(None, limit)
+    }
 
     /// Lists gaps: the open ones in order of lane, then those that are decided, the newest first.
-    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError>;
+    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError>;
 
     /// Lists the progress of every lane, in order of lane and generation.
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError>;

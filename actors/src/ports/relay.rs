@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::ids::{Offset, Partition};
 use crate::ports::Reply;
 use crate::ports::outbox::{OutboxPartition, SetAsideRecord};
+use crate::ports::page::Page;
 use crate::ports::store::StoreError;
 
 /// How publishing stands.
@@ -54,8 +55,12 @@ pub trait RelayView: Send + Sync {
     /// Tells how publishing stands.
     fn snapshot(&self) -> RelaySnapshot;
 
-    /// Lists records that were set aside, in order of partition and offset.
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError>;
+    /// Lists records that were set aside, in order of partition and offset, behind one.
+    fn set_aside_records(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError>;
 
     /// Has a stopped partition try its record again.
     fn try_again(&self, partition: OutboxPartition);

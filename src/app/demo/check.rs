@@ -107,8 +107,8 @@ impl Facts {
         Ok(Self {
             jobs: read,
             events,
-            dead_letters: queries.dead_letters(None, None, ALL).await.map_err(away)?,
-            parked: queries.parked_keys(ALL).await.map_err(away)?,
+            dead_letters: queries.dead_letters(None, None, ALL).await.map_err(away)?.rows,
+            parked: queries.parked_keys(ALL).await.map_err(away)?.rows,
             audit: verify_all(&queries).await.map_err(away)?,
             records_behind: records_behind(running, &ends).await?,
             in_kafka: count_in_kafka(config)?,

@@ -12,9 +12,10 @@ use horizons_actors::event::JobStatus;
 use horizons_actors::ids::{Group, LaneKey, LogId, Offset};
 use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
-    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore, StoreUsage,
+    StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::record::{Headers, LogRecord, TimestampType};
@@ -54,12 +55,12 @@ impl QueryStore for OneLog {
         reply(vec![stored_log(self.state.clone())])
     }
 
-    fn gaps(&self, _: usize) -> Reply<Vec<StoredGap>, StoreError> {
-        reply(Vec::new())
+    fn gaps(&self, _: usize) -> Reply<Page<StoredGap>, StoreError> {
+        reply(Page::default())
     }
 
-    fn jobs(&self, _: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
-        reply(Vec::new())
+    fn jobs(&self, _: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
+        reply(Page::default())
     }
 
     fn job(&self, _: JobId) -> Reply<Option<JobRow>, StoreError> {
@@ -74,12 +75,12 @@ impl QueryStore for OneLog {
         reply(Vec::new())
     }
 
-    fn timeline(&self, _: JobId, _: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
-        reply(Vec::new())
+    fn timeline_after(&self, _: JobId, _: usize, _: usize) -> Reply<Page<TimelineEntry>, StoreError> {
+        reply(Page::default())
     }
 
-    fn refusals(&self, _: JobId, _: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
-        reply(Vec::new())
+    fn refusals_after(&self, _: JobId, _: usize, _: usize) -> Reply<Page<StoredRefusal>, StoreError> {
+        reply(Page::default())
     }
 
     fn aggregates(&self, _: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
@@ -95,12 +96,12 @@ impl QueryStore for OneLog {
         _: Option<Group>,
         _: Option<DeadLetterId>,
         _: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
-        reply(Vec::new())
+    ) -> Reply<Page<StoredDeadLetter>, StoreError> {
+        reply(Page::default())
     }
 
-    fn parked_keys(&self, _: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
-        reply(Vec::new())
+    fn parked_keys_after(&self, _: Option<ParkedId>, _: usize) -> Reply<Page<StoredParkedKey>, StoreError> {
+        reply(Page::default())
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {

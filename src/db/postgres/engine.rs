@@ -31,7 +31,7 @@ pub(super) use super::errors::store_error;
 pub(super) use super::gates::take_locks;
 pub(super) use super::heads::{advance_cursors, take_offsets};
 pub(super) use super::progress::advance;
-pub(super) use super::scan::SCAN;
+pub(super) use super::scan::{SCAN, WEIGH};
 
 /// The engine.
 pub(super) type Backend = diesel::pg::Pg;

@@ -1,16 +1,12 @@
 //! The statement that reads a range of the audit log.
 
-/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
-///
-/// The run that holds an index is the last one that begins at or before it. A run is believed only if it ends
-/// before the next one begins and before its log ends: what a changed or inserted run covers is missing then,
-/// and a verification finds it.
-///
-/// `LATERAL` with a limit holds the engine to this order of loops, which is the order of indexes.
-pub(super) const SCAN: &str = "
-    SELECT r.first_index + (e.entry - r.base_entry) AS \"index\",
-           e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at,
-           e.recorded_at, e.time_type, e.key, e.headers, e.payload
+/// Writes the statement that walks the wanted entries of a range and gives some of their columns.
+macro_rules! scan {
+    ($columns:literal) => {
+        concat!(
+            "SELECT r.first_index + (e.entry - r.base_entry) AS \"index\", ",
+            $columns,
+            "
     FROM (
         SELECT first_index, base_entry, entries
         FROM audit_runs
@@ -35,4 +31,24 @@ pub(super) const SCAN: &str = "
             (SELECT min(n.first_index) FROM audit_runs AS n WHERE n.lane = $1 AND n.first_index > r.first_index),
             (SELECT size FROM audit_logs WHERE lane = $1))
     ORDER BY r.first_index, e.entry
-    LIMIT $4";
+    LIMIT $4"
+        )
+    };
+}
+
+/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
+///
+/// The run that holds an index is the last one that begins at or before it. A run is believed only if it ends
+/// before the next one begins and before its log ends: what a changed or inserted run covers is missing then,
+/// and a verification finds it.
+///
+/// `LATERAL` with a limit holds the engine to this order of loops, which is the order of indexes.
+pub(super) const SCAN: &str = scan!(
+    "e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at, e.recorded_at, e.time_type, e.key, e.headers, e.payload"
+);
+
+/// Weighs the same entries: the bytes of their bodies. What is weighed is not read.
+pub(super) const WEIGH: &str = scan!(
+    "CAST(coalesce(octet_length(e.key), 0) + coalesce(octet_length(e.headers), 0) \
+     + coalesce(octet_length(e.payload), 0) AS BIGINT) AS weight"
+);

@@ -1,20 +1,21 @@
 //! Reading the audit log, for people.
 //!
-//! Promises that one call looks at no more than [`ENTRIES_MAX`] entries: without an index on what a record is
+//! Promises that one call looks at no more than [`ENTRIES_MAX`] entries and reads no more than a page: without an index on what a record is
 //! about, a search walks the entries of the partitions that can hold them, page by page.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{Generation, Group, JobId, Topic, TopicPartition};
+use horizons_actors::ports::page::PageRoom;
 use horizons_actors::ports::query::{
     AuditFilter, AuditPage, AuditPosition, StoredAuditEntry, StoredAuditLog,
 };
 use horizons_actors::ports::store::StoreError;
 
-use super::engine::{Connection, SCAN, engine};
+use super::engine::{Backend, Connection, SCAN, WEIGH, engine};
 use super::lanes::{Lanes, StoredLane, digest};
-use super::ports::ROWS_MAX;
+use super::pages::fit;
 use super::records::RecordColumns;
 use super::state::load_audit_log;
 use crate::db::words::Words;
@@ -105,13 +106,22 @@ impl EntryRow {
     }
 }
 
+/// An entry that was weighed.
+#[derive(QueryableByName)]
+struct WeighedRow {
+    #[diesel(sql_type = BigInt)]
+    index: i64,
+    #[diesel(sql_type = BigInt)]
+    weight: i64,
+}
+
 /// Lists entries in order of position.
 pub(super) fn entries(
     connection: &mut Connection,
     lanes: &Lanes,
     filter: &AuditFilter,
 ) -> Result<AuditPage, StoreError> {
-    let wanted = filter.limit.min(ROWS_MAX);
+    let mut room = PageRoom::new(filter.limit);
     let mut page = AuditPage { entries: Vec::new(), next: filter.after };
     let mut budget = ENTRIES_MAX;
     for StoredLane { lane, generation, number } in auditor_lanes(connection, lanes)? {
@@ -127,16 +137,27 @@ pub(super) fn entries(
             _ => 0,
         };
         while index < size {
-            let left = wanted.saturating_sub(page.entries.len());
-            if left == 0 || budget == 0 {
+            if room.rows() == 0 || budget == 0 {
                 return Ok(page);
             }
             let until = size.min(index.saturating_add(budget));
-            let found = scan(connection, number, index..until, filter.job_id.as_ref(), left)?;
-            let last_found = found.last().map(|row| row.index.cast_unsigned());
-            // A full page may end before the range does.
-            let seen = match last_found {
-                Some(last) if found.len() == left => last + 1,
+            let left = room.rows();
+            let weighed: Vec<WeighedRow> =
+                scan(connection, WEIGH, number, index..until, filter.job_id.as_ref(), left)?;
+            let (fitting, is_full) = fit(&mut room, weighed.iter().map(|row| row.weight));
+            let fitting = usize::try_from(fitting).unwrap_or_default();
+            let read = weighed.get(..fitting).unwrap_or_default();
+            let found: Vec<EntryRow> = match (read.first(), read.last()) {
+                (Some(first), Some(last)) => {
+                    let range = first.index.cast_unsigned()..last.index.cast_unsigned() + 1;
+                    scan(connection, SCAN, number, range, filter.job_id.as_ref(), fitting)?
+                }
+                _ => Vec::new(),
+            };
+            // A page may end before the range does; where nothing fits, it ends where it stood.
+            let seen = match read.last() {
+                Some(last) if is_full || fitting == left => last.index.cast_unsigned() + 1,
+                None if is_full => return Ok(page),
                 _ => until,
             };
             budget -= (seen - index).min(budget);
@@ -145,21 +166,28 @@ pub(super) fn entries(
             for row in found {
                 page.entries.push(row.into_entry(partition, generation)?);
             }
+            if is_full {
+                return Ok(page);
+            }
         }
     }
     page.next = None;
     Ok(page)
 }
 
-/// Reads the wanted entries of a range.
-fn scan(
+/// Walks the wanted entries of a range with one of the two statements.
+fn scan<T>(
     connection: &mut Connection,
+    statement: &str,
     lane: i64,
     range: std::ops::Range<u64>,
     job_id: Option<&JobId>,
     left: usize,
-) -> Result<Vec<EntryRow>, StoreError> {
-    diesel::sql_query(SCAN)
+) -> Result<Vec<T>, StoreError>
+where
+    T: diesel::deserialize::QueryableByName<Backend> + 'static,
+{
+    diesel::sql_query(statement)
         .bind::<BigInt, _>(lane)
         .bind::<BigInt, _>(range.start.cast_signed())
         .bind::<BigInt, _>(range.end.saturating_sub(1).cast_signed())

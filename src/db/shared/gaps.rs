@@ -8,6 +8,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::Command;
 use horizons_actors::gap::{FoundGap, GapAcceptance, GapKind, GapRemedy};
 use horizons_actors::ids::{CommandId, LogId, Offset, UserId};
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{GapDecision, StoredGap};
 use horizons_actors::ports::store::{GapAccepted, StoreError};
 
@@ -127,7 +128,9 @@ pub(super) fn list(
     connection: &mut Connection,
     lanes: &Lanes,
     wanted: usize,
-) -> Result<Vec<StoredGap>, StoreError> {
+) -> Result<Page<StoredGap>, StoreError> {
+    // What weighs is an operator's reason, which is bounded when it is given: one more row tells whether more follow.
+    let rows = limit(wanted.saturating_add(1));
     let columns = (
         gaps::lane,
         (gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at),
@@ -138,14 +141,14 @@ pub(super) fn list(
     );
     let open: Vec<GapColumns> = gaps::table
         .filter(gaps::decided_at.is_null())
-        .limit(limit(wanted))
+        .limit(rows)
         .select(columns)
         .load(connection)
         .map_err(engine)?;
     let decided: Vec<GapColumns> = gaps::table
         .filter(gaps::decided_at.is_not_null())
         .order(gaps::gap.desc())
-        .limit(limit(wanted))
+        .limit(rows)
         .select(columns)
         .load(connection)
         .map_err(engine)?;
@@ -172,6 +175,5 @@ pub(super) fn list(
     for row in decided {
         listed.extend(into_stored(row)?);
     }
-    listed.truncate(wanted);
-    Ok(listed)
+    Ok(Page::of(listed, wanted))
 }

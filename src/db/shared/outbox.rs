@@ -18,12 +18,14 @@ use horizons_actors::ports::outbox::{
     Cursor, CursorMove, KEPT_SENT_ROWS, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId,
     RelayLease, SetAsideAnswer, SetAsideRecord, WantedRows,
 };
+use horizons_actors::ports::page::{Page, PageRoom};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::{LogRecord, OutgoingRecord};
 use uuid::Uuid;
 
 use super::engine::{self, Connection, engine, insert_or_ignore};
 use super::key::{self, OFFSET_END};
+use super::pages::{RECORD_WEIGHT, fit, weigh, weighed_rows};
 use super::ports::limit;
 use super::queue::{CommandWork, OutboxWork};
 use super::readers::read_now;
@@ -416,11 +418,25 @@ impl OutboxStore for Store {
         })
     }
 
-    fn set_aside_records(&self, wanted: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
+    fn set_aside_records_after(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        wanted: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError> {
         self.reader.for_people.ask(move |connection| {
-            let rows: Vec<(i64, RecordColumns, Vec<u8>, i64)> = outbox_set_aside::table
-                .order(outbox_set_aside::position)
-                .limit(limit(wanted))
+            let mut room = PageRoom::new(wanted);
+            let last = after.map(|(at, offset)| key::in_log(at.topic, at.partition, offset)).transpose()?;
+            let behind = outbox_set_aside::table
+                .filter(outbox_set_aside::position.gt(last.unwrap_or(i64::MIN)))
+                .order(outbox_set_aside::position);
+            let weights: Vec<i64> = behind
+                .limit(weighed_rows(&room))
+                .select(weigh(RECORD_WEIGHT))
+                .load(connection)
+                .map_err(engine)?;
+            let (fitting, has_more) = fit(&mut room, weights);
+            let rows: Vec<(i64, RecordColumns, Vec<u8>, i64)> = behind
+                .limit(fitting)
                 .select((
                     outbox_set_aside::position,
                     (
@@ -445,7 +461,8 @@ impl OutboxStore for Store {
                     set_aside_at: Timestamp::from_micros(at),
                 })
             };
-            rows.into_iter().map(kept).collect()
+            let rows = rows.into_iter().map(kept).collect::<Result<_, StoreError>>()?;
+            Ok(Page { rows, has_more })
         })
     }
 

@@ -6,19 +6,21 @@ use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
-    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
+    StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{JobAggregate, JobView};
 
+use super::state::in_snapshot;
 use super::store::{Reader, Store};
-use super::{audit_query, engine, gaps, jobs, query, source};
+use super::{audit_query, engine, gaps, job_list, jobs, query, source};
 
 impl QueryStore for Reader {
-    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
-        self.for_people.ask(move |connection| query::list_jobs(connection, &filter))
+    fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
+        self.for_people.ask(move |connection| job_list::list(connection, &filter))
     }
 
     fn job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
@@ -33,13 +35,29 @@ impl QueryStore for Reader {
         self.for_people.ask(move |connection| query::live_job_views(connection, after.as_ref(), limit))
     }
 
-    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
-        self.for_people.ask(move |connection| query::timeline(connection, &job_id, limit))
+    fn timeline_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<TimelineEntry>, StoreError> {
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| query::timeline(connection, &job_id, skipped, limit))
+        })
     }
 
-    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+    fn refusals_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<StoredRefusal>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
-        self.for_people.ask(move |connection| query::list_refusals(connection, &lanes, &job_id, limit))
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| {
+                query::list_refusals(connection, &lanes, &job_id, skipped, limit)
+            })
+        })
     }
 
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
@@ -53,7 +71,9 @@ impl QueryStore for Reader {
 
     fn audit_entries(&self, filter: AuditFilter) -> Reply<AuditPage, StoreError> {
         let lanes = Arc::clone(&self.lanes);
-        self.for_people.ask(move |connection| audit_query::entries(connection, &lanes, &filter))
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| audit_query::entries(connection, &lanes, &filter))
+        })
     }
 
     fn audit_logs(&self) -> Reply<Vec<StoredAuditLog>, StoreError> {
@@ -66,19 +86,29 @@ impl QueryStore for Reader {
         group: Option<Group>,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+    ) -> Reply<Page<StoredDeadLetter>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
         self.for_people.ask(move |connection| {
-            query::list_dead_letters(connection, &lanes, group.as_ref(), after.as_ref(), limit)
+            in_snapshot(connection, |connection| {
+                query::list_dead_letters(connection, &lanes, group.as_ref(), after.as_ref(), limit)
+            })
         })
     }
 
-    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+    fn parked_keys_after(
+        &self,
+        after: Option<ParkedId>,
+        limit: usize,
+    ) -> Reply<Page<StoredParkedKey>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
-        self.for_people.ask(move |connection| query::list_parked_keys(connection, &lanes, limit))
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| {
+                query::list_parked_keys(connection, &lanes, after.as_ref(), limit)
+            })
+        })
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
         self.for_people.ask(move |connection| gaps::list(connection, &lanes, limit))
     }
@@ -107,7 +137,7 @@ impl QueryStore for Reader {
 }
 
 impl QueryStore for Store {
-    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+    fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
         self.reader.jobs(filter)
     }
 
@@ -123,12 +153,22 @@ impl QueryStore for Store {
         self.reader.live_job_views(after, limit)
     }
 
-    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
-        self.reader.timeline(job_id, limit)
+    fn timeline_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<TimelineEntry>, StoreError> {
+        self.reader.timeline_after(job_id, skipped, limit)
     }
 
-    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
-        self.reader.refusals(job_id, limit)
+    fn refusals_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<StoredRefusal>, StoreError> {
+        self.reader.refusals_after(job_id, skipped, limit)
     }
 
     fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
@@ -152,15 +192,19 @@ impl QueryStore for Store {
         group: Option<Group>,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+    ) -> Reply<Page<StoredDeadLetter>, StoreError> {
         self.reader.dead_letters(group, after, limit)
     }
 
-    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
-        self.reader.parked_keys(limit)
+    fn parked_keys_after(
+        &self,
+        after: Option<ParkedId>,
+        limit: usize,
+    ) -> Reply<Page<StoredParkedKey>, StoreError> {
+        self.reader.parked_keys_after(after, limit)
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         self.reader.gaps(limit)
     }
 

@@ -1,6 +1,6 @@
 //! What people ask of the store, but for the audit log.
 //!
-//! Promises that one call reads at most [`ROWS_MAX`] rows.
+//! Promises that one call reads at most [`ROWS_MAX`] rows, and of lists no more than a page.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,24 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{EventType, JobStatus};
 use horizons_actors::ids::{EventId, Group, JobId, Offset, Sequence};
+use horizons_actors::ports::page::{Page, PageRoom};
 use horizons_actors::ports::query::{
-    DeadLetterId, JobFilter, LaneProgress, StoredDeadLetter, StoredParkedKey, StoredRefusal,
+    DeadLetterId, LaneProgress, ParkedId, StoredDeadLetter, StoredParkedKey, StoredRefusal,
 };
-use horizons_actors::ports::store::{JobRow, StoreError};
+use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::{JobAggregate, JobView};
 
-use super::engine::{Connection, engine};
-use super::jobs::{JobColumns, into_rows};
+use super::engine::{Backend, Connection, engine};
 use super::key;
 use super::lanes::{self, Lanes, StoredLane};
+use super::pages::{fit, weigh, weighed_rows, weight};
 #[cfg(doc)]
 use super::ports::ROWS_MAX;
 use super::ports::limit;
 use super::records::RecordColumns;
 use super::schema::{
-    dead_letters, job_aggregates, job_timeline, job_views, jobs, live_job_views, log_head, parked_keys,
-    refusals, status_counts,
+    dead_letters, job_aggregates, job_timeline, job_views, live_job_views, log_head, parked_keys, refusals,
+    status_counts,
 };
 use super::state::{JobAggregateRow, JobViewRow, attempt, named, parsed, uuid};
 use crate::db::words::Words;
@@ -36,27 +37,6 @@ pub(super) fn answer(connection: &mut Connection) -> Result<(), StoreError> {
     let _any: Option<i64> =
         log_head::table.select(log_head::next_offset).first(connection).optional().map_err(engine)?;
     Ok(())
-}
-
-/// Lists jobs, newest first.
-pub(super) fn list_jobs(connection: &mut Connection, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
-    let mut query = jobs::table.order((jobs::submitted_at.desc(), jobs::job_id.desc())).into_boxed();
-    if let Some(user_id) = &filter.user_id {
-        query = query.filter(jobs::user_id.eq(user_id.as_str()));
-    }
-    if let Some(status) = filter.status {
-        query = query.filter(jobs::status.eq(status.name()));
-    }
-    if let Some((at, job_id)) = &filter.before {
-        // The first condition is implied by the second; it lets the index be entered at the cursor.
-        query = query.filter(jobs::submitted_at.le(at.as_micros())).filter(
-            jobs::submitted_at
-                .lt(at.as_micros())
-                .or(jobs::submitted_at.eq(at.as_micros()).and(jobs::job_id.lt(job_id.as_str()))),
-        );
-    }
-    let rows: Vec<JobColumns> = query.limit(limit(filter.limit)).load(connection).map_err(engine)?;
-    into_rows(rows)
 }
 
 /// Reads the view of a job.
@@ -113,19 +93,27 @@ struct TimelineRow {
     payload: Words,
 }
 
-/// Lists the steps of a job's life.
+/// Lists the steps of a job's life, behind the first ones.
 pub(super) fn timeline(
     connection: &mut Connection,
     job_id: &JobId,
+    skipped: usize,
     wanted: usize,
-) -> Result<Vec<TimelineEntry>, StoreError> {
-    let rows: Vec<TimelineRow> = job_timeline::table
+) -> Result<Page<TimelineEntry>, StoreError> {
+    let mut room = PageRoom::new(wanted);
+    let steps = job_timeline::table
         .filter(job_timeline::job_id.eq(job_id.as_str()))
         .order((job_timeline::lane, job_timeline::record_offset))
-        .limit(limit(wanted))
+        .offset(i64::try_from(skipped).unwrap_or(i64::MAX));
+    let weights: Vec<i64> = steps
+        .limit(weighed_rows(&room))
+        .select(weigh(weight!("payload")))
         .load(connection)
         .map_err(engine)?;
-    rows.into_iter()
+    let (fitting, has_more) = fit(&mut room, weights);
+    let rows: Vec<TimelineRow> = steps.limit(fitting).load(connection).map_err(engine)?;
+    let rows = rows
+        .into_iter()
         .map(|row| {
             Ok(TimelineEntry {
                 job_id: parsed("job id", &row.job_id, JobId::parse)?,
@@ -140,7 +128,8 @@ pub(super) fn timeline(
                 payload: row.payload.into(),
             })
         })
-        .collect()
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Page { rows, has_more })
 }
 
 /// Gives the lane with a number.
@@ -151,17 +140,27 @@ fn lane_of(lanes: &[StoredLane], number: i64) -> Result<&StoredLane, StoreError>
         .ok_or_else(|| StoreError::Unavailable(format!("lane {number} is newer than this reader")))
 }
 
-/// Lists the refusals about a job, in order of offset.
+/// Lists the refusals about a job, in order of lane and offset, behind the first ones.
 pub(super) fn list_refusals(
     connection: &mut Connection,
     lanes: &Lanes,
     job_id: &JobId,
+    skipped: usize,
     wanted: usize,
-) -> Result<Vec<StoredRefusal>, StoreError> {
-    let rows: Vec<(i64, String, Words, i64)> = refusals::table
+) -> Result<Page<StoredRefusal>, StoreError> {
+    let mut room = PageRoom::new(wanted);
+    let of_job = refusals::table
         .filter(refusals::job_id.eq(job_id.as_str()))
         .order(refusals::refusal)
-        .limit(limit(wanted))
+        .offset(i64::try_from(skipped).unwrap_or(i64::MAX));
+    let weights: Vec<i64> = of_job
+        .limit(weighed_rows(&room))
+        .select(weigh(weight!("detail")))
+        .load(connection)
+        .map_err(engine)?;
+    let (fitting, has_more) = fit(&mut room, weights);
+    let rows: Vec<(i64, String, Words, i64)> = of_job
+        .limit(fitting)
         .select((refusals::refusal, refusals::reason, refusals::detail, refusals::refused_at))
         .load(connection)
         .map_err(engine)?;
@@ -176,8 +175,7 @@ pub(super) fn list_refusals(
             refused_at: Timestamp::from_micros(refused_at),
         });
     }
-    found.sort_by_key(|refusal| refusal.offset);
-    Ok(found)
+    Ok(Page { rows: found, has_more })
 }
 
 /// Lists the aggregates of a job, by attempt: of each partition those of the newest generation that knows the
@@ -238,22 +236,29 @@ pub(super) fn list_dead_letters(
     group: Option<&Group>,
     after: Option<&DeadLetterId>,
     wanted: usize,
-) -> Result<Vec<StoredDeadLetter>, StoreError> {
-    let mut left = limit(wanted);
-    let mut letters = Vec::new();
+) -> Result<Page<StoredDeadLetter>, StoreError> {
+    let mut room = PageRoom::new(wanted);
+    let mut page = Page::default();
     for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
         let is_before = after.is_some_and(|after| (&lane, generation) < (&after.lane, after.generation));
-        if left == 0 || is_before || group.is_some_and(|group| lane.group != *group) {
+        if page.has_more || is_before || group.is_some_and(|group| lane.group != *group) {
             continue;
         }
         let (mut first, last) = key::lane_range(number);
         if let Some(after) = after.filter(|after| after.lane == lane && after.generation == generation) {
             first = key::in_lane(number, after.offset.0)? + 1;
         }
-        let rows: Vec<DeadLetterRow> = dead_letters::table
-            .filter(dead_letters::letter.between(first, last))
-            .order(dead_letters::letter)
-            .limit(left)
+        let of_lane =
+            dead_letters::table.filter(dead_letters::letter.between(first, last)).order(dead_letters::letter);
+        let weights: Vec<i64> = of_lane
+            .limit(weighed_rows(&room))
+            .select(weigh(weight!("key", "headers", "payload", "detail")))
+            .load(connection)
+            .map_err(engine)?;
+        let (fitting, has_more) = fit(&mut room, weights);
+        page.has_more = has_more;
+        let rows: Vec<DeadLetterRow> = of_lane
+            .limit(fitting)
             .select((
                 dead_letters::letter,
                 (
@@ -273,8 +278,7 @@ pub(super) fn list_dead_letters(
             .load(connection)
             .map_err(engine)?;
         for row in rows {
-            left -= 1;
-            letters.push(StoredDeadLetter {
+            page.rows.push(StoredDeadLetter {
                 lane: lane.clone(),
                 generation,
                 record: row.record.into_record(key::offset_of(row.letter))?,
@@ -287,28 +291,43 @@ pub(super) fn list_dead_letters(
             });
         }
     }
-    Ok(letters)
+    Ok(page)
 }
 
 /// The columns of a parked key.
 type ParkedKeyRow = (Vec<u8>, i64, String, Words, i64, String, i64);
 
-/// Lists parked keys in order of lane and key.
+/// Lists parked keys in order of lane and key, behind one.
 pub(super) fn list_parked_keys(
     connection: &mut Connection,
     lanes: &Lanes,
+    after: Option<&ParkedId>,
     wanted: usize,
-) -> Result<Vec<StoredParkedKey>, StoreError> {
-    let mut left = limit(wanted);
-    let mut keys = Vec::new();
+) -> Result<Page<StoredParkedKey>, StoreError> {
+    let mut room = PageRoom::new(wanted);
+    let mut page = Page::default();
     for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
-        if left == 0 {
-            break;
+        let is_before = after.is_some_and(|after| (&lane, generation) < (&after.lane, after.generation));
+        if page.has_more || is_before {
+            continue;
         }
-        let rows: Vec<ParkedKeyRow> = parked_keys::table
-            .filter(parked_keys::lane.eq(number))
-            .order(parked_keys::key)
-            .limit(left)
+        let behind = after.filter(|after| after.lane == lane && after.generation == generation);
+        let of_lane = || {
+            let all = parked_keys::table.filter(parked_keys::lane.eq(number)).order(parked_keys::key);
+            match behind {
+                None => all.into_boxed::<Backend>(),
+                Some(after) => all.filter(parked_keys::key.gt(after.key.as_ref())).into_boxed(),
+            }
+        };
+        let weights: Vec<i64> = of_lane()
+            .limit(weighed_rows(&room))
+            .select(weigh(weight!("key", "detail")))
+            .load(connection)
+            .map_err(engine)?;
+        let (fitting, has_more) = fit(&mut room, weights);
+        page.has_more = has_more;
+        let rows: Vec<ParkedKeyRow> = of_lane()
+            .limit(fitting)
             .select((
                 parked_keys::key,
                 parked_keys::head_offset,
@@ -321,8 +340,7 @@ pub(super) fn list_parked_keys(
             .load(connection)
             .map_err(engine)?;
         for (key, head, reason, detail, records, wish, parked_at) in rows {
-            left -= 1;
-            keys.push(StoredParkedKey {
+            page.rows.push(StoredParkedKey {
                 lane: lane.clone(),
                 generation,
                 key: Bytes::from(key),
@@ -335,7 +353,7 @@ pub(super) fn list_parked_keys(
             });
         }
     }
-    Ok(keys)
+    Ok(page)
 }
 
 /// Lists how far every lane is, in order of lane.

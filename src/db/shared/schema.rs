@@ -351,3 +351,4 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(job_views, live_job_views);
+diesel::allow_tables_to_appear_in_same_query!(job_views, jobs);

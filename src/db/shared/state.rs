@@ -41,7 +41,7 @@ pub(super) fn load_all(
 }
 
 /// Loads in a transaction of its own.
-fn in_snapshot<T>(
+pub(super) fn in_snapshot<T>(
     connection: &mut Connection,
     load: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {

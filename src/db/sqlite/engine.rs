@@ -344,17 +344,13 @@ pub(super) fn begin_snapshot(connection: &mut Connection) -> Result<(), StoreErr
     connection.batch_execute("BEGIN").map_err(engine)
 }
 
-/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
-///
-/// The run that holds an index is the last one that begins at or before it, whatever page it is asked for with.
-/// A run is believed only if it ends before the next one begins and before its log ends: what a changed or
-/// inserted run covers is missing then, and a verification finds it.
-///
-/// `CROSS JOIN` holds the engine to this order of loops, which is the order of indexes.
-pub(super) const SCAN: &str = "
-    SELECT r.first_index + (e.entry - r.base_entry) AS \"index\",
-           e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at,
-           b.recorded_at, b.time_type, b.key, b.headers, b.payload
+/// Writes the statement that walks the wanted entries of a range and gives some of their columns.
+macro_rules! scan {
+    ($columns:literal) => {
+        concat!(
+            "SELECT r.first_index + (e.entry - r.base_entry) AS \"index\", ",
+            $columns,
+            "
     FROM audit_runs AS r
     CROSS JOIN audit_entries AS e
       ON e.entry BETWEEN r.base_entry + max(?2 - r.first_index, 0)
@@ -369,7 +365,27 @@ pub(super) const SCAN: &str = "
             (SELECT size FROM audit_logs WHERE lane = ?1))
       AND (?5 IS NULL OR b.key = ?5)
     ORDER BY r.first_index, e.entry
-    LIMIT ?4";
+    LIMIT ?4"
+        )
+    };
+}
+
+/// Reads the wanted entries of a range: lane, first and last index, most rows, and the key of the record or null.
+///
+/// The run that holds an index is the last one that begins at or before it, whatever page it is asked for with.
+/// A run is believed only if it ends before the next one begins and before its log ends: what a changed or
+/// inserted run covers is missing then, and a verification finds it.
+///
+/// `CROSS JOIN` holds the engine to this order of loops, which is the order of indexes.
+pub(super) const SCAN: &str = scan!(
+    "e.record_offset, e.leaf_hash, e.chain_hash, e.mark, e.appended_at, b.recorded_at, b.time_type, b.key, b.headers, b.payload"
+);
+
+/// Weighs the same entries: the bytes of their bodies. What is weighed is not read.
+pub(super) const WEIGH: &str = scan!(
+    "CAST(coalesce(octet_length(b.key), 0) + coalesce(octet_length(b.headers), 0) \
+     + coalesce(octet_length(b.payload), 0) AS BIGINT) AS weight"
+);
 
 /// Removes timers of a lane.
 pub(super) fn clear_timers(connection: &mut Connection, lane: i64, all: &[TimerId]) -> QueryResult<()> {

@@ -34,6 +34,8 @@ mod effects;
 mod gaps;
 #[path = "../shared/identity.rs"]
 mod identity;
+#[path = "../shared/job_list.rs"]
+mod job_list;
 #[path = "../shared/jobs.rs"]
 mod jobs;
 #[path = "../shared/lanes.rs"]
@@ -44,6 +46,8 @@ mod layouts;
 mod locks;
 #[path = "../shared/outbox.rs"]
 mod outbox;
+#[path = "../shared/pages.rs"]
+mod pages;
 #[path = "../shared/parking.rs"]
 mod parking;
 #[path = "../shared/ports.rs"]

@@ -95,7 +95,8 @@ async fn jobs_filters_and_wrong_parameters_are_named() {
             "status: wanted one of `SUBMITTED`, `QUEUED`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, got `DONE`",
         ),
         ("user=", "user: wanted 1..=255 bytes, got none"),
-        ("page=2", "page: wanted `user`, `status`, `limit`, `cursor`, got `page`"),
+        ("origin=mine", "origin: wanted `owned` or `external`, got `mine`"),
+        ("page=2", "page: wanted `origin`, `user`, `status`, `limit`, `cursor`, got `page`"),
     ];
 
     for (query, wanted) in cases {
@@ -120,7 +121,11 @@ async fn job_owned_and_external_are_told_apart() {
     let mine = world.get("/jobs/mine").await.json();
     let external = world.get("/jobs/a%2Fb").await.json();
     let nobody = world.get("/jobs/nobody").await;
+    let listed = world.get("/jobs").await.json();
+    let others = world.get("/jobs?origin=external").await.json();
 
+    let origins = |page: &Value| names(&page["jobs"], "origin");
+    assert_eq!((origins(&listed).len(), origins(&others)), (2, vec!["external".to_owned()]));
     assert_eq!((&mine["job"]["origin"], &mine["job"]["status"]), (&json!("owned"), &json!("QUEUED")));
     assert_eq!(mine["job"]["parameters"], json!({"depth": 3}));
     assert_eq!(mine["job"]["view"]["status"], "RUNNING");
@@ -161,7 +166,7 @@ async fn timeline_steps_and_refusals_are_shown() {
 
     let timeline = world.get("/jobs/j/timeline").await.json();
 
-    assert_eq!(empty, json!({"steps": [], "refusals": [], "has_more": false}));
+    assert_eq!(empty, json!({"steps": [], "refusals": [], "next": null}));
     assert_eq!(timeline["steps"][0]["event_type"], "job.queued");
     assert_eq!(timeline["steps"][0]["payload"], json!({"tac_job_id": "7"}));
     assert_eq!(
@@ -390,9 +395,15 @@ async fn parked_keys_are_listed_up_to_the_limit() {
     let first = &all["parked"][0];
     assert_eq!((&first["group"], &first["key_base64"]), (&json!("jobs"), &json!("YQ==")));
     assert_eq!((&first["records"], &first["wish"], &first["head"]), (&json!(1), &json!("wait"), &json!(0)));
-    assert_eq!((names(&all["parked"], "head").len(), &all["has_more"]), (2, &json!(false)));
-    assert_eq!((names(&one["parked"], "head").len(), &one["has_more"]), (1, &json!(true)));
-    assert_eq!(world.get("/parked?group=jobs").await.refusal(), "400 group: wanted `limit`, got `group`");
+    assert_eq!((names(&all["parked"], "head").len(), &all["next"]), (2, &Value::Null));
+    let next = one["next"].as_str().unwrap();
+    let rest = world.get(&format!("/parked?limit=1&cursor={next}")).await.json();
+    assert_eq!([&one["parked"][0], &rest["parked"][0]], [&all["parked"][0], &all["parked"][1]]);
+    assert_eq!(rest["next"], Value::Null);
+    assert_eq!(
+        world.get("/parked?group=jobs").await.refusal(),
+        "400 group: wanted `limit`, `cursor`, got `group`"
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use horizons::http::{HttpLimits, ServeError, Served};
-use horizons_actors::testkit::wait_until;
+use horizons_actors::testkit::{Fault, StoreCall, wait_until};
 
 use super::world::{LIMIT, World};
 
@@ -58,24 +58,49 @@ async fn headers_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait_for_a_place() {
+async fn connections_over_the_limit_are_sent_away_but_for_probes() {
     let world = World::with_limits(HttpLimits { connections: 1, ..HttpLimits::default() }).await;
     let mut first = world.connect().await;
     first.write(LIVE).await;
     first.read(true).await;
-    let mut second = world.connect().await;
-    second.write(LIVE).await;
-    // The first one is served again while the second waits: had the second been accepted, it was answered first.
-    for _ in 0..20 {
-        first.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        let metrics = first.read(true).await.text();
-        assert!(metrics.contains("\nhorizons_http_connections 1\n"), "{metrics}");
-    }
 
+    let list = world.get("/jobs").await;
+    let probes = [world.get("/live").await, world.get("/ready").await, world.get("/metrics").await];
     drop(first);
-    let answer = second.read(true).await;
+    let later = loop {
+        let answer = world.get("/jobs").await;
+        if answer.status != 503 {
+            break answer;
+        }
+    };
 
-    assert_eq!(answer.status, 200);
+    assert_eq!(
+        (list.status, list.header("retry-after"), list.header("connection")),
+        (503, Some("1"), Some("close"))
+    );
+    assert_eq!(probes.map(|answer| answer.status), [200, 200, 200]);
+    assert_eq!((later.status, later.header("connection")), (200, None));
+}
+
+#[tokio::test]
+async fn lists_wait_for_a_turn_and_are_sent_away_after_a_while() {
+    let limits = HttpLimits { lists: 1, list_wait: Duration::from_millis(50), ..HttpLimits::default() };
+    let world = World::with_limits(limits).await;
+    world.store.faults().script(StoreCall::Query, Fault::Hang);
+    let mut held = world.connect().await;
+    held.write(b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+
+    let refused = loop {
+        let answer = world.get("/dead-letters").await;
+        if answer.status == 503 {
+            break answer;
+        }
+    };
+    let live = world.get("/live").await;
+    drop(held);
+
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(live.status, 200);
 }
 
 #[tokio::test]

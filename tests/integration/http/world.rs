@@ -29,6 +29,7 @@ use horizons_actors::ports::commands::{
 };
 use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
 use horizons_actors::ports::output::{AttemptOutput, OutputCursor, OutputError, OutputPage, OutputQuery};
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::relay::{RelayPartition, RelaySnapshot, RelayView};
 use horizons_actors::ports::store::{
     AppendedAt, JobExpectation, JobRow, JobStore, JobWrite, LaneStore, LaneTransaction, StoreError,
@@ -195,7 +196,11 @@ impl RelayView for FakeRelay {
         }
     }
 
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
+    fn set_aside_records(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError> {
         let partition =
             OutboxPartition { topic: LogTopic::DeadLetter(Topic::JobMetrics), partition: Partition(4) };
         let record = LogRecord {
@@ -207,8 +212,9 @@ impl RelayView for FakeRelay {
             payload: Some(Bytes::from_static(b"large")),
         };
         let kept = SetAsideRecord { partition, record, command_id: Uuid::from_u128(5), set_aside_at: at(1) };
-        let records = std::iter::repeat_n(kept, 1.min(limit)).collect();
-        async move { Ok(records) }.boxed()
+        let behind = after.is_none_or(|after| (partition, Offset(6)) > after);
+        let page = Page::of([kept].into_iter().filter(|_| behind), limit);
+        async move { Ok(page) }.boxed()
     }
 
     fn try_again(&self, _partition: OutboxPartition) {}

@@ -188,7 +188,7 @@ async fn operator(store: &impl Whole, round: u64) {
 }
 
 async fn people(store: &impl Whole, rows: u64) {
-    let all = JobFilter { user_id: None, status: None, before: None, limit: 50 };
+    let all = JobFilter { limit: 50, ..JobFilter::default() };
     let before = Some((at(0), id("job-9")));
     for user_id in [None, Some(id("ada"))] {
         for status in [None, Some(JobStatus::Running), Some(JobStatus::Completed)] {

@@ -10,6 +10,7 @@ use horizons_actors::ports::outbox::{
     Cursor, CursorMove, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId, RelayLease,
     SetAsideAnswer, SetAsideRecord, WantedRows,
 };
+use horizons_actors::ports::page::Page;
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::testkit::MemoryStore;
@@ -113,8 +114,12 @@ impl OutboxStore for Freezable {
         self.inner.set_aside(command, partition, offset, audit)
     }
 
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
-        self.inner.set_aside_records(limit)
+    fn set_aside_records_after(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError> {
+        self.inner.set_aside_records_after(after, limit)
     }
 
     fn remove_sent(&self, epoch: Epoch, limit: usize) -> Reply<u64, StoreError> {

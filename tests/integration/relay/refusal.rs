@@ -101,7 +101,7 @@ fn too_large_is_set_aside(large_bytes: usize) {
 
     check(kafka.direct(), &prefix, &expected);
     let kept = run(store.set_aside_records(10)).unwrap();
-    let [kept] = kept.as_slice() else { panic!("wanted one record, got {}", kept.len()) };
+    let [kept] = &*kept else { panic!("wanted one record, got {}", kept.len()) };
     assert_eq!((kept.partition, kept.record.offset), (HERE, Offset(ROWS)));
     assert_eq!(kept.record.payload.as_ref().map(Bytes::len), Some(large_bytes));
 }

@@ -11,9 +11,10 @@ use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
 use crate::ids::{Group, JobId, Offset, TopicPartition};
 use crate::ports::Reply;
+use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage, StoredAuditLog,
-    StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
+    StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
 use crate::state::{JobAggregate, JobView};
@@ -90,7 +91,7 @@ impl QueryStore for FakeQuery {
         self.answer(page)
     }
 
-    fn jobs(&self, _filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+    fn jobs(&self, _filter: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
         unused()
     }
 
@@ -98,11 +99,21 @@ impl QueryStore for FakeQuery {
         unused()
     }
 
-    fn timeline(&self, _job_id: JobId, _limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
+    fn timeline_after(
+        &self,
+        _job_id: JobId,
+        _skipped: usize,
+        _limit: usize,
+    ) -> Reply<Page<TimelineEntry>, StoreError> {
         unused()
     }
 
-    fn refusals(&self, _job_id: JobId, _limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+    fn refusals_after(
+        &self,
+        _job_id: JobId,
+        _skipped: usize,
+        _limit: usize,
+    ) -> Reply<Page<StoredRefusal>, StoreError> {
         unused()
     }
 
@@ -127,15 +138,19 @@ impl QueryStore for FakeQuery {
         _group: Option<Group>,
         _after: Option<DeadLetterId>,
         _limit: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+    ) -> Reply<Page<StoredDeadLetter>, StoreError> {
         unused()
     }
 
-    fn parked_keys(&self, _limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+    fn parked_keys_after(
+        &self,
+        _after: Option<ParkedId>,
+        _limit: usize,
+    ) -> Reply<Page<StoredParkedKey>, StoreError> {
         unused()
     }
 
-    fn gaps(&self, _limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+    fn gaps(&self, _limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         unused()
     }
 

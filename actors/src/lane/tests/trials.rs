@@ -116,7 +116,7 @@ fn applied(store: &MemoryStore, job: &str) -> Vec<u64> {
 }
 
 fn letters(store: &MemoryStore) -> Vec<StoredDeadLetter> {
-    read(store, async |store| store.dead_letters(None, None, 100).await.unwrap())
+    read(store, async |store| store.dead_letters(None, None, 100).await.unwrap().rows)
 }
 
 fn convicted(store: &MemoryStore) -> Vec<(Offset, String, String)> {

@@ -448,7 +448,7 @@ impl World {
     /// Gives the sequences of a job in the order in which they were applied.
     pub(super) async fn applied(&self, job: &str) -> Vec<u64> {
         let job_id = JobId::parse(job).unwrap();
-        let mut entries = self.store.timeline(job_id, usize::MAX).await.unwrap();
+        let mut entries = self.store.timeline(job_id, usize::MAX).await.unwrap().rows;
         entries.sort_by_key(|entry| (entry.applied_at, entry.offset));
         entries.into_iter().map(|entry| entry.sequence.0).collect()
     }

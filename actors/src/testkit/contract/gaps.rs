@@ -65,7 +65,7 @@ async fn note(store: &impl LaneStore, owner: &Owner, gap: Option<FoundGap>) {
 }
 
 async fn listed(store: &impl Store) -> Vec<StoredGap> {
-    store.gaps(10).await.expect("gaps can be read")
+    store.gaps(10).await.expect("gaps can be read").rows
 }
 
 fn acts(store: &impl Store) -> Vec<String> {

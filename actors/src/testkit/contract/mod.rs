@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod lanes;
 pub mod log;
 pub mod outbox;
+pub mod pages;
 pub mod parking;
 pub mod queries;
 pub mod sample;
@@ -73,6 +74,10 @@ macro_rules! store_contract {
             log::append_tells_heads_before_it_answers,
             log::read_stops_at_each_limit,
             log::read_largest_and_oddest_records_round_trip,
+            pages::lists_of_large_rows_end_their_pages_early,
+            pages::audit_entries_of_large_records_end_their_pages_early,
+            pages::list_row_larger_than_a_page_comes_alone,
+            pages::jobs_of_other_producers_are_listed_among_our_own,
             parking::park_record_twice_same_bytes_is_ignored,
             parking::park_record_twice_other_bytes_is_refused,
             parking::park_record_without_parked_key_is_refused,

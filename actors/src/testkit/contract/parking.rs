@@ -298,8 +298,8 @@ pub async fn dead_letters_page_in_order_of_lane_and_offset(store: Arc<impl Store
         .flat_map(|lane| [(lane.clone(), 8), (lane, 70)])
         .collect();
     assert_eq!(places, wanted);
-    assert_eq!(paged, whole);
-    assert_eq!(of_group.as_slice(), whole.get(2..).unwrap_or_default());
+    assert_eq!(whole, paged);
+    assert_eq!(&*of_group, whole.get(2..).unwrap_or_default());
     let first = whole.first().map(|letter| (letter.state.as_str(), letter.reason.as_str(), &letter.record));
     assert_eq!(first, Some(("dead", "malformed_bytes", &log_record(8, None, "x"))));
 }

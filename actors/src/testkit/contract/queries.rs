@@ -13,12 +13,12 @@ use crate::effect::{Effects, RETIRED_ENTRIES, RetiredView, Retirement, TimelineE
 use crate::event::partition::partition_for;
 use crate::event::{EventType, JobStatus};
 use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, Sequence, Topic};
-use crate::ports::query::{AuditFilter, AuditPosition, JobFilter, StoredAuditEntry};
+use crate::ports::query::{AuditFilter, AuditPosition, JobFilter, ListedJob, StoredAuditEntry};
 use crate::ports::store::{JobRow, LaneStore};
 use crate::state::{Aggregate, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 
 /// Opens a lane and commits one transaction.
-async fn commit(store: &impl LaneStore, lane: LaneKey, effects: Effects) {
+pub(super) async fn commit(store: &impl LaneStore, lane: LaneKey, effects: Effects) {
     let opened = store.open_lane(lane.clone(), PROCESS).await.expect("a lane can be opened");
     store.commit(Owner::new(lane, &opened).step(effects)).await.expect("the owner may write");
 }
@@ -37,7 +37,8 @@ pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
     }
     let ids = async |filter: JobFilter| {
         let rows = store.jobs(filter).await.expect("jobs can be read");
-        rows.into_iter().map(|row| (row.submitted_at, row.job_id)).collect::<Vec<_>>()
+        let place = |job: &ListedJob| (job.position().0, job.position().1.clone());
+        rows.iter().map(place).collect::<Vec<_>>()
     };
     let all = JobFilter { limit: 10, ..JobFilter::default() };
 
@@ -64,7 +65,7 @@ pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
     assert_eq!(names(&running), ["job-c"]);
 }
 
-fn view(job_id: &str, status: JobStatus) -> JobView {
+pub(super) fn view(job_id: &str, status: JobStatus) -> JobView {
     JobView {
         job_id: id(job_id),
         origin: JobOrigin::Owned,
@@ -83,7 +84,7 @@ fn view(job_id: &str, status: JobStatus) -> JobView {
     }
 }
 
-fn timeline_entry(job_id: &str, offset: u64) -> TimelineEntry {
+pub(super) fn timeline_entry(job_id: &str, offset: u64) -> TimelineEntry {
     TimelineEntry {
         job_id: id(job_id),
         offset: Offset(offset),
@@ -322,6 +323,6 @@ pub async fn progress_ends_and_parked_keys_are_listed_in_order(store: Arc<impl S
     let parked: Vec<_> =
         keys.iter().map(|key| (key.lane.clone(), key.key.clone(), key.head.0, key.records)).collect();
     assert_eq!(parked, [(jobs_lane(1), "job-a".into(), 4, 1), (jobs_lane(2), "job-b".into(), 3, 1)]);
-    assert_eq!(one.as_slice(), keys.get(..1).unwrap_or_default());
+    assert_eq!(&*one, keys.get(..1).unwrap_or_default());
     assert!(usage.used_bytes > 0 && usage.used_bytes < usage.limit_bytes);
 }

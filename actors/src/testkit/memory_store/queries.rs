@@ -7,32 +7,40 @@ use super::lanes::{KeptDeadLetter, KeptParkedKey, LaneTables, memory_log};
 use super::{MemoryStore, State};
 use crate::effect::{AuditEntry, DeadLetterOutcome, TimelineEntry};
 use crate::event::JobStatus;
-use crate::ids::{Attempt, Generation, Group, JobId, LaneKey, Offset, Topic, TopicPartition};
+use crate::ids::{Attempt, Generation, Group, JobId, LaneKey, Offset, Topic, TopicPartition, UserId};
 use crate::ports::Reply;
+use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, AuditPosition, DeadLetterId, JobFilter, LaneProgress, QueryStore, StoreUsage,
-    StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, AuditPosition, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId,
+    QueryStore, StoreUsage, StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey,
+    StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
-use crate::state::{JobAggregate, JobView, StateKey, StateValue};
+use crate::state::{JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 
 impl QueryStore for MemoryStore {
-    fn jobs(&self, filter: JobFilter) -> Reply<Vec<JobRow>, StoreError> {
+    fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            let is_wanted = |row: &&JobRow| {
-                filter.user_id.as_ref().is_none_or(|user_id| row.user_id == *user_id)
-                    && filter.status.is_none_or(|status| row.status == status)
-                    && filter
-                        .before
-                        .as_ref()
-                        .is_none_or(|(at, job_id)| (row.submitted_at, &row.job_id) < (*at, job_id))
+            let rows = &state.jobs.rows;
+            let owned = rows.values().map(|row| (row.user_id.clone(), row.status, owned_job(row)));
+            let foreign = newest_views(state)
+                .into_values()
+                .filter(|view| view.origin == JobOrigin::External && !rows.contains_key(&view.job_id));
+            let foreign = foreign.map(|view| (view.user_id.clone(), view.status, external_job(view)));
+            let is_wanted = |(user_id, status, job): &(UserId, JobStatus, ListedJob)| {
+                let origin = match job {
+                    ListedJob::Owned(_) => JobOrigin::Owned,
+                    ListedJob::External(_) => JobOrigin::External,
+                };
+                filter.origin.is_none_or(|wanted| origin == wanted)
+                    && filter.user_id.as_ref().is_none_or(|wanted| user_id == wanted)
+                    && filter.status.is_none_or(|wanted| *status == wanted)
+                    && filter.before.as_ref().is_none_or(|(at, job_id)| job.position() < (*at, job_id))
             };
-            let mut rows: Vec<JobRow> = state.jobs.rows.values().filter(is_wanted).cloned().collect();
-            rows.sort_by(|left, right| {
-                (right.submitted_at, &right.job_id).cmp(&(left.submitted_at, &left.job_id))
-            });
-            rows.truncate(filter.limit);
-            Ok(rows)
+            let wanted = owned.chain(foreign).filter(is_wanted);
+            let mut jobs: Vec<ListedJob> = wanted.map(|(_, _, job)| job).collect();
+            jobs.sort_by(|left, right| right.position().cmp(&left.position()));
+            Ok(Page::of(jobs, filter.limit))
         })
     }
 
@@ -69,7 +77,12 @@ impl QueryStore for MemoryStore {
         })
     }
 
-    fn timeline(&self, job_id: JobId, limit: usize) -> Reply<Vec<TimelineEntry>, StoreError> {
+    fn timeline_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<TimelineEntry>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let of_job = |tables: &LaneTables| {
                 let entries = tables.timeline.values().filter(|entry| entry.job_id == job_id);
@@ -80,11 +93,16 @@ impl QueryStore for MemoryStore {
                 entries.sort_by_key(|entry| entry.offset);
                 entries
             };
-            Ok(all_lanes(state).into_iter().flat_map(of_lane).take(limit).collect())
+            Ok(Page::of(all_lanes(state).into_iter().flat_map(of_lane).skip(skipped), limit))
         })
     }
 
-    fn refusals(&self, job_id: JobId, limit: usize) -> Reply<Vec<StoredRefusal>, StoreError> {
+    fn refusals_after(
+        &self,
+        job_id: JobId,
+        skipped: usize,
+        limit: usize,
+    ) -> Reply<Page<StoredRefusal>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let mut found = Vec::new();
             for (lane, tables) in all_lanes(state) {
@@ -97,9 +115,8 @@ impl QueryStore for MemoryStore {
                     refused_at: refusal.refused_at,
                 }));
             }
-            found.sort_by_key(|refusal| refusal.offset);
-            found.truncate(limit);
-            Ok(found)
+            found.sort_by_key(|refusal| (refusal.lane.clone(), refusal.offset));
+            Ok(Page::of(found.into_iter().skip(skipped), limit))
         })
     }
 
@@ -165,7 +182,7 @@ impl QueryStore for MemoryStore {
         group: Option<Group>,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Reply<Vec<StoredDeadLetter>, StoreError> {
+    ) -> Reply<Page<StoredDeadLetter>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let of_group = all_lanes(state)
                 .into_iter()
@@ -178,29 +195,37 @@ impl QueryStore for MemoryStore {
                             > (&after.lane, after.generation, after.offset)
                     })
                 });
-            Ok(letters
-                .take(limit)
-                .map(|(lane, tables, kept)| stored_dead_letter(lane, tables.generation, kept))
-                .collect())
+            let letters =
+                letters.map(|(lane, tables, kept)| stored_dead_letter(lane, tables.generation, kept));
+            Ok(Page::of(letters, limit))
         })
     }
 
-    fn parked_keys(&self, limit: usize) -> Reply<Vec<StoredParkedKey>, StoreError> {
+    fn parked_keys_after(
+        &self,
+        after: Option<ParkedId>,
+        limit: usize,
+    ) -> Reply<Page<StoredParkedKey>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let keys = all_lanes(state)
                 .into_iter()
                 .flat_map(|(lane, tables)| tables.parked_keys.values().map(move |kept| (lane, tables, kept)));
-            Ok(keys.take(limit).map(|(lane, tables, kept)| stored_parked_key(lane, tables, kept)).collect())
+            let keys = keys.filter(|(lane, tables, kept)| {
+                after.as_ref().is_none_or(|after| {
+                    (*lane, tables.generation, &kept.parked.key) > (&after.lane, after.generation, &after.key)
+                })
+            });
+            Ok(Page::of(keys.map(|(lane, tables, kept)| stored_parked_key(lane, tables, kept)), limit))
         })
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Vec<StoredGap>, StoreError> {
+    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let open = state.lanes.iter().filter_map(|(lane, tables)| {
                 let gap = tables.gap?;
                 Some(StoredGap { lane: lane.clone(), generation: tables.generation, gap, decision: None })
             });
-            Ok(open.chain(state.decided_gaps.iter().rev().cloned()).take(limit).collect())
+            Ok(Page::of(open.chain(state.decided_gaps.iter().rev().cloned()), limit))
         })
     }
 
@@ -249,6 +274,27 @@ fn newest_first(state: &State) -> Vec<(&LaneKey, &LaneTables)> {
     lanes
 }
 
+/// Gives the view of each job, of the newest generation that knows it.
+fn newest_views(state: &State) -> BTreeMap<JobId, &JobView> {
+    let mut views = BTreeMap::new();
+    for (_, tables) in newest_first(state) {
+        for value in tables.states.values() {
+            if let StateValue::JobView(view) = value {
+                views.entry(view.job_id.clone()).or_insert(view);
+            }
+        }
+    }
+    views
+}
+
+fn owned_job(row: &JobRow) -> ListedJob {
+    ListedJob::Owned(Box::new(row.clone()))
+}
+
+fn external_job(view: &JobView) -> ListedJob {
+    ListedJob::External(Box::new(view.clone()))
+}
+
 /// Walks the behaviours' rows of every lane.
 fn all_states(state: &State) -> impl Iterator<Item = (&StateKey, &StateValue)> {
     all_lanes(state).into_iter().flat_map(|(_, tables)| tables.states.iter())
@@ -282,12 +328,9 @@ fn audit_page(state: &State, filter: &AuditFilter) -> AuditPage {
     }
     found.sort_by_key(|(position, _)| *position);
 
-    let may_follow = found.len() > filter.limit;
-    found.truncate(filter.limit);
-    AuditPage {
-        next: found.last().map(|(position, _)| *position).filter(|_| may_follow),
-        entries: found.into_iter().map(|(position, entry)| stored_audit_entry(position, entry)).collect(),
-    }
+    let found = found.into_iter().map(|(position, entry)| stored_audit_entry(position, entry));
+    let page = Page::of(found, filter.limit);
+    AuditPage { next: page.last().map(|entry| entry.position).filter(|_| page.has_more), entries: page.rows }
 }
 
 fn stored_audit_entry(position: AuditPosition, entry: &AuditEntry) -> StoredAuditEntry {

@@ -19,6 +19,7 @@ use crate::ports::outbox::{
     Cursor, CursorMove, KEPT_SENT_ROWS, OutboxHeads, OutboxPartition, OutboxRows, OutboxStore, RelayId,
     RelayLease, SetAsideAnswer, SetAsideRecord, WantedRows,
 };
+use crate::ports::page::Page;
 use crate::ports::store::StoreError;
 use crate::record::{LogRecord, OutgoingRecord};
 
@@ -183,9 +184,18 @@ impl OutboxStore for MemoryStore {
         })
     }
 
-    fn set_aside_records(&self, limit: usize) -> Reply<Vec<SetAsideRecord>, StoreError> {
+    fn set_aside_records_after(
+        &self,
+        after: Option<(OutboxPartition, Offset)>,
+        limit: usize,
+    ) -> Reply<Page<SetAsideRecord>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
-            Ok(state.relay.set_aside.iter().take(limit).cloned().collect())
+            let behind = state
+                .relay
+                .set_aside
+                .iter()
+                .filter(|kept| after.is_none_or(|after| (kept.partition, kept.record.offset) > after));
+            Ok(Page::of(behind.cloned(), limit))
         })
     }
 
