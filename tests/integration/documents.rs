@@ -270,6 +270,44 @@ fn events_topics_and_rejections_are_complete() {
     }
 }
 
+/// Gives the texts in quotes of a function's body.
+fn quoted_in(file: &str, function: &str) -> Vec<String> {
+    let text = read(file);
+    let body = text.split(&format!("fn {function}(")).nth(1).unwrap().split("\n    }\n").next().unwrap();
+    body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn events_refusals_are_those_of_the_code() {
+    let page = read("docs/events.md");
+    let section = page.split("\n## Refusals\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let told = |group: &str| -> BTreeSet<String> {
+        let rows = section.lines().filter(|line| line.starts_with(&format!("| `{group}` |")));
+        rows.flat_map(|row| code_spans(row.split('|').nth(2).unwrap())).collect()
+    };
+
+    for (group, files) in [
+        ("jobs", &["actors/src/jobs/judge.rs", "actors/src/jobs/state.rs"][..]),
+        ("job-metrics", &["actors/src/aggregator/mod.rs"]),
+    ] {
+        let named: BTreeSet<String> = files.iter().flat_map(|file| quoted_in(file, "reason")).collect();
+        assert_eq!(told(group), named, "docs/events.md: refusals of `{group}`");
+    }
+}
+
+#[test]
+fn api_problems_are_those_of_the_code() {
+    let page = read("docs/api.md");
+    let section = page.split("\n## Refusals\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| status"));
+    let told: BTreeSet<String> = rows.flat_map(|row| code_spans(row.split('|').nth(2).unwrap())).collect();
+
+    // Each kind is a name and a title.
+    let named: BTreeSet<String> = quoted_in("src/http/error.rs", "kind").into_iter().step_by(2).collect();
+
+    assert_eq!(told, named);
+}
+
 #[test]
 fn operations_exit_codes_and_states_are_complete() {
     for page in ["docs/operations.md", "README.md"] {
