@@ -21,7 +21,7 @@ export CARGO_INCREMENTAL=0
 needed=(
     gcc:gcc g++:g++ make:make perl:perl sqlite3:sqlite3
     java:default-jre-headless mvn:maven psql:postgresql-client node:nodejs npm:npm kcat:kcat openssl:openssl
-    setpriv:util-linux
+    setpriv:util-linux python3:python3
 )
 
 # Installs what is missing.
@@ -33,6 +33,8 @@ install_missing() {
     done
     # Its server's programs are in no search path.
     postgres_programs >/dev/null 2>&1 || missing+=(postgresql)
+    # Debian has the module that makes environments in a package of its own.
+    python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
     if [ "${#missing[@]}" -gt 0 ]; then
         if ! command -v apt-get >/dev/null 2>&1; then
             echo "error: missing: ${missing[*]}; install them (there is no apt-get here to do it)" >&2
@@ -62,4 +64,5 @@ prepare_services() {
     tests/services/kafka prepare >/dev/null
     tests/services/client prepare >/dev/null
     tests/services/promtool prepare >/dev/null
+    tests/openapi/run prepare >/dev/null
 }

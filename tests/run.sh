@@ -57,7 +57,12 @@ run_suite() {
 }
 
 # Long suites, one function each, listed in `suites`. A suite prints its seed and its counts.
-suites=()
+suites=(document_and_server_agree)
+
+# Requests made from the published document, and the server's answers to them.
+document_and_server_agree() {
+    cargo build --locked "${features[@]}" --bin horizons && tests/openapi/run "$CARGO_TARGET_DIR/debug/horizons"
+}
 
 install_missing
 prepare_services

@@ -4,6 +4,8 @@
 //! [`Command`] with a principal and its audit entry. Work that touches the outside world is an [`Order`]: a
 //! row in the store, unique by (job, attempt, kind), so that asking twice does nothing twice.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -11,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::event::TaccSystem;
 use crate::gap::GapAcceptance;
 use crate::ids::{
-    AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic, Offset,
-    Partition, ResourceId, Topic, UserId,
+    AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic,
+    OPAQUE_ID_MAX_BYTES, Offset, Partition, ResourceId, Topic, UserId,
 };
 
 /// Who asks.
@@ -116,8 +118,26 @@ impl CommandKind {
             }
             CommandKind::SendRecordAgain { topic, partition } => format!("{topic}-{partition}"),
         };
-        ResourceId::parse(&text).expect("job ids, lane names and topic names are valid resource ids")
+        let text = fitting(&text);
+        ResourceId::parse(&text).expect("names of jobs, lanes and topics hold no control characters")
     }
+}
+
+/// Cuts a name that is longer than an id may be: that of a lane has the name of its group in it, which may be as
+/// long as an id by itself.
+fn fitting(text: &str) -> Cow<'_, str> {
+    const MARK: &str = "…";
+    if text.len() <= OPAQUE_ID_MAX_BYTES {
+        return Cow::Borrowed(text);
+    }
+    let mut kept = String::with_capacity(OPAQUE_ID_MAX_BYTES);
+    for character in text.chars() {
+        if kept.len() + character.len_utf8() + MARK.len() > OPAQUE_ID_MAX_BYTES {
+            break;
+        }
+        kept.push(character);
+    }
+    Cow::Owned(kept + MARK)
 }
 
 /// What a user submits.
@@ -182,4 +202,25 @@ pub struct Order {
     pub kind: OrderKind,
     /// When it was decided.
     pub ordered_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Group, TopicPartition};
+
+    #[test]
+    fn resource_id_of_a_lane_whose_group_has_the_longest_name_fits() {
+        for name in ["g".repeat(OPAQUE_ID_MAX_BYTES), "ü".repeat(OPAQUE_ID_MAX_BYTES / 2)] {
+            let group = Group::parse(&name).expect("the longest name is one");
+            let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(3) };
+            let lane = LaneKey { group, topic_partition };
+            let key = ParkedKeyId { lane: lane.clone(), key: bytes::Bytes::from_static(b"k") };
+
+            for kind in [CommandKind::DiscardHead(key.clone()), CommandKind::ResumeLane(lane.clone())] {
+                let id = kind.resource_id(None);
+                assert!(id.as_str().len() <= OPAQUE_ID_MAX_BYTES && id.as_str().ends_with('…'), "{id}");
+            }
+        }
+    }
 }

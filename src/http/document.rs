@@ -109,7 +109,7 @@ impl Fields {
     /// *Errors*: `Invalid` when it is absent or no number below 65536.
     pub(super) fn partition(&mut self, name: &str) -> Result<u16, ApiError> {
         let value = self.take(name);
-        match value.as_ref().and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok()) {
+        match value.as_ref().and_then(whole).and_then(|number| u16::try_from(number).ok()) {
             Some(number) => Ok(number),
             None => self.wrong(name, "a partition's number", value.as_ref()),
         }
@@ -135,7 +135,7 @@ impl Fields {
     /// *Errors*: `Invalid` when it is absent or no whole number from 0 on.
     pub(super) fn number(&mut self, name: &str) -> Result<u64, ApiError> {
         let value = self.take(name);
-        match value.as_ref().and_then(Value::as_u64) {
+        match value.as_ref().and_then(whole) {
             Some(number) => Ok(number),
             None => self.wrong(name, "a whole number from 0 on", value.as_ref()),
         }
@@ -182,6 +182,14 @@ impl Fields {
             Some(name) => Err(invalid(self.path(name), format!("wanted only {known}, got an unknown field"))),
         }
     }
+}
+
+/// Reads a whole number: `3.0` is one as well (JSON Schema 2020-12), as far as a float is exact.
+fn whole(value: &Value) -> Option<u64> {
+    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..EXACT_BELOW).contains(float));
+    // The range is checked, so nothing is cut.
+    value.as_u64().or_else(|| float().map(|float| float as u64))
 }
 
 /// Names a field that is not as wanted.

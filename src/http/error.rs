@@ -13,7 +13,7 @@ use horizons_actors::ports::commands::CommandError;
 use horizons_actors::ports::store::StoreError;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use warp::http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reject::Rejection;
 use warp::reply::{Reply as _, Response};
@@ -122,6 +122,12 @@ pub(super) enum ApiError {
         /// What it is declared to be.
         got: String,
     },
+    /// The body is compressed, or encoded in another way.
+    #[error("wanted no encoding (`identity`), got `{got}`")]
+    WrongContentEncoding {
+        /// How it is encoded.
+        got: String,
+    },
     /// A field of the body is not as wanted.
     #[error("{reason}")]
     Invalid {
@@ -220,6 +226,9 @@ impl ApiError {
             E::WrongContentType { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", "wrong content type")
             }
+            E::WrongContentEncoding { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-encoding", "wrong content encoding")
+            }
             E::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "invalid field"),
             E::Refused { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused-by-scheduler", "refused by the scheduler")
@@ -243,6 +252,7 @@ impl ApiError {
             ApiError::Refused { field, .. } => field.as_deref(),
             ApiError::KeyReused { .. } => Some(IDEMPOTENCY_KEY_HEADER),
             ApiError::WrongContentType { .. } => Some("Content-Type"),
+            ApiError::WrongContentEncoding { .. } => Some("Content-Encoding"),
             _ => None,
         }
     }
@@ -299,6 +309,10 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
         if let Some(delay) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
+        }
+        // RFC 9110, 12.5.3: tells what would have been taken.
+        if let ApiError::WrongContentEncoding { .. } = &self {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if let ApiError::MethodNotAllowed { allowed, .. } = &self
             && let Ok(allowed) = HeaderValue::from_str(allowed)

@@ -12,7 +12,7 @@ use bytes::Buf;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt};
 use warp::filters::BoxedFilter;
-use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use warp::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use warp::http::{HeaderMap, Method};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
@@ -151,6 +151,7 @@ async fn handle(
         RouteMethod::Get => 0,
         RouteMethod::Post => {
             check_content_type(&headers)?;
+            check_content_encoding(&headers)?;
             shared.limits.body_bytes
         }
     };
@@ -187,6 +188,20 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         ("application/json", "" | "charset=utf-8" | "charset=\"utf-8\"") => Ok(()),
         _ => wrong(format!("`{}`", super::document::shortened(&text))),
     }
+}
+
+/// Takes bodies as they are: what a client has compressed would be read as broken JSON.
+///
+/// *Source*: RFC 9110, 15.5.16: 415 also where `Content-Encoding` is the reason.
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
+        if let Some(coding) = codings.find(|coding| *coding != "identity") {
+            return Err(ApiError::WrongContentEncoding { got: super::document::shortened(coding) });
+        }
+    }
+    Ok(())
 }
 
 /// Reads a body up to a limit, whether its length is declared or not.

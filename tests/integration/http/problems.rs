@@ -231,6 +231,33 @@ async fn body_content_type_other_than_json_is_refused() {
 }
 
 #[tokio::test]
+async fn content_encoding_other_than_none_is_refused_by_name() {
+    let world = World::start().await;
+
+    for value in ["gzip", "br", "identity, deflate"] {
+        let headers = format!("{JSON}Content-Encoding: {value}\r\n");
+        let answer = world.send("POST", "/jobs/j/cancel", &headers, "{}").await;
+        let got = value.rsplit(", ").next().unwrap();
+        let wanted = format!("415 Content-Encoding: wanted no encoding (`identity`), got `{got}`");
+        assert_eq!((answer.refusal(), answer.header("accept-encoding")), (wanted, Some("identity")));
+    }
+    let headers = format!("{JSON}Content-Encoding: identity\r\n");
+    assert_eq!(world.send("POST", "/jobs/j/cancel", &headers, "{}").await.status, 202);
+}
+
+#[tokio::test]
+async fn numbers_whole_floats_are_whole_numbers() {
+    let world = World::start().await;
+    let body = |partition: Value| json!({"group": "jobs", "topic": "job-lifecycle", "partition": partition, "reason": "mended"});
+
+    let whole = world.post("/lanes/resume", &body(json!(3.0))).await;
+    let broken = world.post("/lanes/resume", &body(json!(3.5))).await;
+
+    assert_eq!(whole.status, 202);
+    assert_eq!(broken.refusal(), "422 partition: wanted a partition's number, got `3.5`");
+}
+
+#[tokio::test]
 async fn body_too_large_is_refused_with_the_limit() {
     let limits = HttpLimits { body_bytes: 64, ..HttpLimits::default() };
     let world = World::with_limits(limits).await;
