@@ -22,6 +22,8 @@ pub enum StateKey {
     JobAggregate(JobId, Attempt),
     /// How many jobs of this lane entered a status.
     StatusCount(JobStatus),
+    /// The last sequence of a job's events that a behaviour without a row of its own has taken.
+    LastSequence(JobId),
 }
 
 impl StateKey {
@@ -44,6 +46,8 @@ pub enum StateValue {
     JobAggregate(JobAggregate),
     /// See [`StateKey::StatusCount`].
     StatusCount(u64),
+    /// See [`StateKey::LastSequence`].
+    LastSequence(Sequence),
 }
 
 /// Where an audit log stands after its last entry.

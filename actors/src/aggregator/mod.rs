@@ -1,9 +1,9 @@
 //! The metrics aggregator: what every attempt used, and how many jobs entered each status.
 //!
 //! Promises per attempt count, sum, least and greatest of its samples, its reported totals beside them and
-//! never counted with them, and per lane a count of the transitions into each status. The order of samples
-//! does not matter. A sample that cannot be aggregated is refused and recorded; consumption goes on
-//! (requirements M1, M6, M7). Does not judge a job's transitions: that is for the jobs group.
+//! never counted with them, and per lane a count of the transitions into each status. Each is counted once, however
+//! late a producer says it again: an event whose sequence does not go on is refused. A sample that cannot be
+//! aggregated is refused and recorded; consumption goes on (requirements M1, M6, M7). Does not judge a job's transitions: that is for the jobs group.
 
 pub mod summary;
 
@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, JobMetricsRecorded, JobStatus, Payload};
 use crate::ids::{Attempt, Group, JobId, Sequence, Topic};
 use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
+use crate::lane::turn::{Late, turn_key};
 use crate::state::{Aggregate, AttemptSummary, JobAggregate, StateKey, StateValue};
 
 pub use summary::{Deviation, Quantity, SummaryDifference, summary_differences};
@@ -46,6 +47,9 @@ pub enum Refused {
         /// The attempt.
         attempt: Attempt,
     },
+    /// An event of this or a later sequence was counted before.
+    #[error(transparent)]
+    Late(#[from] Late),
     /// The orchestrator owns the job and has not written this event.
     #[error("the job is owned here and sequence {sequence} is not this event")]
     Foreign {
@@ -62,6 +66,7 @@ impl Refused {
             Refused::InvalidMeasurement { .. } => "invalid_measurement",
             Refused::SumOverflows { .. } => "sum_overflows",
             Refused::SummaryRepeated { .. } => "summary_repeated",
+            Refused::Late(_) => Late::REASON,
             Refused::Foreign { .. } => "foreign_event",
         }
     }
@@ -88,6 +93,7 @@ impl Behaviour for MetricsAggregator {
         } else if let (Some(status), Some(sequence)) = (entered_status(&event.payload), event.sequence) {
             keys.push(StateKey::StatusCount(status));
             keys.push(StateKey::LifecycleOwner(job_id.clone(), sequence));
+            keys.extend(turn_key(event));
         }
     }
 
@@ -141,6 +147,7 @@ fn count_status(event: &Event, status: JobStatus, work: &mut Workspace<'_>) -> R
     {
         return Err(Refused::Foreign { sequence });
     }
+    work.take_turn(event)?;
     let key = StateKey::StatusCount(status);
     let count = match work.get(&key) {
         Some(StateValue::StatusCount(count)) => *count,
@@ -157,15 +164,17 @@ fn take_measured(
     work: &mut Workspace<'_>,
 ) -> Result<(), Refused> {
     let job_id = event.job_id.as_ref().ok_or(Refused::FieldMissing { field: "job_id" })?;
+    let sequence = event.sequence.ok_or(Refused::FieldMissing { field: "sequence" })?;
     check_measured(measured)?;
     let key = StateKey::JobAggregate(job_id.clone(), measured.attempt);
     let known = match work.get(&key) {
         Some(StateValue::JobAggregate(row)) => row.clone(),
         _ => new_aggregate(job_id, measured.attempt, work.now),
     };
+    Late::check(known.last_sequence, sequence)?;
     let mut row =
         if measured.summary { with_summary(known, measured)? } else { with_sample(known, measured)? };
-    row.last_sequence = row.last_sequence.max(event.sequence);
+    row.last_sequence = Some(sequence);
     row.updated_at = work.now;
     work.put(key, StateValue::JobAggregate(row));
     Ok(())

@@ -49,8 +49,8 @@ fn aggregator_samples_give_count_sum_and_extremes() {
 
     let answers = lane.apply(&[
         recorded(1, sample(50.0, 100.0, 7, 1.0)),
-        recorded(3, sample(150.0, 80.0, 0, 3.0)),
         recorded(2, sample(100.0, 120.0, 5, 2.0)),
+        recorded(3, sample(150.0, 80.0, 0, 3.0)),
     ]);
 
     assert_eq!(answers, [None, None, None]);
@@ -74,6 +74,39 @@ fn aggregator_attempts_are_kept_apart() {
 
     assert_eq!(row(&lane, 1).expect("a row").cpu_usage_percent.mean(), Some(10.0));
     assert_eq!(row(&lane, 2).expect("a row").cpu_usage_percent.mean(), Some(30.0));
+}
+
+#[test]
+fn aggregator_event_said_again_is_late_and_not_counted() {
+    let (mut lane, job_id) = (lane(), job("a"));
+    let sampled = [recorded(1, sample(50.0, 100.0, 7, 1.0)), recorded(2, sample(60.0, 90.0, 7, 1.0))];
+    let entered =
+        [changed(&job_id, 2, Submitted, Queued, 1, false), changed(&job_id, 4, Queued, Running, 1, false)];
+    lane.apply(&sampled);
+    lane.apply(&entered);
+
+    let answers = lane.apply(&[sampled, entered].concat());
+
+    assert_eq!(answers, [Some("late_sequence"); 4]);
+    assert_eq!(row(&lane, 1).expect("a row").memory_usage_mb.count, 2);
+    assert_eq!((count(&lane, Queued), count(&lane, Running)), (1, 1));
+}
+
+#[test]
+fn aggregator_sequences_of_jobs_and_attempts_are_kept_apart() {
+    let mut lane = lane();
+    let second = JobMetricsRecorded { attempt: Attempt(2), ..sample(30.0, 1.0, 1, 1.0) };
+
+    let answers = lane.apply(&[
+        recorded(5, sample(10.0, 1.0, 1, 1.0)),
+        recorded(6, second),
+        event(&job("b"), 1, Payload::JobMetricsRecorded(sample(1.0, 1.0, 1, 1.0))),
+        changed(&job("b"), 1, Submitted, Queued, 1, false),
+        changed(&job("a"), 9, Submitted, Queued, 1, false),
+    ]);
+
+    assert_eq!(answers, [None; 5]);
+    assert_eq!(count(&lane, Queued), 2);
 }
 
 #[test]
@@ -279,31 +312,26 @@ proptest! {
         }
     }
 
+    /// Against a memory of everything: no window stands before the behaviour here.
     #[test]
-    fn aggregator_events_that_come_after_a_park_give_the_same_samples(events in any_events(), parked in any::<u64>()) {
-        let (mut straight, mut parked_first) = (lane(), lane());
-        // Samples of a parked key come later than others; their order among the rest must not matter.
-        let mut reordered: Vec<(bool, Event)> = (0..)
-            .zip(&events)
-            .map(|(index, event)| (parked >> (index % 64) & 1 == 1, event.clone()))
-            .collect();
-        reordered.sort_by_key(|(is_parked, _)| *is_parked);
-        let reordered: Vec<Event> = reordered.into_iter().map(|(_, event)| event).collect();
-
-        straight.apply(&events);
-        parked_first.apply(&reordered);
-
-        for attempt in [1, 2] {
-            let samples = |lane: &Rows<MetricsAggregator>| {
-                row(lane, attempt).map(|row| {
-                    (row.cpu_usage_percent, row.memory_usage_mb, row.io_operations, row.execution_time_seconds)
-                })
-            };
-            prop_assert_eq!(samples(&straight), samples(&parked_first));
+    fn aggregator_retry_however_late_has_no_second_effect(
+        events in any_events(),
+        retries in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..80), 1..20),
+    ) {
+        let (mut once, mut repeated) = (lane(), lane());
+        let mut stream: Vec<(usize, bool, Event)> =
+            events.iter().cloned().enumerate().map(|(place, event)| (place, false, event)).collect();
+        for (which, later) in retries {
+            let place = which.index(events.len());
+            stream.push((place.saturating_add(later), true, events[place].clone()));
         }
-        for status in JobStatus::ALL {
-            prop_assert_eq!(count(&straight, status), count(&parked_first, status));
-        }
+        stream.sort_by_key(|(place, is_retry, _)| (*place, *is_retry));
+        let stream: Vec<Event> = stream.into_iter().map(|(_, _, event)| event).collect();
+
+        once.apply(&events);
+        repeated.apply(&stream);
+
+        prop_assert_eq!(&repeated.rows, &once.rows);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, JobStatus, Payload};
 use crate::ids::{Attempt, JobId, Sequence};
 use crate::jobs::state::{Input, Refusal, State, Step, Target};
+use crate::lane::turn::Late;
 use crate::state::{JobOrigin, JobView, LifecycleOwner};
 
 /// Tells why an event is not applied.
@@ -24,13 +25,8 @@ pub enum Refused {
         sequence: Sequence,
     },
     /// An event of this or a later sequence was applied before.
-    #[error("`sequence` is late: wanted more than {last}, got {got}")]
-    Late {
-        /// The last sequence that was applied.
-        last: Sequence,
-        /// What the event says.
-        got: Sequence,
-    },
+    #[error(transparent)]
+    Late(#[from] Late),
     /// The event has no job or no sequence, or is none of a job's life.
     #[error("no lifecycle event: wanted `{wanted}`")]
     NotLifecycle {
@@ -47,7 +43,7 @@ impl Refused {
     pub const fn reason(&self) -> &'static str {
         match self {
             Refused::Foreign { .. } => "foreign_event",
-            Refused::Late { .. } => "late_sequence",
+            Refused::Late(_) => Late::REASON,
             Refused::NotLifecycle { .. } => "not_lifecycle",
             Refused::Transition(refusal) => refusal.reason(),
         }
@@ -177,9 +173,7 @@ enum Turn {
 /// Checks that the event's turn has come. An external producer may leave sequences out.
 fn turn_of(view: Option<&JobView>, origin: JobOrigin, got: Sequence) -> Result<Turn, Refused> {
     let last = view.map_or(Sequence(0), |view| view.last_sequence);
-    if view.is_some() && got <= last {
-        return Err(Refused::Late { last, got });
-    }
+    Late::check(view.map(|view| view.last_sequence), got)?;
     let is_following = got.0 == last.0.saturating_add(1);
     Ok(match origin {
         JobOrigin::Owned if !is_following => Turn::AfterGap,

@@ -104,8 +104,8 @@ pub(super) const fn set_aside_for(entry: &Entry) -> Option<&Rejection> {
     }
 }
 
-/// Keeps a record that is no poison and not to be applied: a dead letter that nobody waits behind.
-fn set_aside(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Outcome {
+/// Keeps a record that is not to be applied and that nobody is to wait for: a dead letter that nobody waits behind.
+pub(super) fn set_aside(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Outcome {
     let Entry { record, .. } = entry;
     let now = work.now;
     work.effects.dead_letters.push(DeadLetter {

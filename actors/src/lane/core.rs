@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::effect::{Effects, Outcome};
 use crate::gap::{FoundGap, GapKind};
 use crate::ids::{Incarnation, LaneKey, LogId, Offset};
-use crate::lane::answer::{Summary, answer, convict, poison_among, record_raw, set_aside_for};
+use crate::lane::answer::{Summary, answer, convict, poison_among, record_raw, set_aside, set_aside_for};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
 use crate::lane::brake::FloodBrake;
 use crate::lane::environment::LaneEnvironment;
@@ -78,6 +78,8 @@ pub(super) struct LaneCore {
     pub(super) timer_target: Option<(Timestamp, Offset)>,
     /// Panics so far, by record.
     pub(super) panics: HashMap<Offset, u32>,
+    /// Records of the batch in hand that repeat others: nobody waits for one, whatever else is wrong with it.
+    pub(super) repeats: HashSet<Offset>,
     /// What is tried alone.
     pub(super) trials: Trials,
     /// How much of what was answered last was poison.
@@ -180,6 +182,7 @@ impl LaneCore {
             next_timer: opened.next_timer,
             timer_target: None,
             panics: HashMap::new(),
+            repeats: HashSet::new(),
             trials,
             flood: FloodBrake::new(settings.flood),
             has_doubtful_gap,
@@ -336,6 +339,7 @@ impl LaneCore {
             }
         }
         self.panics.clear();
+        self.repeats.clear();
         Ok(self.rest_of(batch, chunks.into_iter().flatten().map(|entry| entry.record).collect()))
     }
 
@@ -399,6 +403,7 @@ impl LaneCore {
     pub(super) fn recognise(&mut self, entry: Entry) -> Entry {
         match entry.verdict {
             Verdict::Event(event) if self.window.check(event.event_id, entry.record.offset).is_some() => {
+                self.repeats.insert(entry.record.offset);
                 Entry { record: entry.record, verdict: Verdict::Duplicate(event) }
             }
             verdict => Entry { record: entry.record, verdict },
@@ -548,7 +553,7 @@ impl LaneCore {
         let status = Arc::clone(&self.status);
         let _busy = status.enter(env.monotonic_micros());
         let now = env.clock.now();
-        let Self { behaviour, cache, parked, lane, log_id, .. } = self;
+        let Self { behaviour, cache, parked, repeats, lane, log_id, .. } = self;
         let at = Cell::new(None);
         let thought = guard(|| {
             let mut work = Workspace::new(log_id, lane, now, cache);
@@ -557,9 +562,14 @@ impl LaneCore {
             for (index, entry) in chunk.iter().enumerate() {
                 at.set(Some(index));
                 let is_parked = |key: &Bytes| parked.contains_key(key) || parked_here.contains(key);
-                let outcome = match behaviour.poison_policy() {
-                    PoisonPolicy::RecordRaw => record_raw(behaviour.as_ref(), entry, &mut work),
-                    PoisonPolicy::Park => {
+                let outcome = match (behaviour.poison_policy(), &entry.verdict) {
+                    (PoisonPolicy::RecordRaw, _) => record_raw(behaviour.as_ref(), entry, &mut work),
+                    (PoisonPolicy::Park, Verdict::Rejected(rejection))
+                        if repeats.contains(&entry.record.offset) =>
+                    {
+                        set_aside(entry, rejection, &mut work)
+                    }
+                    (PoisonPolicy::Park, _) => {
                         let parked_behind = entry.record.key.as_ref().filter(|key| is_parked(key));
                         answer(behaviour.as_ref(), entry, parked_behind, &mut work)
                     }

@@ -25,6 +25,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 mod trial;
+pub mod turn;
 pub mod window;
 
 use std::cell::{Cell, RefCell};

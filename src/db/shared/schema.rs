@@ -237,6 +237,10 @@ diesel::table! {
 }
 
 diesel::table! {
+    job_sequences (job_id, lane) { job_id -> Text, lane -> BigInt, last_sequence -> BigInt, }
+}
+
+diesel::table! {
     refusals (refusal) {
         refusal -> BigInt,
         event_id -> Binary,

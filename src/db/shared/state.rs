@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::engine::{self, Connection, IS_SHARED, engine};
 use super::lanes::digest;
-use super::schema::{audit_logs, job_aggregates, job_events, job_views, jobs, status_counts};
+use super::schema::{audit_logs, job_aggregates, job_events, job_sequences, job_views, jobs, status_counts};
 use crate::db::error::unreadable;
 
 /// The bytes of a digest in a row of digests.
@@ -82,6 +82,7 @@ struct Wanted<'a> {
     views: Vec<&'a str>,
     aggregates: Vec<&'a str>,
     owners: Vec<(&'a JobId, Sequence)>,
+    sequences: Vec<&'a str>,
     single: Vec<&'a StateKey>,
 }
 
@@ -93,6 +94,7 @@ impl<'a> Wanted<'a> {
                 StateKey::JobView(job_id) => wanted.views.push(job_id.as_str()),
                 StateKey::JobAggregate(job_id, _) => wanted.aggregates.push(job_id.as_str()),
                 StateKey::LifecycleOwner(job_id, sequence) => wanted.owners.push((job_id, *sequence)),
+                StateKey::LastSequence(job_id) => wanted.sequences.push(job_id.as_str()),
                 // One, or a few, and only until a lane has them in memory.
                 StateKey::AuditLog | StateKey::StatusCount(_) => wanted.single.push(key),
             }
@@ -101,7 +103,12 @@ impl<'a> Wanted<'a> {
     }
 
     fn statements(&self) -> usize {
-        let lists = [self.views.is_empty(), self.aggregates.is_empty(), self.owners.is_empty()];
+        let lists = [
+            self.views.is_empty(),
+            self.aggregates.is_empty(),
+            self.owners.is_empty(),
+            self.sequences.is_empty(),
+        ];
         self.single.len() + lists.into_iter().filter(|is_empty| !is_empty).count()
     }
 
@@ -134,6 +141,18 @@ impl<'a> Wanted<'a> {
                 let aggregate = row.into_aggregate()?;
                 let key = StateKey::JobAggregate(aggregate.job_id.clone(), aggregate.attempt);
                 found.insert(key, StateValue::JobAggregate(aggregate));
+            }
+        }
+        if !self.sequences.is_empty() {
+            let rows: Vec<(String, i64)> = job_sequences::table
+                .filter(job_sequences::job_id.eq_any(&self.sequences))
+                .filter(job_sequences::lane.eq(lane))
+                .select((job_sequences::job_id, job_sequences::last_sequence))
+                .load(connection)
+                .map_err(engine)?;
+            for (job_id, last) in rows {
+                let key = StateKey::LastSequence(parsed("job id", &job_id, JobId::parse)?);
+                found.insert(key, StateValue::LastSequence(Sequence(last.cast_unsigned())));
             }
         }
         if !self.owners.is_empty() {
@@ -184,6 +203,16 @@ fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option
                 .optional()
                 .map_err(engine)?;
             Ok(entered.map(|entered| StateValue::StatusCount(entered.cast_unsigned())))
+        }
+        StateKey::LastSequence(job_id) => {
+            let last: Option<i64> = job_sequences::table
+                .filter(job_sequences::job_id.eq(job_id.as_str()))
+                .filter(job_sequences::lane.eq(lane))
+                .select(job_sequences::last_sequence)
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            Ok(last.map(|last| StateValue::LastSequence(Sequence(last.cast_unsigned()))))
         }
     }
 }

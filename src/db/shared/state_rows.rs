@@ -7,7 +7,7 @@ use horizons_actors::ports::store::StoreError;
 use horizons_actors::state::{StateKey, StateValue};
 
 use super::engine::{self, Connection, engine, insert_or_ignore_rows, replace_rows};
-use super::schema::{job_aggregates, job_views, live_job_views, status_counts};
+use super::schema::{job_aggregates, job_sequences, job_views, live_job_views, status_counts};
 use super::state::{AuditLogRow, JobAggregateRow, JobViewRow};
 
 /// A job that lives.
@@ -27,6 +27,15 @@ struct StatusCountRow {
     entered: i64,
 }
 
+/// The last sequence of a job that a lane has taken.
+#[derive(Insertable)]
+#[diesel(table_name = job_sequences, treat_none_as_default_value = false)]
+struct SequenceRow<'a> {
+    job_id: &'a str,
+    lane: i64,
+    last_sequence: i64,
+}
+
 /// Rows of state that a commit writes.
 #[derive(Default)]
 pub(super) struct StateRows<'a> {
@@ -36,6 +45,7 @@ pub(super) struct StateRows<'a> {
     ended: Vec<(i64, &'a str)>,
     aggregates: Vec<JobAggregateRow>,
     counts: Vec<StatusCountRow>,
+    sequences: Vec<SequenceRow<'a>>,
 }
 
 impl<'a> StateRows<'a> {
@@ -67,6 +77,10 @@ impl<'a> StateRows<'a> {
                     let entered = entered.cast_signed();
                     self.counts.push(StatusCountRow { lane, status: status.name(), entered });
                 }
+                (StateKey::LastSequence(job_id), StateValue::LastSequence(last)) => {
+                    let last_sequence = last.0.cast_signed();
+                    self.sequences.push(SequenceRow { job_id: job_id.as_str(), lane, last_sequence });
+                }
                 (key, _) => {
                     let text = format!("a lane may not write this value under `{key:?}`");
                     return Err(StoreError::Broken(text));
@@ -89,6 +103,13 @@ impl<'a> StateRows<'a> {
             &self.counts,
             key: (status_counts::lane, status_counts::status),
             set: [status_counts::entered]
+        );
+        replace_rows!(
+            connection,
+            job_sequences::table,
+            &self.sequences,
+            key: (job_sequences::job_id, job_sequences::lane),
+            set: [job_sequences::last_sequence]
         );
         Ok(())
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::world::{LIMIT, Options, World, event, event_id, lane_of, neighbours, run};
 use crate::clock::Clock;
 use crate::command::{Command, CommandKind, ParkedKeyId, Principal};
-use crate::ids::{CommandId, CorrelationId, LogTopic, Topic, UserId};
+use crate::ids::{CommandId, CorrelationId, LogTopic, Offset, Topic, UserId};
 use crate::lane::dead_letter::header;
 use crate::lane::environment::LaneSettings;
 use crate::ports::query::QueryStore;
@@ -306,4 +306,22 @@ fn retry_of_the_poison_itself_waits_for_nobody_and_has_no_effect_of_its_own() {
             assert_eq!(world.applied("job-0").await, wanted, "{wished:?}");
         });
     }
+}
+
+#[test]
+fn retry_that_the_store_refuses_parks_nobody() {
+    run(|| async {
+        let world = world_with_window(4);
+        let _tree = world.start();
+        world.store.faults().refuse_record_of(&lane_of("job-0"), Offset(1));
+        for sequence in [1, 1, 2, 3, 4, 5, 6] {
+            world.publish(&event("job-0", sequence));
+        }
+
+        world.settle().await;
+
+        assert_eq!(world.applied("job-0").await, [1, 2, 3, 4, 5, 6]);
+        let snapshot = world.snapshot("job-0");
+        assert_eq!((snapshot.dead_lettered_total, snapshot.parked_keys), (1, 0));
+    });
 }

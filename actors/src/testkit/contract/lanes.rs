@@ -339,6 +339,8 @@ pub async fn load_state_extreme_values_round_trip(store: Arc<impl Store>) {
     for (job_id, time) in [(longest, i64::MAX), (odd, i64::MIN)] {
         let view = extreme_view(job_id.clone(), u64::MAX, Timestamp::from_micros(time));
         states.push((StateKey::JobView(job_id.clone()), StateValue::JobView(view)));
+        let last = StateValue::LastSequence(Sequence(u64::MAX));
+        states.push((StateKey::LastSequence(job_id.clone()), last));
         let aggregate = extreme_aggregate(job_id.clone(), Attempt(u32::MAX), u64::MAX);
         states.push((StateKey::JobAggregate(job_id, Attempt(u32::MAX)), StateValue::JobAggregate(aggregate)));
     }
