@@ -2,32 +2,27 @@
 
 use std::sync::Arc;
 
-use actix::Recipient;
 use futures_util::FutureExt;
-use horizons_actors::command::{Command, CommandKind};
-use horizons_actors::ids::LaneKey;
-use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::command::Command;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
     AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted,
 };
-use horizons_actors::ports::outbox::OutboxPartition;
-use horizons_actors::ports::relay::RelayView;
 use horizons_actors::ports::store::AppendedAt;
-use horizons_actors::supervisor::message::RestartLaneOf;
+use tokio::sync::Notify;
 
 use super::relay::RelayPort;
 use crate::disk::DiskState;
 use crate::orchestrator::Orchestrator;
 
-/// Carries commands out, and wakes the lane that a wish is about.
+/// Carries commands out. What they want of lanes and the relay is stored; the watch over wishes, which every process
+/// has, carries it to whoever it is for.
 pub(super) struct CommandPort {
     pub(super) orchestrator: Orchestrator,
-    pub(super) board: Arc<StatusBoard>,
     /// The relay, where the event log is on Kafka.
     pub(super) relay: Option<Arc<RelayPort>>,
-    /// Starts a lane again.
-    pub(super) restarts: Recipient<RestartLaneOf>,
+    /// Wakes this process's watch over wishes.
+    pub(super) asked: Arc<Notify>,
     /// Whether the disk is full.
     pub(super) disk: Arc<DiskState>,
 }
@@ -87,77 +82,44 @@ impl Commands for CommandPort {
     }
 
     fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
-        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
-        async move {
-            let lane = lane_of(&command.kind);
-            orchestrator.set_parked_wish(command).await?;
-            nudge(&board, lane.as_ref());
-            Ok(())
-        }
-        .boxed()
+        let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
+        told(asked, async move { orchestrator.set_parked_wish(command).await })
     }
 
     fn resume_lane(&self, command: Command) -> Reply<(), CommandError> {
-        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
-        async move {
-            let lane = lane_of(&command.kind);
-            orchestrator.resume_lane(command).await?;
-            nudge(&board, lane.as_ref());
-            Ok(())
-        }
-        .boxed()
+        let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
+        told(asked, async move { orchestrator.resume_lane(command).await })
     }
 
     fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
         let Some(relay) = self.relay.clone() else { return no_relay() };
-        let orchestrator = self.orchestrator.clone();
-        async move { orchestrator.set_aside_record(relay.outbox.as_ref(), command).await }.boxed()
+        let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
+        told(asked, async move { orchestrator.set_aside_record(relay.outbox.as_ref(), command).await })
     }
 
     fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
-        let Some(relay) = self.relay.clone() else { return no_relay() };
-        let orchestrator = self.orchestrator.clone();
-        async move {
-            let (topic, partition) = orchestrator.note_send_again(command).await?;
-            relay.try_again(OutboxPartition { topic, partition });
-            Ok(())
+        if self.relay.is_none() {
+            return no_relay();
         }
-        .boxed()
+        let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
+        told(asked, async move { orchestrator.send_again(command).await })
     }
 
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
-        let (orchestrator, restarts) = (self.orchestrator.clone(), self.restarts.clone());
-        async move {
-            let lane = lane_of(&command.kind);
-            let accepted = orchestrator.accept_gap(command).await?;
-            if let Some(lane) = lane {
-                // A supervisor that cannot take it is overrun or ending; the decision is stored, and the next
-                // start of the lane finds it.
-                let _found_at_start = restarts.try_send(RestartLaneOf { lane });
-            }
-            Ok(accepted)
-        }
-        .boxed()
+        let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
+        told(asked, async move { orchestrator.accept_gap(command).await })
     }
 }
 
-/// Has a lane read what operators want of it. One that is not on the board does so when it starts.
-fn nudge(board: &StatusBoard, lane: Option<&LaneKey>) {
-    if let Some(status) = lane.and_then(|lane| board.find_lane(lane)) {
-        status.nudge();
+/// Wakes the watch once a wish is stored, or may be: this process need not wait until it looks by itself.
+fn told<T: Send + 'static, E: Into<CommandError>>(
+    asked: Arc<Notify>,
+    wish: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Reply<T, CommandError> {
+    async move {
+        let stored = wish.await.map_err(Into::into);
+        asked.notify_one();
+        stored
     }
-}
-
-/// Gives the lane that a command is about.
-fn lane_of(kind: &CommandKind) -> Option<LaneKey> {
-    match kind {
-        CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => Some(key.lane.clone()),
-        CommandKind::ResumeLane(lane) => Some(lane.clone()),
-        CommandKind::SubmitJob(_)
-        | CommandKind::CancelJob { .. }
-        | CommandKind::AppendRecord { .. }
-        | CommandKind::SetAsideRecord { .. }
-        | CommandKind::SendRecordAgain { .. } => None,
-        CommandKind::AcceptGap(gap) => Some(gap.lane.clone()),
-    }
+    .boxed()
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, Recipient};
+use actix::{Actor, Addr};
 use actix_rt::Arbiter;
 use horizons_actors::aggregator::MetricsAggregator;
 use horizons_actors::auditor::Auditor;
@@ -47,11 +47,13 @@ use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::log::EventLog;
 use horizons_actors::ports::output::AttemptOutput;
+use horizons_actors::ports::relay::RelayView;
 use horizons_actors::supervisor::Supervisor;
-use horizons_actors::supervisor::message::{RestartLaneOf, StopAll};
+use horizons_actors::supervisor::message::StopAll;
 use horizons_actors::supervisor::watchdog::{Stuck, Verdict, Watchdog, keep_beating};
+use horizons_actors::supervisor::wishes::WishWatch;
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use self::probes::Probed;
@@ -117,6 +119,8 @@ pub struct Running {
     arbiters: Vec<Arbiter>,
     watchdog: Watchdog,
     stop: watch::Sender<bool>,
+    /// Notified when an operator's wish is stored here.
+    asked: Arc<Notify>,
     driver: JoinHandle<()>,
     front: tokio::runtime::Runtime,
     drain_timeout: Duration,
@@ -254,6 +258,17 @@ impl Running {
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         front.spawn(keep_beating(heartbeat::register("front"), limit));
         let (stop, stopped) = watch::channel(false);
+        let asked = Arc::new(Notify::new());
+        let announced = orchestrator.clone();
+        let wishes = WishWatch {
+            store: Arc::clone(&store) as _,
+            board: Arc::clone(&board),
+            restarts: supervisor.clone().recipient(),
+            relay: relay.clone().map(|relay| relay as Arc<dyn RelayView>),
+            announce_orders: Box::new(move || announced.announce_orders()),
+            asked: Arc::clone(&asked),
+        };
+        front.spawn(wishes.watch(until_set(stopped.clone())));
         let driver = match config.scheduler.kind {
             SchedulerKind::Local => front.spawn(orchestrator.clone().run(until_set(stopped))),
             SchedulerKind::Elsewhere => front.spawn(until_set(stopped)),
@@ -293,15 +308,11 @@ impl Running {
             arbiters: all.into_iter().map(|(_, arbiter)| arbiter).collect(),
             watchdog,
             stop,
+            asked,
             driver,
             front,
             drain_timeout: config.lanes.drain_timeout,
         })
-    }
-
-    /// Gives who starts lanes again that wait for an operator.
-    pub fn restarts(&self) -> Recipient<RestartLaneOf> {
-        self.supervisor.clone().recipient()
     }
 
     /// Gives the runtime that serves HTTP.

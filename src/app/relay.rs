@@ -78,8 +78,8 @@ impl RelayView for RelayPort {
         self.outbox.set_aside_records_after(after, limit)
     }
 
-    fn try_again(&self, partition: OutboxPartition) {
-        self.handle.try_again(partition);
+    fn look_again(&self, partition: OutboxPartition) {
+        self.handle.look_again(partition);
     }
 }
 

@@ -60,9 +60,8 @@ pub(super) fn start_http(
         queries: Arc::clone(&running.store) as Arc<dyn QueryStore>,
         commands: Arc::new(CommandPort {
             orchestrator: running.orchestrator.clone(),
-            board: Arc::clone(&running.board),
             relay: running.relay.clone(),
-            restarts: running.restarts(),
+            asked: Arc::clone(&running.asked),
             disk: Arc::clone(&running.disk),
         }),
         output: Arc::clone(&running.output),

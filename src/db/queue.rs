@@ -60,6 +60,11 @@ pub(super) enum CommandWork {
         answer: Answer<(), StoreError>,
     },
     Outbox(Box<OutboxWork>),
+    SendAgain {
+        partition: OutboxPartition,
+        audit: OutgoingRecord,
+        answer: Answer<(), StoreError>,
+    },
     AcceptGap {
         command: Box<Command>,
         acceptance: GapAcceptance,

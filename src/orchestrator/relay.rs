@@ -1,7 +1,6 @@
 //! What operators ask of the relay to Kafka: each act with its audit entry.
 
 use horizons_actors::command::{Command, CommandKind};
-use horizons_actors::ids::{LogTopic, Partition};
 use horizons_actors::ports::outbox::{OutboxPartition, OutboxStore, SetAsideAnswer};
 use serde_json::Map;
 
@@ -34,20 +33,16 @@ impl Orchestrator {
         }
     }
 
-    /// Stores that a record is to be sent again; who carries it out is told after that.
+    /// Stores that a record is to be sent again.
     ///
     /// *Errors*: `Busy`; nothing is stored then. `Unknown`.
-    pub async fn note_send_again(
-        &self,
-        command: Command,
-    ) -> Result<(LogTopic, Partition), OrchestratorError> {
+    pub async fn send_again(&self, command: Command) -> Result<(), OrchestratorError> {
         let CommandKind::SendRecordAgain { topic, partition } = command.kind else {
             return Err(wrong_kind(&command));
         };
         let audit = self.shared.audit(&command, Map::new())?;
-        let noted = self.shared.store.append_records(Vec::new(), vec![audit]).await;
-        noted
-            .map(|_| (topic, partition))
-            .map_err(|error| self.shared.act_error(error, "ask again: nothing is sent before an answer"))
+        let partition = OutboxPartition { topic, partition };
+        let stored = self.shared.store.wish_send_again(partition, audit).await;
+        stored.map_err(|error| self.shared.act_error(error, "ask again: twice does no harm"))
     }
 }

@@ -32,7 +32,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture,
@@ -56,9 +55,6 @@ use crate::record::RecordBatch;
 /// Messages a lane's mailbox takes. Batches of one record can be more than this on their way, as credits count
 /// records: the dispatcher keeps what a full mailbox does not take.
 pub const LANE_MAILBOX: usize = 256;
-
-/// How often a lane that is held looks whether it still is.
-const HELD_LOOK: Duration = Duration::from_secs(1);
 
 /// What a new incarnation of a lane is given.
 pub struct LaneSetup {
@@ -213,7 +209,6 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
         LaneCore::open(environment, lane, incarnation, behaviour, reader, status, is_ending).await?;
     // What was released while no incarnation lived is drained first, as soon as the window is whole.
     let mut may_be_released = true;
-    let mut looked_at = tokio::time::Instant::now();
     while !core.is_ending() {
         if core.status.take_nudge() {
             core.refresh_orders().await?;
@@ -233,12 +228,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
         };
         let Some(batch) = batch else {
             // The time limit is for timers and wishes; a stop or a batch wakes it.
-            let woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
-            if !is_running && woken.is_err() && looked_at.elapsed() >= HELD_LOOK {
-                // Whoever resumes the lane may have asked another process.
-                core.refresh_orders().await?;
-                looked_at = tokio::time::Instant::now();
-            }
+            let _woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
             continue;
         };
         let queued = inbox.batches.borrow().len();

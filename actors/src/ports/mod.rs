@@ -12,6 +12,7 @@ pub mod query;
 pub mod relay;
 pub mod scheduler;
 pub mod store;
+pub mod wishes;
 pub mod witness;
 
 use futures_util::future::BoxFuture;

@@ -62,6 +62,7 @@ pub trait RelayView: Send + Sync {
         limit: usize,
     ) -> Reply<Page<SetAsideRecord>, StoreError>;
 
-    /// Has a stopped partition try its record again.
-    fn try_again(&self, partition: OutboxPartition);
+    /// Has a partition look at what an operator did about the record it stands at: a record that was set aside is
+    /// passed, else a stopped partition tries it again.
+    fn look_again(&self, partition: OutboxPartition);
 }

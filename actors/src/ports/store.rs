@@ -17,6 +17,8 @@ use crate::ids::{
 };
 use crate::layout::Layout;
 use crate::ports::Reply;
+use crate::ports::outbox::OutboxPartition;
+use crate::ports::wishes::{WishRevision, Wishes};
 use crate::record::{Digest32, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
 use crate::trial::{Thought, Trial, TrialPhase, TrialSubject};
@@ -482,6 +484,14 @@ pub trait JobStore: Send + Sync {
         acceptance: GapAcceptance,
         audit: OutgoingRecord,
     ) -> Reply<GapAccepted, StoreError>;
+
+    /// Stores that the relay is to send again the record at which a partition stands, with the command's audit
+    /// record, in one transaction.
+    fn wish_send_again(&self, partition: OutboxPartition, audit: OutgoingRecord) -> Reply<(), StoreError>;
+
+    /// Lists what operators have asked about since a revision, by whichever process: every call above that stored
+    /// a wish, a cancelled job, and a record that was set aside. One cheap statement when there is nothing.
+    fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError>;
 }
 
 /// What became of a wish about a parked key.

@@ -6,6 +6,7 @@
 
 pub mod message;
 pub mod watchdog;
+pub mod wishes;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -8,7 +8,7 @@
 //! 3. jobs, by id: a job stands for its orders and the events of its sequences
 //! 4. lanes, by number: the progress of a lane stands for all that is derived in it, its parked keys, trials and gaps
 //!
-//! Ends of the log come last, by topic and partition (`take_offsets`).
+//! Ends of the log come behind, by topic and partition (`take_offsets`), and last of all the count of wishes.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ pub(super) fn take(
                 asked.extend(seen.as_ref().map(|thought| &thought.lane));
             }
             CommandWork::Outbox(_) => wanted.is_of_relay = true,
-            CommandWork::AppendRecords { .. } => {}
+            CommandWork::AppendRecords { .. } | CommandWork::SendAgain { .. } => {}
         }
     }
     for work in &round.lanes {

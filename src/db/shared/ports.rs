@@ -11,11 +11,13 @@ use horizons_actors::effect::{ParkedRecord, Timer, TimerId};
 use horizons_actors::gap::{FoundGap, GapAcceptance};
 use horizons_actors::ids::{Epoch, JobId, LaneKey, ProcessId};
 use horizons_actors::ports::Reply;
+use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
     LaneOrders, LaneStore, LaneTransaction, OrderAnswer, OrderPlace, ParkedWish, Progress, ResumeAnswer,
     StoreError, WishAnswer,
 };
+use horizons_actors::ports::wishes::{WishRevision, Wishes};
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::state::{StateKey, StateValue};
 use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
@@ -25,7 +27,7 @@ use super::engine::engine;
 use super::queue::{CommandWork, LaneNote, LaneWork};
 use super::schema::timers;
 use super::store::Store;
-use super::{jobs, lanes, parking, state};
+use super::{jobs, lanes, parking, state, wishes};
 use crate::db::words::Words;
 
 /// Stands for a lane that was never opened: numbers start at 1.
@@ -237,5 +239,14 @@ impl JobStore for Store {
             audit,
             answer,
         })
+    }
+
+    fn wish_send_again(&self, partition: OutboxPartition, audit: OutgoingRecord) -> Reply<(), StoreError> {
+        self.command(|answer| CommandWork::SendAgain { partition, audit, answer })
+    }
+
+    fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| wishes::since(connection, &lanes, seen))
     }
 }

@@ -8,12 +8,14 @@ use std::mem;
 use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
+use horizons_actors::command::OrderKind;
 use horizons_actors::effect::Effects;
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition, ProcessId};
 use horizons_actors::ports::store::{
     AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, ResumeAnswer,
     StoreError, WishAnswer,
 };
+use horizons_actors::ports::wishes::Wished;
 use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
@@ -23,9 +25,9 @@ use super::lanes::{self, Lanes, Ownership, Seen, StoredLane};
 use super::numbers::EntryNumbers;
 use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
-use super::queue::{CommandWork, LaneNote, LaneWork, Round};
+use super::queue::{CommandWork, LaneNote, LaneWork, OutboxWork, Round};
 use super::records::{self, Appended};
-use super::{gaps, jobs, locks, parking, trials};
+use super::{gaps, jobs, locks, parking, trials, wishes};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
@@ -67,6 +69,7 @@ pub(super) enum CommandResult {
     Resumed(ResumeAnswer),
     Acquitted,
     Outbox(OutboxResult),
+    SentAgain,
     Accepted(GapAccepted),
 }
 
@@ -118,6 +121,7 @@ pub(super) fn run(
 struct Gathered<'a> {
     outbox: Vec<&'a OutgoingRecord>,
     made: Vec<StoredLane>,
+    wished: Vec<Wished>,
     used_bytes: Option<u64>,
 }
 
@@ -144,6 +148,7 @@ fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> R
     rows.write(connection)?;
     audit.write(connection)?;
     let Appended { places, ends } = records::append(connection, &gathered.outbox)?;
+    wishes::note(connection, context.lanes, gathered.wished)?;
     Ok(Done { commands, lanes, places, ends, made: gathered.made })
 }
 
@@ -172,6 +177,10 @@ fn write_command<'a>(
             };
             if matches!(written, Ok(JobWritten::Written)) {
                 gathered.outbox.extend(write.events.iter().map(|event| &event.record));
+                // What an operator wants ended is not to wait for the next look of the process with the scheduler.
+                if write.orders.iter().any(|order| order.kind == OrderKind::Cancel) {
+                    gathered.wished.push(Wished::Orders);
+                }
             }
             Ok(CommandResult::Written(written))
         }
@@ -196,6 +205,7 @@ fn write_command<'a>(
             let wished = parking::Wished { key, wish: *wish, attempts_limit: *attempts_limit };
             let answer = parking::set_wish(connection, context.lanes, &wished, command)?;
             if answer == WishAnswer::Stored {
+                gathered.wished.push(Wished::Lane(key.lane.clone()));
                 gathered.outbox.push(audit);
             }
             Ok(CommandResult::Wished(answer))
@@ -203,6 +213,7 @@ fn write_command<'a>(
         CommandWork::ResumeLane { lane, audit, .. } => {
             let answer = lanes::resume(connection, context.lanes, lane)?;
             if answer == ResumeAnswer::Resumed {
+                gathered.wished.push(Wished::Lane(lane.clone()));
                 gathered.outbox.push(audit);
             }
             Ok(CommandResult::Resumed(answer))
@@ -213,13 +224,22 @@ fn write_command<'a>(
         }
         CommandWork::Outbox(work) => {
             let (result, published) = outbox::write(connection, work)?;
+            if let (OutboxWork::SetAside { partition, .. }, Some(_)) = (work.as_ref(), published) {
+                gathered.wished.push(Wished::Outbox(*partition));
+            }
             gathered.outbox.extend(published);
             Ok(CommandResult::Outbox(result))
+        }
+        CommandWork::SendAgain { partition, audit, .. } => {
+            gathered.wished.push(Wished::Outbox(*partition));
+            gathered.outbox.push(audit);
+            Ok(CommandResult::SentAgain)
         }
         CommandWork::AcceptGap { command, acceptance, audit, .. } => {
             let (answer, made) =
                 gaps::accept(connection, context.lanes, context.log_id, command, acceptance)?;
             if matches!(answer, GapAccepted::Accepted { .. }) {
+                gathered.wished.push(Wished::Lane(acceptance.lane.clone()));
                 gathered.outbox.push(audit);
             }
             gathered.made.extend(made);

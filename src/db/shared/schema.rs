@@ -326,6 +326,10 @@ diesel::table! {
 }
 
 diesel::table! {
+    wishes (kind, subject, place) { kind -> BigInt, subject -> BigInt, place -> BigInt, revision -> BigInt, }
+}
+
+diesel::table! {
     trials (lane, kind, record_offset, timer_kind, timer_key) {
         lane -> BigInt,
         kind -> Text,

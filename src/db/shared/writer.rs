@@ -182,6 +182,9 @@ fn answer_done(round: Round, done: Done) {
                 let _ = answer.send(Ok(()));
             }
             (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
+            (CommandWork::SendAgain { answer, .. }, CommandResult::SentAgain) => {
+                let _ = answer.send(Ok(()));
+            }
             (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
                 let _ = answer.send(Ok(accepted));
             }
@@ -222,6 +225,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::ResumeLane { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Acquit { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::SendAgain { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
             CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }

@@ -72,6 +72,8 @@ mod state;
 mod state_rows;
 #[path = "../shared/trials.rs"]
 mod trials;
+#[path = "../shared/wishes.rs"]
+mod wishes;
 #[path = "../shared/writer.rs"]
 mod writer;
 

@@ -9,7 +9,7 @@ use horizons_actors::ports::store::StoreError;
 
 use super::partition::{PartitionState, Phase};
 use super::run::Relay;
-use super::sending::{add_topic, is_stopped};
+use super::sending::{add_topic, is_stopped, lane_of};
 use super::status::{PartitionCondition, PartitionStatus, RelayStatus};
 
 /// How long acknowledgements are gathered before cursors are stored: each storing is a commit that lanes wait
@@ -102,6 +102,7 @@ impl Relay {
             }
         };
         let Some(leading) = &mut self.leading else { return };
+        let asked = std::mem::take(&mut leading.asked);
         if cursors.iter().any(|cursor| cursor.epoch != leading.epoch) {
             tracing::warn!("another relay owns the cursors: this one stops sending");
             self.lease.lose(now);
@@ -115,13 +116,20 @@ impl Relay {
                 leading.in_flight_bytes = leading.in_flight_bytes.saturating_sub(freed);
             }
         }
+        for partition in asked {
+            if let Some(lane) = lane_of(leading, partition)
+                && lane.state.try_again()
+            {
+                tracing::info!(%partition, "an operator has a stopped partition try again");
+            }
+        }
     }
 
     /// Looks whether what stopped partitions stand at was set aside meanwhile.
     fn ask_for_set_aside(&mut self, now: Instant) {
         let Some(leading) = &mut self.leading else { return };
         let is_stopped = leading.lanes.iter().any(|lane| is_stopped(lane.state.phase()));
-        if !is_stopped || now < leading.cursors_at {
+        if (!is_stopped && leading.asked.is_empty()) || now < leading.cursors_at {
             return;
         }
         leading.cursors_at = now + SET_ASIDE_INTERVAL;

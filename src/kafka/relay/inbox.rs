@@ -28,7 +28,7 @@ pub(super) struct Mail {
     /// Answers, each with the number of the producer it came from.
     pub(super) deliveries: Vec<(u64, Delivery)>,
     pub(super) looks: Vec<LookAnswer>,
-    pub(super) try_again: Vec<OutboxPartition>,
+    pub(super) look_again: Vec<OutboxPartition>,
     pub(super) client_error: Option<String>,
     pub(super) ending: Option<Ending>,
 }
@@ -73,8 +73,8 @@ impl Inbox {
     }
 
     /// Puts an operator's order in.
-    pub(super) fn try_again(&self, partition: OutboxPartition) {
-        self.put(|mail| mail.try_again.push(partition));
+    pub(super) fn look_again(&self, partition: OutboxPartition) {
+        self.put(|mail| mail.look_again.push(partition));
     }
 
     /// Asks the relay to end.

@@ -141,9 +141,10 @@ impl RelayHandle {
         self.board.get()
     }
 
-    /// Has a stopped partition try its record again: the topic or the rights were changed.
-    pub fn try_again(&self, partition: OutboxPartition) {
-        self.inbox.try_again(partition);
+    /// Has a partition look at what an operator did about the record it stands at: one that was set aside is passed;
+    /// else a stopped partition tries its record again, as the topic or the rights were changed.
+    pub fn look_again(&self, partition: OutboxPartition) {
+        self.inbox.look_again(partition);
     }
 
     /// Ends the relay: what the producer holds is sent, cursors are stored and the lease is given back, as far

@@ -94,6 +94,8 @@ pub(super) struct Leading {
     pub(super) removal_at: Instant,
     pub(super) removal_begun: Instant,
     pub(super) cursors_at: Instant,
+    /// Partitions that an operator has done something about, until their cursors are read.
+    pub(super) asked: Vec<OutboxPartition>,
 }
 
 /// The relay.
@@ -331,6 +333,7 @@ impl Relay {
             removal_at: now,
             removal_begun: now,
             cursors_at: now,
+            asked: Vec::new(),
         });
         self.trouble = None;
         self.status_at = now;

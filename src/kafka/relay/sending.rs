@@ -76,7 +76,7 @@ impl Relay {
 
     /// Takes what others have put in.
     pub(super) fn take_mail(&mut self, mail: Mail, now: Instant) {
-        let Mail { deliveries, looks, try_again, client_error, ending: _ } = mail;
+        let Mail { deliveries, looks, look_again, client_error, ending: _ } = mail;
         let has_deliveries = !deliveries.is_empty();
         for (number, delivery) in deliveries {
             self.take_delivery(number, delivery, now);
@@ -85,13 +85,10 @@ impl Relay {
             self.take_look(look, now);
         }
         if let Some(leading) = &mut self.leading {
-            for partition in try_again {
-                if let Some(lane) = lane_of(leading, partition)
-                    && lane.state.try_again()
-                {
-                    tracing::info!(%partition, "an operator has a stopped partition try again");
-                }
-            }
+            // Where the cursors stand is read first: what was set aside is not sent again.
+            leading.asked.extend(look_again);
+            leading.asked.sort_unstable();
+            leading.asked.dedup();
         }
         // An acknowledgement tells more about the brokers than what the client complained of before.
         self.trouble = match client_error {
@@ -305,7 +302,7 @@ impl Relay {
     }
 }
 
-fn lane_of(leading: &mut Leading, partition: OutboxPartition) -> Option<&mut super::run::Lane> {
+pub(super) fn lane_of(leading: &mut Leading, partition: OutboxPartition) -> Option<&mut super::run::Lane> {
     let place = leading.index.get(&partition).copied()?;
     leading.lanes.get_mut(place)
 }

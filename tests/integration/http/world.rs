@@ -217,7 +217,7 @@ impl RelayView for FakeRelay {
         async move { Ok(page) }.boxed()
     }
 
-    fn try_again(&self, _partition: OutboxPartition) {}
+    fn look_again(&self, _partition: OutboxPartition) {}
 }
 
 /// A job of `ada`, submitted so many seconds after the kit's time.

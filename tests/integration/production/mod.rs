@@ -10,6 +10,7 @@
     reason = "what tests share fails them, and prints seeds and figures"
 )]
 
+mod acts;
 mod brokers;
 mod clients;
 mod database;

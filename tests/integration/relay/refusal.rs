@@ -158,7 +158,7 @@ fn relay_stopped_partition_tries_again_once_topic_was_changed() {
         changed.unwrap();
     }
     wait_for("the changed topic to take the record", || {
-        relay.try_again(HERE);
+        relay.look_again(HERE);
         super::world::is_sent(store.as_ref(), &expected)
     });
 

@@ -29,14 +29,13 @@ pub(super) fn command(world: &World, key: ParkedKeyId) -> Command {
     }
 }
 
-/// Stores a wish about a job's key and nudges its lane, as an operator's command does.
+/// Stores a wish about a job's key, as an operator's command does to any process.
 pub(super) async fn wish(world: &World, job: &str, wish: ParkedWish) {
     let key = ParkedKeyId { lane: lane_of(job), key: Bytes::copy_from_slice(job.as_bytes()) };
     let command = command(world, key.clone());
     let audit = EventBuilder::audit_action_recorded().record();
     let answer = world.store.set_parked_wish(command, key, wish, u32::MAX, audit).await.unwrap();
     assert_eq!(answer, WishAnswer::Stored, "the key is parked");
-    world.board.lane(&lane_of(job)).nudge();
 }
 
 async fn wait_parked(world: &World, job: &str, keys: u64) {

@@ -181,13 +181,7 @@ impl History {
         }
     }
 
-    fn nudge(&self) {
-        for process in &self.processes {
-            process.board.lane(&self.lane).nudge();
-        }
-    }
-
-    /// Stores a wish about a job's key, unless the last one is still to be carried out, and tells the lane.
+    /// Stores a wish about a job's key, unless the last one is still to be carried out. Nobody tells the lane.
     async fn wish(&self, job: &str, wish: ParkedWish) {
         let key = ParkedKeyId { lane: self.lane.clone(), key: Bytes::copy_from_slice(job.as_bytes()) };
         let parked = self.world.store.parked_keys(JOBS).await.unwrap();
@@ -197,12 +191,10 @@ impl History {
             let answer = self.world.store.set_parked_wish(command, key, wish, u32::MAX, audit).await.unwrap();
             assert_eq!(answer, WishAnswer::Stored);
         }
-        self.nudge();
     }
 
     fn desire(&self, desired: DesiredState) {
         self.world.store.set_desired(&self.lane, desired);
-        self.nudge();
     }
 
     async fn take(&mut self, step: Step) {

@@ -35,6 +35,7 @@ use crate::record::LogRecord;
 use crate::snapshot::{ActorState, LaneSnapshot};
 use crate::state::{Aggregate, JobAggregate, StateKey, StateValue};
 use crate::supervisor::Supervisor;
+use crate::supervisor::wishes::WishWatch;
 use crate::testkit::{
     BatchLimits, EventBuilder, ManualClock, MemoryStore, SeededRandomness, SimulatedLog, wait_until,
 };
@@ -387,6 +388,7 @@ impl World {
         board: Arc<StatusBoard>,
         behaviours: Vec<BehaviourFactory>,
     ) -> Addr<Supervisor> {
+        let watched = Arc::clone(&board);
         let environment = Arc::new(LaneEnvironment {
             log_id: self.log.id(),
             process: self.process,
@@ -424,7 +426,18 @@ impl World {
         let escalate = move |group: &Group, failure: &str| {
             escalations.lock().unwrap().push(format!("{group}: {failure}"));
         };
-        Supervisor::new(specs, self.options.restarts, None, Arc::new(escalate)).start()
+        let tree = Supervisor::new(specs, self.options.restarts, None, Arc::new(escalate)).start();
+        let wishes = WishWatch {
+            store: Arc::new(self.store.clone()),
+            board: watched,
+            restarts: tree.clone().recipient(),
+            relay: None,
+            announce_orders: Box::new(|| {}),
+            asked: Arc::default(),
+        };
+        // It ends with the test's system.
+        actix::spawn(wishes.watch(std::future::pending()));
+        tree
     }
 
     /// Publishes an event; answers where it went.

@@ -19,6 +19,7 @@ pub mod parking;
 pub mod queries;
 pub mod sample;
 pub mod trials;
+pub mod wishes;
 
 use crate::ports::log::RecordSource;
 use crate::ports::query::QueryStore;
@@ -90,6 +91,9 @@ macro_rules! store_contract {
             parking::set_parked_wish_release_beyond_limit_writes_nothing,
             parking::dead_letter_settled_changes_state,
             parking::dead_letters_page_in_order_of_lane_and_offset,
+            wishes::wishes_that_are_stored_are_listed_and_no_others,
+            wishes::wish_to_cancel_is_listed,
+            wishes::wishes_read_again_and_again_are_all_seen,
             jobs::write_job_everything_round_trips,
             jobs::write_job_decided_without_the_wish_to_cancel_conflicts,
             jobs::write_job_new_twice_conflicts,

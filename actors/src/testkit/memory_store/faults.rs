@@ -53,6 +53,8 @@ pub enum StoreCall {
     SetParkedWish,
     /// `JobStore::resume_lane`
     ResumeLane,
+    /// `JobStore::wish_send_again`
+    SendAgain,
     /// `JobStore::accept_gap`
     AcceptGap,
     /// Every call of `QueryStore`

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
+use futures_util::FutureExt;
+
+use super::super::locked;
 use super::faults::StoreCall;
 use super::lanes::accept_gap;
 use super::outbox::{Ends, ends_after};
@@ -12,10 +15,12 @@ use crate::event::JobStatus;
 use crate::gap::GapAcceptance;
 use crate::ids::{Attempt, EventId, JobId, LaneKey, Sequence, Topic, UserId};
 use crate::ports::Reply;
+use crate::ports::outbox::OutboxPartition;
 use crate::ports::store::{
     AppendedAt, DesiredState, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite,
     JobWritten, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
 };
+use crate::ports::wishes::{WishRevision, Wished, Wishes};
 use crate::record::{Digest32, OutgoingRecord};
 
 /// An order with its place in line and its answer.
@@ -182,6 +187,9 @@ impl State {
             self.jobs.keys.insert((user_id, key), (request_digest, write.row.job_id.clone()));
         }
         self.jobs.rows.insert(write.row.job_id.clone(), write.row);
+        if write.orders.iter().any(|order| order.kind == OrderKind::Cancel) {
+            self.wished(Wished::Orders);
+        }
         self.jobs.insert_orders(write.orders);
         for (order, answer) in write.answered {
             self.jobs.answer(&order, answer)?;
@@ -266,6 +274,7 @@ impl JobStore for MemoryStore {
             }
             kept.wish = wish;
             state.jobs.commands.push(command);
+            state.wished(Wished::Lane(key.lane));
             state.outbox.append(&audit);
             Ok((WishAnswer::Stored, ends_after(std::slice::from_ref(&audit), &state.outbox)))
         })
@@ -282,6 +291,7 @@ impl JobStore for MemoryStore {
             }
             tables.desired = DesiredState::Running;
             tables.held_because = None;
+            state.wished(Wished::Lane(lane));
             state.outbox.append(&audit);
             Ok((ResumeAnswer::Resumed, ends_after(std::slice::from_ref(&audit), &state.outbox)))
         })
@@ -298,12 +308,33 @@ impl JobStore for MemoryStore {
             let answer = accept_gap(state, &command, &acceptance);
             let mut ends = Ends::default();
             if matches!(answer, GapAccepted::Accepted { .. }) {
+                state.wished(Wished::Lane(acceptance.lane));
                 state.jobs.commands.push(command);
                 state.outbox.append(&audit);
                 ends = ends_after(std::slice::from_ref(&audit), &state.outbox);
             }
             Ok((answer, ends))
         })
+    }
+
+    fn wish_send_again(&self, partition: OutboxPartition, audit: OutgoingRecord) -> Reply<(), StoreError> {
+        self.run_write(StoreCall::SendAgain, None, move |state| {
+            state.outbox.check(std::slice::from_ref(&audit))?;
+            state.wished(Wished::Outbox(partition));
+            state.outbox.append(&audit);
+            Ok(((), ends_after(std::slice::from_ref(&audit), &state.outbox)))
+        })
+    }
+
+    fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError> {
+        // No call that a script counts: it is made by time, not by what a test does.
+        if self.is_dead() {
+            return std::future::pending().boxed();
+        }
+        let state = locked(&self.shared.state);
+        let since = state.wishes.iter().filter(|(_, revision)| **revision > seen);
+        let about = since.map(|(about, _)| about.clone()).collect();
+        std::future::ready(Ok(Wishes { revision: state.wish_revision, about })).boxed()
     }
 }
 

@@ -62,6 +62,7 @@ use crate::ports::log::LogHeads;
 use crate::ports::outbox::OutboxHeads;
 use crate::ports::query::StoredGap;
 use crate::ports::store::{DesiredState, Fence, OrderAnswer, Progress, StoreError};
+use crate::ports::wishes::{WishRevision, Wished};
 use crate::record::{LogRecord, OutgoingRecord};
 use crate::state::{StateKey, StateValue};
 use crate::trial::Trial;
@@ -88,9 +89,20 @@ struct State {
     jobs: JobTables,
     outbox: Outbox,
     relay: RelayTables,
+    /// The revision of the last wish about each thing, and of the last one of all.
+    wishes: BTreeMap<Wished, WishRevision>,
+    wish_revision: WishRevision,
     journal: Vec<CommittedTransaction>,
     /// What the store may weigh before new work is refused, in bytes.
     limit_bytes: Option<u64>,
+}
+
+impl State {
+    /// Notes that an operator has asked for something.
+    fn wished(&mut self, about: Wished) {
+        self.wish_revision.0 += 1;
+        self.wishes.insert(about, self.wish_revision);
+    }
 }
 
 /// What the journal says about a committed transaction of a lane.
@@ -258,7 +270,9 @@ impl MemoryStore {
 
     /// Sets what operators want of a lane.
     pub fn set_desired(&self, lane: &LaneKey, desired: DesiredState) {
-        locked(&self.shared.state).lanes.entry(lane.clone()).or_default().desired = desired;
+        let mut state = locked(&self.shared.state);
+        state.lanes.entry(lane.clone()).or_default().desired = desired;
+        state.wished(Wished::Lane(lane.clone()));
     }
 
     /// Sets how many bytes of records may be stored before submits and external records are refused.

@@ -21,6 +21,7 @@ use crate::ports::outbox::{
 };
 use crate::ports::page::Page;
 use crate::ports::store::StoreError;
+use crate::ports::wishes::Wished;
 use crate::record::{LogRecord, OutgoingRecord};
 
 /// Who holds the lease, and until when.
@@ -179,6 +180,7 @@ impl OutboxStore for MemoryStore {
             });
             state.relay.set_aside.sort_by_key(|kept| (kept.partition, kept.record.offset));
             state.jobs.commands.push(command);
+            state.wished(Wished::Outbox(partition));
             state.outbox.append(&audit);
             Ok((SetAsideAnswer::Done, ends_after(std::slice::from_ref(&audit), &state.outbox)))
         })
