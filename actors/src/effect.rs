@@ -24,16 +24,24 @@ pub enum Outcome {
     Duplicate,
     /// It is illegal or late: recorded and counted, nobody is parked.
     Refused,
-    /// It waits behind a poison event of its key, or is that event.
+    /// It is poison, and its key is parked behind it.
     Parked,
+    /// It waits behind a parked key, for no fault of its own.
+    Waiting,
     /// It is poison without a key to park.
     DeadLettered,
 }
 
 impl Outcome {
     /// Lists every outcome.
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Applied, Outcome::Duplicate, Outcome::Refused, Outcome::Parked, Outcome::DeadLettered];
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Applied,
+        Outcome::Duplicate,
+        Outcome::Refused,
+        Outcome::Parked,
+        Outcome::Waiting,
+        Outcome::DeadLettered,
+    ];
 
     /// Gives the stable name, for labels.
     pub const fn name(self) -> &'static str {
@@ -42,6 +50,7 @@ impl Outcome {
             Outcome::Duplicate => "duplicate",
             Outcome::Refused => "refused",
             Outcome::Parked => "parked",
+            Outcome::Waiting => "waiting",
             Outcome::DeadLettered => "dead_lettered",
         }
     }

@@ -55,9 +55,11 @@ pub struct LaneMetrics {
     transaction_records: IntGaugeVec,
     transaction_seconds: GaugeVec,
     parked_keys: IntGaugeVec,
+    parked_records: IntGaugeVec,
     lane_paused: IntGaugeVec,
     events_per_second: GaugeVec,
     error_rate: GaugeVec,
+    waiting_rate: GaugeVec,
     processing: GaugeVec,
 }
 
@@ -147,6 +149,11 @@ impl LaneMetrics {
                 "How long an open transaction has held readers back at the same place; 0 while none does",
                 &["group", "topic", "partition"],
             )?,
+            parked_records: gauge(
+                "horizons_parked_records",
+                "Records that are parked: poison at the head of its key, and what waits behind it",
+                &["group", "topic", "partition"],
+            )?,
             parked_keys: gauge(
                 "horizons_parked_keys",
                 "Keys that are parked",
@@ -164,7 +171,12 @@ impl LaneMetrics {
             )?,
             error_rate: real(
                 "horizons_error_ratio",
-                "Part of the records of the last 30 to 60 s that were parked or dead-lettered, 0 to 1",
+                "Part of the records of the last 30 to 60 s that were poison, 0 to 1",
+                &["group", "topic", "partition"],
+            )?,
+            waiting_rate: real(
+                "horizons_waiting_ratio",
+                "Part of the records of the last 30 to 60 s that came to wait behind a parked key, 0 to 1",
                 &["group", "topic", "partition"],
             )?,
             processing: real(
@@ -236,9 +248,11 @@ impl LaneMetrics {
         self.transaction_records.reset();
         self.transaction_seconds.reset();
         self.parked_keys.reset();
+        self.parked_records.reset();
         self.lane_paused.reset();
         self.events_per_second.reset();
         self.error_rate.reset();
+        self.waiting_rate.reset();
         self.processing.reset();
         for (lane, status) in board.lanes() {
             let snapshot = status.snapshot(&lane, now);
@@ -251,11 +265,13 @@ impl LaneMetrics {
             self.transaction_records.with_label_values(&labels).set(whole(held_back));
             self.transaction_seconds.with_label_values(&labels).set(snapshot.transaction_open_seconds);
             self.parked_keys.with_label_values(&labels).set(whole(snapshot.parked_keys));
+            self.parked_records.with_label_values(&labels).set(whole(snapshot.parked_records));
             let is_paused = snapshot.state == ActorState::Paused;
             self.lane_paused.with_label_values(&labels).set(i64::from(is_paused));
             let recent = snapshot.recent;
             self.events_per_second.with_label_values(&labels).set(recent.events_per_second);
             self.error_rate.with_label_values(&labels).set(recent.error_rate);
+            self.waiting_rate.with_label_values(&labels).set(recent.waiting_rate);
             let percentiles = [
                 ("50", recent.processing_p50_ms),
                 ("95", recent.processing_p95_ms),

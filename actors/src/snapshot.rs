@@ -122,14 +122,18 @@ pub struct LaneSnapshot {
     pub queued_batches: u64,
     /// Keys that are parked.
     pub parked_keys: u64,
+    /// Records that are parked: the poison at the head of each key, and what waits behind it.
+    pub parked_records: u64,
     /// Records applied since the program started.
     pub applied_total: u64,
     /// Duplicates since the program started.
     pub duplicate_total: u64,
     /// Refused since the program started.
     pub refused_total: u64,
-    /// Parked since the program started.
+    /// Poison that parked its key since the program started.
     pub parked_total: u64,
+    /// Records that came to wait behind a parked key since the program started.
+    pub waiting_total: u64,
     /// Dead-lettered without a key since the program started.
     pub dead_lettered_total: u64,
     /// When its last transaction was committed.

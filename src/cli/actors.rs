@@ -21,7 +21,7 @@ pub(super) enum ActorsCommand {
 }
 
 /// Columns of a group's lanes.
-const LANE_COLUMNS: [(&str, &str); 14] = [
+const LANE_COLUMNS: [(&str, &str); 15] = [
     ("TOPIC", "topic"),
     ("PARTITION", "partition"),
     ("STATE", "state"),
@@ -34,6 +34,7 @@ const LANE_COLUMNS: [(&str, &str); 14] = [
     ("EVENTS/S", "events_per_second"),
     ("P99 MS", "processing_p99_ms"),
     ("PARKED", "parked_keys"),
+    ("WAITING", "parked_records"),
     ("RESTARTS", "restarts"),
     ("LAST ERROR", "last_error"),
 ];
@@ -93,9 +94,10 @@ fn pace(group: &Value) -> String {
         return "  last minute: nothing came".to_owned();
     }
     format!(
-        "  last minute: {} events/s, error rate {}, processing P50 {} P95 {} P99 {} ms",
+        "  last minute: {} events/s, error rate {}, waiting {}, processing P50 {} P95 {} P99 {} ms",
         cell(group, "events_per_second"),
         cell(group, "error_rate"),
+        cell(group, "waiting_rate"),
         cell(group, "processing_p50_ms"),
         cell(group, "processing_p95_ms"),
         cell(group, "processing_p99_ms"),

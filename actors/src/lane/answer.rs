@@ -44,7 +44,10 @@ pub(super) fn answer(
     match (&entry.verdict, parked_behind) {
         (Verdict::Duplicate(_), _) => Outcome::Duplicate,
         (Verdict::Rejected(rejection), _) if !rejection.is_poison() => set_aside(entry, rejection, work),
-        (Verdict::Event(_) | Verdict::Rejected(_), Some(key)) => park(key, entry, work),
+        (Verdict::Event(_) | Verdict::Rejected(_), Some(key)) => {
+            park(key, entry, work);
+            Outcome::Waiting
+        }
         (Verdict::Rejected(rejection), None) => isolate(entry, rejection, work),
         (Verdict::Event(event), None) => apply_event(behaviour, entry, event, work),
     }
@@ -93,7 +96,8 @@ fn isolate(entry: &Entry, rejection: &Rejection, work: &mut Workspace<'_>) -> Ou
         rejection: rejection.clone(),
         parked_at: now,
     });
-    park(key, entry, work)
+    park(key, entry, work);
+    Outcome::Parked
 }
 
 /// Gives why a record is set aside although it is no poison.
@@ -123,11 +127,10 @@ pub(super) fn poison_among(effects: &Effects) -> usize {
     effects.dead_letters.iter().filter(|letter| letter.rejection.is_poison()).count()
 }
 
-/// Lets a record wait behind its key.
-fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) -> Outcome {
+/// Puts a record at the end of its key's queue.
+fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) {
     let parked = ParkedRecord { key: key.clone(), record: entry.record.clone(), parked_at: work.now };
     work.effects.records_parked.push(parked);
-    Outcome::Parked
 }
 
 /// What a transaction changes about parked keys.

@@ -36,8 +36,11 @@ const MICROS_PER_MILLI: f64 = 1_000.0;
 pub struct Recent {
     /// Records answered in a second.
     pub events_per_second: f64,
-    /// The part of them that ended in error (parked, dead-lettered), 0 to 1; duplicates and refused ones did not.
+    /// The part of them that ended in error (poison, with or without a key), 0 to 1; duplicates, refused ones and
+    /// those that wait behind a parked key did not.
     pub error_rate: f64,
+    /// The part of them that came to wait behind a parked key, 0 to 1.
+    pub waiting_rate: f64,
     /// Half of the records took no longer; none where nothing was answered, as the next two.
     pub processing_p50_ms: Option<f64>,
     /// 95 % took no longer.
@@ -119,10 +122,14 @@ impl Sum {
     /// Gives it as figures.
     pub(super) fn figures(&self) -> Recent {
         let all = self.answered.count(&Outcome::ALL);
-        let errors = self.answered.count(&[Outcome::Parked, Outcome::DeadLettered]);
+        let part = |outcomes: &[Outcome]| match all {
+            0 => 0.0,
+            all => self.answered.count(outcomes) as f64 / all as f64,
+        };
         Recent {
             events_per_second: self.events_per_second,
-            error_rate: if all == 0 { 0.0 } else { errors as f64 / all as f64 },
+            error_rate: part(&[Outcome::Parked, Outcome::DeadLettered]),
+            waiting_rate: part(&[Outcome::Waiting]),
             processing_p50_ms: self.answered.quantile_ms(0.5),
             processing_p95_ms: self.answered.quantile_ms(0.95),
             processing_p99_ms: self.answered.quantile_ms(0.99),
@@ -135,6 +142,8 @@ impl Sum {
 struct Arrival {
     /// Behind its last record.
     end: Offset,
+    /// Records of it that are not answered.
+    left: usize,
     at: Timestamp,
 }
 
@@ -156,28 +165,32 @@ impl Pace {
         self.arrivals.clear();
     }
 
-    /// Notes a batch that came, by the offset behind its last record.
-    pub(super) fn arrived(&mut self, end: Offset, now: Timestamp) {
+    /// Notes a batch that came, by the offset behind its last record and how many of its records are to be answered.
+    pub(super) fn arrived(&mut self, end: Offset, records: usize, now: Timestamp) {
         self.roll(now);
-        self.arrivals.push_back(Arrival { end, at: now });
+        self.arrivals.push_back(Arrival { end, left: records, at: now });
     }
 
-    /// Notes records that were answered together, all of one batch, by the position behind them. There are none where
-    /// a batch only moved the position.
+    /// Notes records that were answered together, of one batch or of several, by the position behind them. There are
+    /// none where a batch only moved the position.
     pub(super) fn answered(&mut self, next: Offset, outcomes: &[Outcome], now: Timestamp) {
         self.roll(now);
-        let mut last = None;
-        while let Some(arrival) = self.arrivals.front().copied() {
-            last = Some(arrival.at);
-            if arrival.end <= next {
-                self.arrivals.pop_front();
+        let mut rest = outcomes;
+        while let Some(arrival) = self.arrivals.front_mut() {
+            let (of_batch, others) = rest.split_at(arrival.left.min(rest.len()));
+            arrival.left -= of_batch.len();
+            rest = others;
+            if !of_batch.is_empty() {
+                self.current.note(of_batch, now.since(arrival.at));
             }
-            if arrival.end >= next {
+            if arrival.end > next {
                 break;
             }
+            self.arrivals.pop_front();
         }
-        if let Some(at) = last.filter(|_| !outcomes.is_empty()) {
-            self.current.note(outcomes, now.since(at));
+        if !rest.is_empty() {
+            // What came to an incarnation before.
+            self.current.note(rest, Duration::ZERO);
         }
     }
 
@@ -230,8 +243,8 @@ mod tests {
     #[test]
     fn sum_each_record_took_from_its_batches_arrival_to_its_commit() {
         let mut pace = Pace::default();
-        pace.arrived(Offset(100), at(0));
-        pace.arrived(Offset(200), at(50));
+        pace.arrived(Offset(100), 100, at(0));
+        pace.arrived(Offset(200), 100, at(50));
         // The first batch in two transactions, the second one in one.
         pace.answered(Offset(98), &[Outcome::Applied; 98], at(10));
         pace.answered(Offset(100), &[Outcome::Applied; 2], at(30));
@@ -245,9 +258,41 @@ mod tests {
     }
 
     #[test]
+    fn sum_records_of_several_batches_took_from_the_arrival_of_their_own() {
+        let mut pace = Pace::default();
+        // Offsets need not be dense, and a batch may hold no record.
+        pace.arrived(Offset(300), 90, at(0));
+        pace.arrived(Offset(310), 0, at(50));
+        pace.arrived(Offset(700), 10, at(100));
+        pace.answered(Offset(20), &[Outcome::Applied; 10], at(10));
+        pace.answered(Offset(700), &[Outcome::Applied; 90], at(200));
+
+        let recent = pace.sum(at(2_000)).figures();
+
+        assert!(near(recent.processing_p50_ms, 200.0) && near(recent.processing_p95_ms, 200.0), "{recent:?}");
+        assert_eq!(recent.events_per_second, 50.0);
+        assert!(pace.arrivals.is_empty());
+        let quickest = pace.current.quantile_ms(0.15);
+        assert!(near(quickest, 100.0), "the last ten came late: {quickest:?}");
+    }
+
+    #[test]
+    fn sum_counts_what_waits_behind_a_parked_key_apart_from_errors() {
+        let mut pace = Pace::default();
+        pace.arrived(Offset(100), 100, at(0));
+        let mut outcomes = vec![Outcome::Waiting; 100];
+        outcomes[0] = Outcome::Parked;
+        pace.answered(Offset(100), &outcomes, at(1));
+
+        let recent = pace.sum(at(1)).figures();
+
+        assert_eq!((recent.error_rate, recent.waiting_rate), (0.01, 0.99));
+    }
+
+    #[test]
     fn sum_counts_errors_apart_from_duplicates_and_refusals() {
         let mut pace = Pace::default();
-        pace.arrived(Offset(10), at(0));
+        pace.arrived(Offset(10), 8, at(0));
         let outcomes = [
             Outcome::Applied,
             Outcome::Duplicate,
@@ -266,7 +311,7 @@ mod tests {
     #[test]
     fn sum_forgets_what_is_older_than_two_spans_and_counts_idle_time() {
         let mut pace = Pace::default();
-        pace.arrived(Offset(60), at(0));
+        pace.arrived(Offset(60), 60, at(0));
         pace.answered(Offset(60), &[Outcome::Applied; 60], at(0));
 
         let rates: Vec<f64> = [500, 10_000, 29_999, 45_000, 61_000]
@@ -277,7 +322,7 @@ mod tests {
         assert!((rates[2] - 2.0).abs() < 0.01, "{rates:?}");
         assert!((rates[3] - 60.0 / 45.0).abs() < 0.01, "{rates:?}");
         assert_eq!(rates[4], 0.0);
-        pace.arrived(Offset(120), at(200_000));
+        pace.arrived(Offset(120), 60, at(200_000));
         pace.answered(Offset(120), &[Outcome::Applied; 60], at(200_000));
         let after_rest = pace.sum(at(200_001)).figures().events_per_second;
         assert!((after_rest - 2.0).abs() < 0.01, "it rested for a span at least: {after_rest}");
@@ -286,9 +331,9 @@ mod tests {
     #[test]
     fn opening_forgets_arrivals_that_come_again() {
         let mut pace = Pace::default();
-        pace.arrived(Offset(10), at(0));
+        pace.arrived(Offset(10), 10, at(0));
         pace.opening();
-        pace.arrived(Offset(10), at(5_000));
+        pace.arrived(Offset(10), 10, at(5_000));
         pace.answered(Offset(10), &[Outcome::Applied; 10], at(5_020));
 
         assert!(near(pace.sum(at(6_000)).figures().processing_p99_ms, 20.0));
@@ -297,7 +342,7 @@ mod tests {
     #[test]
     fn clock_that_goes_back_makes_no_negative_time() {
         let mut pace = Pace::default();
-        pace.arrived(Offset(10), at(5_000));
+        pace.arrived(Offset(10), 10, at(5_000));
         pace.answered(Offset(10), &[Outcome::Applied; 10], at(0));
 
         let recent = pace.sum(at(-10_000)).figures();
@@ -317,7 +362,7 @@ mod tests {
             let mut took: Vec<i64> = Vec::new();
             for (lane, records, millis) in batches {
                 ends[lane] += records as u64;
-                lanes[lane].arrived(Offset(ends[lane]), at(0));
+                lanes[lane].arrived(Offset(ends[lane]), records, at(0));
                 lanes[lane].answered(Offset(ends[lane]), &vec![Outcome::Applied; records], at(millis));
                 took.extend(std::iter::repeat_n(millis, records));
             }

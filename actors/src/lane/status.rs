@@ -139,7 +139,10 @@ impl LaneStatus {
     pub fn delivered(&self, batch: &RecordBatch, now: Timestamp) {
         let mut facts = self.facts();
         facts.lag.delivered(batch.records.iter().map(|record| (record.offset, record.timestamp)));
-        facts.pace.arrived(batch.next, now);
+        // What lies below the position only fills the duplicate window.
+        let next = facts.lag.next();
+        let fresh = batch.records.len() - batch.records.partition_point(|record| record.offset < next);
+        facts.pace.arrived(batch.next, fresh, now);
     }
 
     /// Notes how far the lane is, and where the partition ended when a batch was read.
@@ -237,10 +240,12 @@ impl LaneStatus {
             recent: sum.figures(),
             queued_batches: facts.queued_batches,
             parked_keys: facts.parked_keys,
+            parked_records: facts.parked_records,
             applied_total: count(Outcome::Applied),
             duplicate_total: count(Outcome::Duplicate),
             refused_total: count(Outcome::Refused),
             parked_total: count(Outcome::Parked),
+            waiting_total: count(Outcome::Waiting),
             dead_lettered_total: count(Outcome::DeadLettered),
             last_commit_at: facts.last_commit_at,
         };

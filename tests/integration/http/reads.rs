@@ -441,8 +441,8 @@ fn answer_and_hold(world: &World) {
     };
     status.delivered(&batch, world.clock.now());
     world.clock.advance(Duration::from_millis(100));
-    let outcomes = [Outcome::Applied, Outcome::Applied, Outcome::Duplicate, Outcome::Parked];
-    status.committed(world.clock.now(), Offset(7), &outcomes, 1, 1);
+    let outcomes = [Outcome::Applied, Outcome::Waiting, Outcome::Duplicate, Outcome::Parked];
+    status.committed(world.clock.now(), Offset(7), &outcomes, 1, 2);
     status.held("1 of the last 4 records were poison");
     world.clock.advance(Duration::from_millis(1_900));
 }
@@ -462,6 +462,7 @@ async fn actors_tree_and_metrics_tell_the_pace_and_what_is_held() {
     assert_eq!((&group["rebalances"], &group["lanes"][0]["state"]), (&json!(1), &json!("paused")));
     for shown in [group, &group["lanes"][0]] {
         assert_eq!((&shown["events_per_second"], &shown["error_rate"]), (&json!(2.0), &json!(0.25)));
+        assert_eq!(shown["waiting_rate"], 0.25);
         for quantile in ["processing_p50_ms", "processing_p95_ms", "processing_p99_ms"] {
             let millis = shown[quantile].as_f64().unwrap();
             assert!((99.0..=101.0).contains(&millis), "{quantile}: {millis}");
@@ -471,6 +472,8 @@ async fn actors_tree_and_metrics_tell_the_pace_and_what_is_held() {
     for series in [
         format!("horizons_events_per_second{labels} 2"),
         format!("horizons_error_ratio{labels} 0.25"),
+        format!("horizons_waiting_ratio{labels} 0.25"),
+        format!("horizons_parked_records{labels} 2"),
         format!("horizons_lane_paused{labels} 1"),
         "horizons_processing_seconds{group=\"jobs\",partition=\"0\",percentile=\"99\",topic=\"job-lifecycle\"} 0.1"
             .to_owned(),

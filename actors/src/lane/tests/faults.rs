@@ -130,7 +130,7 @@ fn lane_event_that_always_panics_is_parked_while_others_flow() {
             check(&world, &jobs[1..]).await;
             assert_eq!(world.applied(&jobs[0]).await, [1, 2]);
             let snapshot = world.snapshot(&jobs[0]);
-            assert_eq!((snapshot.restarts, snapshot.parked_keys, snapshot.parked_total), (0, 1, 28));
+            assert_eq!((snapshot.restarts, snapshot.parked_keys, snapshot.parked_records), (0, 1, 28));
         });
     }
 }
