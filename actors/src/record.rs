@@ -228,6 +228,33 @@ pub struct RecordBatch {
     pub credit: Credit,
 }
 
+impl RecordBatch {
+    /// Gives what its records weigh in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.records.iter().map(LogRecord::weight_bytes).sum()
+    }
+
+    /// Takes over the batch that follows at once in the same life of the lane; another one is handed back.
+    ///
+    /// *Errors*: the batch that was not taken.
+    pub fn join(&mut self, next: Self) -> Result<(), Self> {
+        let is_following = next.topic_partition == self.topic_partition
+            && next.incarnation == self.incarnation
+            && next.from == self.next;
+        if !is_following {
+            return Err(next);
+        }
+        let Self { topic_partition, incarnation, from, next, records, log_end, credit } = next;
+        if let Err(credit) = self.credit.join(credit) {
+            return Err(Self { topic_partition, incarnation, from, next, records, log_end, credit });
+        }
+        self.next = next;
+        self.records.extend(records);
+        self.log_end = self.log_end.max(log_end);
+        Ok(())
+    }
+}
+
 /// Largest record of a topic of record: key, header block and payload.
 ///
 /// *Units*: bytes. Kafka takes 1 048 588 (`message.max.bytes`) for a batch; what a batch of one record adds to

@@ -389,6 +389,8 @@ fn lane_settings(config: &Config) -> LaneSettings {
         duplicate_window_records: config.lanes.duplicate_window_records,
         retry: config.lanes.retry,
         flood: config.lanes.flood,
+        joined_records: config.lanes.batch_records,
+        joined_bytes: config.lanes.batch_bytes,
         trial_records: config.lanes.batch_records,
         ..LaneSettings::default()
     }

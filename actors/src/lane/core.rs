@@ -253,6 +253,12 @@ impl LaneCore {
         self.read_position < self.position
     }
 
+    /// Tells whether batches that wait may be answered together: not while the window is read anew, the lane is held,
+    /// or one record at a time is tried.
+    pub(super) fn may_join(&self) -> bool {
+        !self.is_rewinding() && !self.is_held() && !self.trials.is_log()
+    }
+
     /// Takes a batch in: what lies below the position goes into the duplicate window, the rest is given back.
     /// A batch of another incarnation is dropped: it was read for a lane that is gone.
     pub(super) fn absorb(&mut self, mut batch: RecordBatch) -> Result<Option<RecordBatch>, LaneExit> {
@@ -402,7 +408,7 @@ impl LaneCore {
     /// order of the log; asking again changes nothing.
     pub(super) fn recognise(&mut self, entry: Entry) -> Entry {
         match entry.verdict {
-            Verdict::Event(event) if self.window.check(event.event_id, entry.record.offset).is_some() => {
+            Verdict::Event(event) if self.window.check(event.event_id, entry.record.offset) => {
                 self.repeats.insert(entry.record.offset);
                 Entry { record: entry.record, verdict: Verdict::Duplicate(event) }
             }

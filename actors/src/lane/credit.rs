@@ -180,6 +180,25 @@ impl Credit {
     }
 }
 
+impl Credit {
+    /// Takes over what another one holds of the same lane; it comes back with this one. One of another lane or pool
+    /// is handed back.
+    pub fn join(&mut self, mut other: Self) -> Result<(), Self> {
+        let is_same = match (&self.pool, &other.pool) {
+            (Some(mine), Some(others)) => Arc::ptr_eq(mine, others),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same || self.partition != other.partition {
+            return Err(other);
+        }
+        other.pool = None;
+        self.records += other.records;
+        self.bytes += other.bytes;
+        Ok(())
+    }
+}
+
 impl Drop for Credit {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
@@ -234,6 +253,21 @@ mod tests {
         let lone = pools[1].try_take(partition(0), 1, 500);
         assert!(lone.is_some());
         assert_eq!(pools[1].available(partition(0)).1, 0, "one and no more");
+    }
+
+    #[test]
+    fn credit_joined_comes_back_at_once_with_the_one_that_took_it() {
+        let pool = CreditPool::new(LIMITS, Arc::default());
+        let mut first = pool.try_take(partition(0), 2, 20).unwrap();
+
+        first.join(pool.try_take(partition(0), 3, 30).unwrap()).unwrap();
+        let of_another_lane = first.join(pool.try_take(partition(1), 1, 10).unwrap()).unwrap_err();
+
+        assert_eq!(pool.available(partition(0)), (3, 10));
+        drop(of_another_lane);
+        drop(first);
+        assert_eq!(pool.available(partition(0)), (8, 60));
+        assert_eq!(pool.global.held_bytes(), 0);
     }
 
     proptest! {

@@ -38,6 +38,10 @@ pub struct LaneSettings {
     pub tick_interval: Duration,
     /// Rows of state that a lane keeps in memory before it forgets them all and loads anew.
     pub cached_rows: usize,
+    /// Most records of batches that wait for a lane and are answered together; a single batch may hold as many.
+    pub joined_records: usize,
+    /// Most bytes of such batches.
+    pub joined_bytes: usize,
     /// Records that a lane tries alone before it takes whole batches again: the most that a batch may hold. The
     /// record that processes died over was in the first batch after the position that did not move.
     pub trial_records: usize,
@@ -57,6 +61,8 @@ impl Default for LaneSettings {
             flood: FloodLimit { records: 1_000, poison: 100 },
             tick_interval: Duration::from_millis(100),
             cached_rows: 20_000,
+            joined_records: 1_000,
+            joined_bytes: 1 << 20,
             trial_records: 1_000,
             trial_delay: Duration::from_secs(4),
         }

@@ -40,7 +40,7 @@ use tokio::sync::Notify;
 
 use self::core::LaneCore;
 pub use self::core::PANICS_BEFORE_POISON;
-use self::environment::LaneEnvironment;
+use self::environment::{LaneEnvironment, LaneSettings};
 use self::fault::FaultPoint;
 use self::guard::{guard, guard_async};
 use self::message::{LaneExit, LaneExited, RecordsRouted, StopLane};
@@ -226,11 +226,14 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             true => inbox.batches.borrow_mut().pop_front(),
             false => None,
         };
-        let Some(batch) = batch else {
+        let Some(mut batch) = batch else {
             // The time limit is for timers and wishes; a stop or a batch wakes it.
             let _woken = tokio::time::timeout(tick_interval, inbox.changed.notified()).await;
             continue;
         };
+        if core.may_join() {
+            join_waiting(&mut batch, &mut inbox.batches.borrow_mut(), &core.env.settings);
+        }
         let queued = inbox.batches.borrow().len();
         match core.absorb(batch)? {
             Some(fresh) if is_running => {
@@ -244,4 +247,19 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
     }
     core.end_in_order().await;
     Ok(())
+}
+
+/// Joins what waits behind a batch to it, up to what one batch may hold: each transaction costs the same, and after a
+/// hiccup of the log or the store several wait.
+fn join_waiting(batch: &mut RecordBatch, waiting: &mut VecDeque<RecordBatch>, settings: &LaneSettings) {
+    let (mut records, mut bytes) = (batch.records.len(), batch.weight_bytes());
+    while let Some(next) = waiting.pop_front() {
+        records += next.records.len();
+        bytes += next.weight_bytes();
+        let fits = records <= settings.joined_records && bytes <= settings.joined_bytes;
+        let kept = if fits { batch.join(next) } else { Err(next) };
+        if let Err(next) = kept {
+            return waiting.push_front(next);
+        }
+    }
 }

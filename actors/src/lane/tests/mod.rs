@@ -5,6 +5,7 @@ mod corrupt;
 mod faults;
 mod flood;
 mod home;
+mod joined;
 mod lag;
 mod ownership;
 mod parking;
