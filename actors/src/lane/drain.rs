@@ -195,7 +195,7 @@ impl LaneCore {
                 let is_head = offset == state.head;
                 // Asked for every record, so that what repeats one that is given up is recognised as well.
                 let is_duplicate = matches!(&entry.verdict, Verdict::Event(event)
-                    if drained.check(event.event_id, offset).is_some()
+                    if drained.check(event.event_id, offset)
                         || window.stands_below(event.event_id, offset));
                 if is_head && state.wish == ParkedWish::DiscardHead {
                     settle(&mut work, offset, DeadLetterOutcome::Discarded);

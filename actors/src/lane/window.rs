@@ -4,62 +4,133 @@
 //! very offset it was seen at before is not: that is a replay. It holds what the log brought, in the order of the
 //! log: a record that is taken out of its turn, after it was parked, asks and leaves no trace.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
 
 use crate::ids::{EventId, Offset};
+
+/// Where an event was seen.
+///
+/// *Shape*: packed into 24 bytes, as each lane keeps thousands.
+#[derive(Debug, Clone, Copy)]
+struct Sighting {
+    event_id: EventId,
+    /// The offset, and above it whether the event was known when it was seen here.
+    place: u64,
+}
+
+/// Above every offset: those have 40 bits in what is stored.
+const KNOWN_BEFORE: u64 = 1 << 63;
+
+impl Sighting {
+    fn new(event_id: EventId, offset: Offset, was_known: bool) -> Self {
+        Self { event_id, place: offset.0 | if was_known { KNOWN_BEFORE } else { 0 } }
+    }
+
+    const fn offset(self) -> u64 {
+        self.place & !KNOWN_BEFORE
+    }
+
+    const fn was_known(self) -> bool {
+        self.place & KNOWN_BEFORE != 0
+    }
+}
 
 /// The last event ids of a lane.
 #[derive(Debug)]
 pub struct DuplicateWindow {
     capacity: usize,
-    order: VecDeque<(EventId, Offset)>,
-    /// Where each event was seen first, and last.
-    seen: HashMap<EventId, (Offset, Offset)>,
+    /// In the order of the log.
+    order: VecDeque<Sighting>,
+    /// The number of the oldest sighting that is kept; sightings are numbered as they come.
+    first_number: u32,
+    /// The numbers of the last sighting of each event.
+    last: HashTable<u32>,
+    hasher: RandomState,
 }
 
 impl DuplicateWindow {
     /// Makes an empty window for so many records.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, order: VecDeque::new(), seen: HashMap::new() }
+        Self {
+            capacity,
+            order: VecDeque::new(),
+            first_number: 0,
+            last: HashTable::new(),
+            hasher: RandomState::new(),
+        }
     }
 
-    /// Looks an event up and remembers it. Answers the lower offset at which the same event stands, if it
-    /// is known to stand at one. Forgets nothing, so that a batch which is thought out again is answered
-    /// the same; [`DuplicateWindow::trim`] forgets.
-    pub fn check(&mut self, event_id: EventId, offset: Offset) -> Option<Offset> {
-        let Some((first, last)) = self.seen.get_mut(&event_id) else {
-            self.seen.insert(event_id, (offset, offset));
-            self.order.push_back((event_id, offset));
-            return None;
+    /// Looks an event up and remembers it. Tells whether the same event is known to stand at a lower offset.
+    /// Forgets nothing, so that a batch which is thought out again is answered the same;
+    /// [`DuplicateWindow::trim`] forgets.
+    pub fn check(&mut self, event_id: EventId, offset: Offset) -> bool {
+        let newest = self.order.back().map(|sighting| sighting.offset());
+        if newest.is_some_and(|newest| offset.0 <= newest) {
+            return self.stands_below(event_id, offset);
+        }
+        // A duplicate keeps its event known: the window spans records, not first sightings.
+        let number = self.first_number.wrapping_add(u32::try_from(self.order.len()).unwrap_or(u32::MAX));
+        let Self { order, first_number, last, hasher, .. } = self;
+        let id_of = |number: u32| id_at(order, *first_number, number);
+        let hash = hasher.hash_one(event_id);
+        let was_known = match last.find_mut(hash, |number| id_of(*number) == Some(event_id)) {
+            Some(known) => {
+                *known = number;
+                true
+            }
+            None => {
+                let hash_of = |number: &u32| id_of(*number).map_or(0, |event_id| hasher.hash_one(event_id));
+                last.insert_unique(hash, number, hash_of);
+                false
+            }
         };
-        if *last < offset {
-            // A duplicate keeps its event known: the window spans records, not first sightings.
-            *last = offset;
-            self.order.push_back((event_id, offset));
+        if order.len() == order.capacity() {
+            // By half, not to the double: a lane holds its window for as long as it lives.
+            order.reserve_exact(order.len() / 2 + 1);
         }
-        if *first < offset {
-            return Some(*first);
-        }
-        *first = offset;
-        None
+        order.push_back(Sighting::new(event_id, offset, was_known));
+        was_known
     }
 
     /// Tells whether an event is known to stand at a lower offset, and remembers nothing: for records that the log
     /// brought long ago.
     pub fn stands_below(&self, event_id: EventId, offset: Offset) -> bool {
-        self.seen.get(&event_id).is_some_and(|(first, _)| *first < offset)
+        let hash = self.hasher.hash_one(event_id);
+        let is_it = |number: &u32| id_at(&self.order, self.first_number, *number) == Some(event_id);
+        let Some(last) = self.last.find(hash, is_it) else { return false };
+        let last = self.order.get(last.wrapping_sub(self.first_number) as usize);
+        if last.is_some_and(|last| last.offset() < offset.0) {
+            return true;
+        }
+        // Its last sighting is this one, or comes later: what was known here was noted here.
+        let here = self.order.partition_point(|sighting| sighting.offset() < offset.0);
+        match self.order.get(here).filter(|sighting| sighting.offset() == offset.0) {
+            Some(here) if here.event_id == event_id => here.was_known(),
+            _ => self.order.range(..here).any(|sighting| sighting.event_id == event_id),
+        }
     }
 
     /// Forgets what lies before the window. Called once the records that were looked up are committed.
     pub fn trim(&mut self) {
         while self.order.len() > self.capacity {
-            if let Some((oldest, at)) = self.order.pop_front()
-                && self.seen.get(&oldest).is_some_and(|(_, last)| *last == at)
-            {
-                self.seen.remove(&oldest);
+            let Some(oldest) = self.order.front().copied() else { return };
+            let hash = self.hasher.hash_one(oldest.event_id);
+            let number = self.first_number;
+            if let Ok(last) = self.last.find_entry(hash, |last| *last == number) {
+                last.remove();
             }
+            self.order.pop_front();
+            self.first_number = number.wrapping_add(1);
         }
     }
+}
+
+/// Gives the event of a sighting by its number.
+fn id_at(order: &VecDeque<Sighting>, first_number: u32, number: u32) -> Option<EventId> {
+    order.get(number.wrapping_sub(first_number) as usize).map(|sighting| sighting.event_id)
 }
 
 #[cfg(test)]
@@ -72,18 +143,18 @@ mod tests {
         #[test]
         fn window_any_stream_agrees_with_a_full_memory(ids in proptest::collection::vec(0_u128..40, 1..300), capacity in 1_usize..60) {
             let mut window = DuplicateWindow::new(capacity);
-            let mut records: Vec<(u128, u64)> = Vec::new();
+            let mut records: Vec<u128> = Vec::new();
 
             for (offset, id) in ids.iter().enumerate() {
                 let offset = offset as u64;
                 // What must be recognised: whatever stands among the last `capacity` records.
-                let recent = records.iter().rev().take(capacity).find(|(seen, _)| seen == id).map(|(_, first)| *first);
+                let is_recent = records.iter().rev().take(capacity).any(|seen| seen == id);
 
                 let found = window.check(EventId(Uuid::from_u128(*id)), Offset(offset));
 
                 window.trim();
-                prop_assert_eq!(found, recent.map(Offset));
-                records.push((*id, recent.unwrap_or(offset)));
+                prop_assert_eq!(found, is_recent);
+                records.push(*id);
             }
         }
 
@@ -92,18 +163,25 @@ mod tests {
             let mut window = DuplicateWindow::new(capacity);
             let mut undisturbed = DuplicateWindow::new(capacity);
             let mut old = old.into_iter().cycle();
+            let mut kept: VecDeque<(u128, u64)> = VecDeque::new();
 
             for (offset, id) in ids.iter().enumerate() {
-                let (id, offset) = (EventId(Uuid::from_u128(*id)), Offset(offset as u64));
-                prop_assert_eq!(window.check(id, offset), undisturbed.check(id, offset));
+                let offset = offset as u64;
+                let event_id = EventId(Uuid::from_u128(*id));
+                prop_assert_eq!(window.check(event_id, Offset(offset)), undisturbed.check(event_id, Offset(offset)));
                 window.trim();
                 undisturbed.trim();
-                let (id, offset) = old.next().unwrap();
-                let known = undisturbed.seen.get(&EventId(Uuid::from_u128(id)));
+                kept.push_back((*id, offset));
+                kept.drain(..kept.len().saturating_sub(capacity));
+                let (asked, at) = old.next().unwrap();
 
-                let stands_below = window.stands_below(EventId(Uuid::from_u128(id)), Offset(offset));
+                let stands_below = window.stands_below(EventId(Uuid::from_u128(asked)), Offset(at));
 
-                prop_assert_eq!(stands_below, known.is_some_and(|(first, _)| first.0 < offset));
+                // What stood before the window when a kept sighting was new is known by that sighting.
+                let is_kept_below = kept.iter().any(|(id, offset)| *id == asked && *offset < at);
+                let is_kept_here = kept.contains(&(asked, at));
+                prop_assert!(stands_below || !is_kept_below);
+                prop_assert!(!stands_below || is_kept_below || is_kept_here);
                 window.trim();
             }
         }
