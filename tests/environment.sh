@@ -17,11 +17,11 @@ export CARGO_INCREMENTAL=0
 
 # What must be there: a program, and Debian's package of it. To build: a C and a C++ compiler, make and perl. To
 # look into a store: sqlite3. For real services and stock clients: Java and Maven (Kafka's jars), PostgreSQL,
-# Node.js with npm (KafkaJS), kcat, and openssl for certificates.
+# Node.js with npm (KafkaJS), kcat, PgBouncer, and openssl for certificates.
 needed=(
     gcc:gcc g++:g++ make:make perl:perl sqlite3:sqlite3
     java:default-jre-headless mvn:maven psql:postgresql-client node:nodejs npm:npm kcat:kcat openssl:openssl
-    setpriv:util-linux python3:python3
+    setpriv:util-linux python3:python3 pgbouncer:pgbouncer
 )
 
 # Installs what is missing.

@@ -118,6 +118,16 @@ pub enum OpenError {
         /// The setting.
         setting: &'static str,
     },
+    /// Somebody between us and the server gives our connections to others.
+    #[error(
+        "failed to open {store}: its connections go through a pooler that hands them out anew for each transaction, \
+         so that settings, locks and prepared statements of a session do not hold; connect to the server itself, \
+         or through a pooler that keeps a connection for its client (`pool_mode = session`)"
+    )]
+    Pooled {
+        /// The store.
+        store: String,
+    },
     /// Another process does what only one may do.
     #[error("failed to take lease `{name}` of {store}: `{holder}` has it")]
     LeaseHeld {

@@ -10,6 +10,8 @@ mod guards;
 mod order;
 /// Restarts, cut connections, lost answers, black holes.
 mod outages;
+/// A connection pooler in front of the server.
+mod pooler;
 
 use std::sync::Arc;
 

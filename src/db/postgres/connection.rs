@@ -3,6 +3,8 @@
 //! Promises that a commit on any of them waits for the disk, that no statement and no wait for a lock is
 //! without a limit, and that a peer that went silent is found within the network's limit.
 
+use std::collections::BTreeSet;
+
 use diesel::Connection as _;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -16,6 +18,9 @@ use crate::db::error::OpenError;
 /// How long a read waits for a connection of the pool: there is one for each thread, so it waits only while
 /// the server is away, and then it should be told soon.
 const POOL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How often two connections are looked at for a pooler: enough to be given another's connection by a busy one.
+const POOLER_LOOKS: u32 = 8;
 
 /// Unanswered probes after which a silent connection counts as cut.
 const PROBES: u64 = 3;
@@ -102,12 +107,56 @@ fn show(connection: &mut Connection, setting: &str) -> QueryResult<String> {
         .value)
 }
 
-/// Opens a connection for opening the store.
+/// Opens a connection for opening the store, after a look at what is between us and the server.
+///
+/// *Errors*: [`OpenError::Pooled`], [`OpenError::Unreachable`], [`OpenError::Refused`].
 pub(super) fn open(config: &PostgresConfig) -> Result<Connection, OpenError> {
-    connect(config).map_err(|error| match error {
+    refuse_pooler(config)?;
+    connect(config).map_err(|error| connect_error(config, error))
+}
+
+fn connect_error(config: &PostgresConfig, error: ConnectionError) -> OpenError {
+    match error {
         ConnectionError::CouldntSetupConfiguration(error) => open_error(config, &error),
         error => OpenError::Unreachable { store: config.name(), detail: connection_text(&error) },
-    })
+    }
+}
+
+/// Refuses a pooler that gives our connections to others between transactions.
+///
+/// Two connections that live at once have a process of the server's each, the same one for as long as they live.
+/// Behind such a pooler an idle one serves both, and a busy one serves each by turns. Nothing of the session is used
+/// to find out, and no transaction waits for another one.
+fn refuse_pooler(config: &PostgresConfig) -> Result<(), OpenError> {
+    let make = || Connection::establish(&url(config)).map_err(|error| connect_error(config, error));
+    let pooled = || OpenError::Pooled { store: config.name() };
+    let (mut one, mut other) = (make()?, make()?);
+    let (mut of_one, mut of_other) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..POOLER_LOOKS {
+        for (connection, processes) in [(&mut one, &mut of_one), (&mut other, &mut of_other)] {
+            let looked = server_process(connection);
+            processes.insert(looked.map_err(|error| {
+                // One that allows no transaction at all hangs up at the first; the next connection serves as before.
+                let is_served = make().is_ok_and(|mut third| third.batch_execute("SELECT 1").is_ok());
+                if fault_of(&error) == Fault::Cut && is_served {
+                    pooled()
+                } else {
+                    open_error(config, &error)
+                }
+            })?);
+        }
+    }
+    let is_direct = of_one.len() == 1 && of_other.len() == 1 && of_one.is_disjoint(&of_other);
+    if is_direct { Ok(()) } else { Err(pooled()) }
+}
+
+/// Gives the server's process behind a connection, in one transaction: its parts go to the same one.
+fn server_process(connection: &mut Connection) -> QueryResult<i64> {
+    connection.batch_execute("BEGIN")?;
+    let process =
+        diesel::sql_query("SELECT pg_backend_pid()::bigint AS value").get_result::<NumberRow>(connection)?;
+    connection.batch_execute("COMMIT")?;
+    Ok(process.value)
 }
 
 /// Turns what the engine says at opening into what an operator can act on.
