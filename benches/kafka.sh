@@ -50,7 +50,7 @@ fi
 start_kafka() {
     "$services/kafka" prepare >/dev/null
     mkfifo "$work/broker-input"
-    "$services/kafka" start "$work/kafka" <"$work/broker-input" >"$work/broker" &
+    "$services/kafka" start "$work/kafka" --calm <"$work/broker-input" >"$work/broker" &
     broker_pid=$!
     exec 8>"$work/broker-input"
     for _ in $(seq 600); do
@@ -94,10 +94,18 @@ table() {
             @field{qw(figure value unit ratio limit limit_value spread)} if $field{figure};' "$1"
 }
 
+# How often and how long the broker stood still since it started: every latency beside it has that in it.
+pauses() {
+    perl -ne '
+        $pauses++, $sum += $1, $longest = $1 > $longest ? $1 : $longest if /Pause .* ([0-9.]+)ms$/;
+        END { printf "broker_pauses: %d, %.1f ms together, the longest %.1f ms\n", $pauses, $sum, $longest }' "$work/kafka/broker-1/gc.log"
+}
+
 throughput() {
     "$HORIZONS" bench --kafka "$bootstrap" --postgres "$url" --records "$records" --rounds "$rounds" \
         --keep-topics "$prefix" --json >"$work/throughput.json"
     table "$work/throughput.json"
+    pauses
     local speed own
     own="$(sed -n 's/.*"figure":"one_group_kafka_sqlite".*"value":\([0-9.]*\).*/\1/p' "$work/throughput.json" | head -n 1)"
     for ((round = 1; round <= rounds; round++)); do
@@ -112,6 +120,7 @@ latency() {
     "$HORIZONS" bench --kafka "$bootstrap" --postgres "$url" --latency --rate "$rate" --seconds "$seconds" \
         --json >"$work/latency.json"
     table "$work/latency.json"
+    pauses
     echo "Kafka's EndToEndLatency, one record after the other:"
     "$services/kafka" tool org.apache.kafka.tools.EndToEndLatency "$bootstrap" bench-trips "$trips" all "$trip_bytes" \
         </dev/null | grep -E '^(Avg|Percentiles)'

@@ -20,15 +20,30 @@ struct Partition {
     applied: HashMap<Group, Offset>,
     /// Below it every group has applied everything.
     done: Offset,
+    /// When every group had applied something for the first time.
+    warm_since: Option<Instant>,
 }
 
 #[derive(Default)]
 struct Measured {
     partitions: BTreeMap<TopicPartition, Partition>,
     recorder: LatencyRecorder,
+    /// What was published before its partition had once gone all the way: connections, fetches and statements are
+    /// made for the first, and the others wait behind it.
+    cold: LatencyRecorder,
 }
 
-/// Measures every event of a run.
+/// What was measured.
+pub(super) struct Latencies {
+    /// Of all events but those of the cold start.
+    pub(super) all: LatencySummary,
+    /// The same by topic.
+    pub(super) by_topic: Vec<(Topic, LatencySummary)>,
+    /// Of the events that were published before their partition had once gone all the way.
+    pub(super) cold: LatencySummary,
+}
+
+/// Measures every event of a run, whose log is new.
 pub(super) struct LatencyListener {
     measured: Arc<Mutex<Measured>>,
 }
@@ -50,10 +65,14 @@ impl LatencyListener {
         Self { measured }
     }
 
-    /// Gives the latencies of all events, and by topic.
-    pub(super) fn summaries(&self, elapsed: Duration) -> (LatencySummary, Vec<(Topic, LatencySummary)>) {
+    /// Gives the latencies of all events, the cold start apart.
+    pub(super) fn summaries(&self, elapsed: Duration) -> Latencies {
         let measured = locked(&self.measured);
-        (measured.recorder.summary(elapsed), measured.recorder.by_topic(elapsed))
+        Latencies {
+            all: measured.recorder.summary(elapsed),
+            by_topic: measured.recorder.by_topic(elapsed),
+            cold: measured.cold.summary(elapsed),
+        }
     }
 }
 
@@ -74,7 +93,7 @@ impl CommitListener for LatencyListener {
     fn committed(&self, notice: &CommitNotice) {
         let now = Instant::now();
         let mut measured = locked(&self.measured);
-        let Measured { partitions, recorder } = &mut *measured;
+        let Measured { partitions, recorder, cold } = &mut *measured;
         let topic = notice.lane.topic_partition.topic;
         let partition = partitions.entry(notice.lane.topic_partition).or_default();
         partition.applied.insert(notice.lane.group.clone(), notice.next);
@@ -87,11 +106,16 @@ impl CommitListener for LatencyListener {
         {
             let upto = end.min(done);
             let events = usize::try_from(upto.0 - partition.done.0).unwrap_or(usize::MAX);
-            recorder.record_batch(topic, events, now.saturating_duration_since(published));
+            let is_warm = partition.warm_since.is_some_and(|since| published > since);
+            let into = if is_warm { &mut *recorder } else { &mut *cold };
+            into.record_batch(topic, events, now.saturating_duration_since(published));
             partition.done = upto;
             if end <= done {
                 partition.published.pop_front();
             }
+        }
+        if partition.done > Offset(0) {
+            partition.warm_since.get_or_insert(now);
         }
     }
 }

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use horizons_actors::ids::Topic;
-use horizons_actors::latency::LatencySummary;
 use serde_json::json;
 
 use super::check::Facts;
+use super::latency::Latencies;
 use crate::cli::{Form, Output};
 use crate::exit::Failure;
-
-/// Latencies of all events, and by topic.
-type Latencies = (LatencySummary, Vec<(Topic, LatencySummary)>);
 
 /// Prints the report.
 pub(super) fn print(
@@ -31,7 +27,7 @@ fn print_text(
     output: &mut Output<'_>,
     facts: &Facts,
     checks: &[(String, bool)],
-    (latency, by_topic): &Latencies,
+    Latencies { all, by_topic, cold }: &Latencies,
     elapsed: Duration,
 ) -> Result<(), Failure> {
     output.line("Jobs")?;
@@ -67,7 +63,7 @@ fn print_text(
         .line("Throughput and latency (from the commit that publishes to the commit of the last effect)")?;
     let events: u64 = facts.events.values().sum();
     output.line(&format!("  {events} events in {:.1} s", elapsed.as_secs_f64()))?;
-    output.line(&format!("  all: p50 {:.2} ms, p99 {:.2} ms", latency.p50_ms, latency.p99_ms))?;
+    output.line(&format!("  all: p50 {:.2} ms, p99 {:.2} ms", all.p50_ms, all.p99_ms))?;
     for (topic, summary) in by_topic {
         output.line(&format!(
             "  {}: p50 {:.2} ms, p99 {:.2} ms",
@@ -76,6 +72,10 @@ fn print_text(
             summary.p99_ms
         ))?;
     }
+    output.line(&format!(
+        "  cold start, not among these (published before the first of its partition was through): p50 {:.2} ms, p99 {:.2} ms",
+        cold.p50_ms, cold.p99_ms
+    ))?;
     output.line("Checks")?;
     for (check, holds) in checks {
         output.line(&format!("  {} {check}", if *holds { "ok    " } else { "FAILED" }))?;
@@ -88,7 +88,7 @@ fn print_json(
     output: &mut Output<'_>,
     facts: &Facts,
     checks: &[(String, bool)],
-    (latency, by_topic): &Latencies,
+    Latencies { all, by_topic, cold }: &Latencies,
     elapsed: Duration,
 ) -> Result<(), Failure> {
     for (status, count) in facts.by_status() {
@@ -119,7 +119,8 @@ fn print_json(
     let events: u64 = facts.events.values().sum();
     let seconds = elapsed.as_secs_f64();
     output.json(&json!({ "figure": "throughput", "value": events as f64 / seconds, "unit": "events/s" }))?;
-    output.json(&json!({ "figure": "latency", "p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms }))?;
+    output.json(&json!({ "figure": "latency", "p50_ms": all.p50_ms, "p99_ms": all.p99_ms }))?;
+    output.json(&json!({ "figure": "latency_cold_start", "p50_ms": cold.p50_ms, "p99_ms": cold.p99_ms }))?;
     for (topic, summary) in by_topic {
         output.json(&json!({
             "figure": "latency", "topic": topic.name(), "p50_ms": summary.p50_ms, "p99_ms": summary.p99_ms,
