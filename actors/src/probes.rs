@@ -106,7 +106,10 @@ impl ProbeKind {
             ProbeKind::Relay => Some(
                 "nothing can be published, a partition is stopped or waits, or the oldest record waits long",
             ),
-            ProbeKind::Scheduler => Some("the scheduler does not take or tell what it is asked"),
+            ProbeKind::Scheduler => Some(
+                "the scheduler does not take or tell what it is asked, or an attempt whose supervisor is dead \
+                 cannot be ended",
+            ),
         }
     }
 

@@ -65,6 +65,7 @@ use crate::exit::{Exit, Failure, end_now};
 use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
 use crate::probes::Probes;
+use crate::scheduler::local::Troubles;
 use crate::telemetry;
 
 use self::scheduler::StartedScheduler;
@@ -112,6 +113,8 @@ pub struct Running {
     /// Whether the disk is full.
     disk: Arc<DiskState>,
     disk_watch: disk::DiskWatch,
+    /// Attempts that cannot be ended.
+    troubles: Arc<Troubles>,
     attempts_folder: PathBuf,
     /// Held as long as jobs are driven here.
     scheduler_lease: Option<Arc<Lease>>,
@@ -157,11 +160,12 @@ impl Running {
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
 
         let disk = Arc::new(DiskState::default());
+        let troubles = Arc::new(Troubles::default());
         let disk_metrics =
             DiskMetrics::register(&registry).map_err(|error| Failure::new(Exit::Failed, &error))?;
         let disk_watch = disk::start(config, Arc::clone(&disk), disk_metrics)?;
         let StartedScheduler { scheduler, output } =
-            scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk))?;
+            scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk), Arc::clone(&troubles))?;
         let orchestrator = Orchestrator::new(
             Arc::clone(&store) as _,
             scheduler,
@@ -282,6 +286,7 @@ impl Running {
                 brokers: (config.event_log == EventLogKind::Kafka).then_some(brokers),
                 relay: relay.clone(),
                 orchestrator: orchestrator.clone(),
+                troubles: Arc::clone(&troubles),
                 driver: (config.scheduler.kind == SchedulerKind::Local).then(|| driver.abort_handle()),
             },
             &front,
@@ -302,6 +307,7 @@ impl Running {
             relay,
             disk,
             disk_watch,
+            troubles,
             attempts_folder: attempts_folder(config),
             scheduler_lease,
             supervisor,

@@ -18,6 +18,7 @@ use crate::probes::{
     DiskProbe, EventLogProbe, LOOK_GAP, LaneProbes, OPENING_LIMIT, ProbeSource, Probes, RelayProbe,
     STORE_LIMIT, SchedulerProbe, StoreProbe,
 };
+use crate::scheduler::local::Troubles;
 
 /// What there is to look at.
 pub(super) struct Probed {
@@ -30,6 +31,8 @@ pub(super) struct Probed {
     /// The relay, where the event log is on Kafka.
     pub(super) relay: Option<Arc<RelayPort>>,
     pub(super) orchestrator: Orchestrator,
+    /// Attempts that cannot be ended.
+    pub(super) troubles: Arc<Troubles>,
     /// What drives jobs, where that is done here.
     pub(super) driver: Option<AbortHandle>,
 }
@@ -40,7 +43,7 @@ pub(super) fn start(
     runtime: &tokio::runtime::Runtime,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Arc<Probes> {
-    let Probed { store, disk, board, clock, brokers, relay, orchestrator, driver } = probed;
+    let Probed { store, disk, board, clock, brokers, relay, orchestrator, troubles, driver } = probed;
     let event_log = match brokers {
         None => EventLogProbe::embedded(Arc::clone(&board)),
         Some(brokers) => EventLogProbe::on_kafka(Arc::clone(&board), move || brokers.have_answered()),
@@ -50,7 +53,7 @@ pub(super) fn start(
         Arc::new(DiskProbe::new(disk)),
         Arc::new(event_log),
         Arc::new(LaneProbes::new(board, Arc::clone(&clock), OPENING_LIMIT)),
-        Arc::new(SchedulerProbe::new(move || scheduler(&orchestrator, driver.as_ref()))),
+        Arc::new(SchedulerProbe::new(move || scheduler(&orchestrator, &troubles, driver.as_ref()))),
     ];
     if let Some(relay) = relay {
         sources.push(Arc::new(RelayProbe::new(relay as Arc<dyn RelayView>)));
@@ -61,8 +64,12 @@ pub(super) fn start(
 }
 
 /// Tells how driving jobs stands.
-fn scheduler(orchestrator: &Orchestrator, driver: Option<&AbortHandle>) -> (ProbeState, String) {
-    match (driver, orchestrator.scheduler_trouble()) {
+fn scheduler(
+    orchestrator: &Orchestrator,
+    troubles: &Troubles,
+    driver: Option<&AbortHandle>,
+) -> (ProbeState, String) {
+    match (driver, orchestrator.scheduler_trouble().or_else(|| unended(troubles))) {
         (None, _) => (ProbeState::Ok, "another process drives jobs".to_owned()),
         (Some(driver), _) if driver.is_finished() => {
             (ProbeState::Failed, "what drives jobs has ended: start the process again".to_owned())
@@ -70,4 +77,15 @@ fn scheduler(orchestrator: &Orchestrator, driver: Option<&AbortHandle>) -> (Prob
         (Some(_), Some(trouble)) => (ProbeState::Degraded, trouble),
         (Some(_), None) => (ProbeState::Ok, "takes jobs".to_owned()),
     }
+}
+
+/// Tells of attempts that cannot be ended.
+fn unended(troubles: &Troubles) -> Option<String> {
+    let all = troubles.all();
+    let (id, trouble) = all.first_key_value()?;
+    let more = match all.len() {
+        1 => String::new(),
+        number => format!(", and {} more", number - 1),
+    };
+    Some(format!("attempt `{id}` cannot be ended: {trouble}{more}"))
 }

@@ -15,7 +15,7 @@ use crate::config::{Agent, AgentProblem, Config, OutputOverflow, SchedulerKind};
 use crate::disk::DiskState;
 use crate::exit::{Exit, Failure};
 use crate::scheduler::elsewhere::ElsewhereScheduler;
-use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow};
+use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow, Troubles};
 
 /// The configured scheduler, and who reads what its attempts write.
 pub(super) struct StartedScheduler {
@@ -28,10 +28,11 @@ pub(super) fn start(
     config: &Config,
     clock: Arc<dyn Clock>,
     disk: Arc<DiskState>,
+    troubles: Arc<Troubles>,
 ) -> Result<StartedScheduler, Failure> {
     match config.scheduler.kind {
         SchedulerKind::Local => {
-            let local = start_local(config, clock, disk)?;
+            let local = start_local(config, clock, disk, troubles)?;
             Ok(StartedScheduler { scheduler: Arc::clone(&local) as _, output: local })
         }
         SchedulerKind::Elsewhere => Ok(StartedScheduler {
@@ -45,6 +46,7 @@ fn start_local(
     config: &Config,
     clock: Arc<dyn Clock>,
     disk: Arc<DiskState>,
+    troubles: Arc<Troubles>,
 ) -> Result<Arc<LocalScheduler>, Failure> {
     let shim_program = std::env::current_exe().map_err(|error| Failure::new(Exit::Failed, &error))?;
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
@@ -66,6 +68,7 @@ fn start_local(
         shim_environment: BTreeMap::new(),
         ballast: Some(super::disk::ballast(config)?),
         disk,
+        troubles,
         agents: agents.collect(),
     };
     let scheduler = LocalScheduler::start(local, clock).map_err(|error| Failure::new(Exit::Store, &error))?;

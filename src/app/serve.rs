@@ -19,9 +19,9 @@ use crate::cli::OpenedStore;
 use crate::config::Config;
 use crate::db::sqlite::SqliteReader;
 use crate::exit::{Exit, Failure};
-use crate::http::{AppState, AttemptSpaceOf, HttpLimits, ServeError, Served};
+use crate::http::{AppState, AttemptSpaceOf, AttemptTroubles, HttpLimits, ServeError, Served};
 use crate::metrics::ProcessMetrics;
-use crate::scheduler::local::space;
+use crate::scheduler::local::{Troubles, space};
 
 /// HTTP at work.
 pub struct Server {
@@ -73,6 +73,7 @@ pub(super) fn start_http(
         lane_metrics: running.lane_metrics.clone(),
         process_metrics,
         disk: Arc::clone(&running.disk),
+        attempt_troubles: attempt_troubles(Arc::clone(&running.troubles)),
         attempt_space: attempt_space(running.attempts_folder.clone()),
         clock: Arc::clone(&running.clock),
         randomness: Arc::clone(&running.randomness),
@@ -89,6 +90,11 @@ pub(super) fn start_http(
         crate::http::serve(listener, state, limits, stopping).await
     });
     Ok(Server { address, task })
+}
+
+/// Gives what tells which attempts cannot be ended.
+fn attempt_troubles(troubles: Arc<Troubles>) -> AttemptTroubles {
+    Arc::new(move || troubles.all())
 }
 
 /// Gives what tells how much an attempt takes on the disk.

@@ -145,21 +145,25 @@ async fn show(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
         (None, Some(view)) => external_json(view),
         (None, None) => Value::Null,
     };
-    let space = match row {
-        Some(row) => space_of(&shared, row).await,
-        None => None,
+    let (space, trouble) = match row {
+        Some(row) => {
+            let id = AttemptId { job_id: row.job_id, attempt: row.attempt };
+            let trouble = (shared.state.attempt_troubles)().remove(&id);
+            (space_of(&shared, id).await, trouble)
+        }
+        None => (None, None),
     };
     if let Some(fields) = job.as_object_mut() {
         fields.insert("space".to_owned(), json!(space));
+        fields.insert("trouble".to_owned(), json!(trouble));
         fields.insert("view".to_owned(), view.as_ref().map_or(Value::Null, view_json));
     }
     Ok(json_answer(StatusCode::OK, &json!({ "job": job })))
 }
 
 /// Asks what the job's attempt takes on the disk; none where its files are not here.
-async fn space_of(shared: &Shared, row: JobRow) -> Option<AttemptSpace> {
+async fn space_of(shared: &Shared, id: AttemptId) -> Option<AttemptSpace> {
     let space_of = Arc::clone(&shared.state.attempt_space);
-    let id = AttemptId { job_id: row.job_id, attempt: row.attempt };
     // A panic in there would be ours, and costs this figure only.
     tokio::task::spawn_blocking(move || space_of(&id)).await.ok().flatten()
 }

@@ -32,6 +32,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use horizons_actors::clock::{Clock, Randomness};
@@ -51,6 +52,9 @@ use crate::metrics::ProcessMetrics;
 use crate::probes::Probes;
 use lists::Lists;
 use route::Route;
+
+/// Tells which attempts cannot be ended, each with what is in the way.
+pub type AttemptTroubles = Arc<dyn Fn() -> BTreeMap<AttemptId, String> + Send + Sync>;
 
 /// Tells what an attempt takes on the disk; reads a small file, so it is asked where waiting is allowed.
 pub type AttemptSpaceOf = Arc<dyn Fn(&AttemptId) -> Option<AttemptSpace> + Send + Sync>;
@@ -80,6 +84,8 @@ pub struct AppState {
     pub process_metrics: ProcessMetrics,
     /// Whether the disk is full.
     pub disk: Arc<DiskState>,
+    /// Tells which attempts cannot be ended, and why.
+    pub attempt_troubles: AttemptTroubles,
     /// Tells what an attempt takes on the disk, where its files are here.
     pub attempt_space: AttemptSpaceOf,
     /// The time.

@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::{ShimError, append_to, log};
 use crate::scheduler::local::INHERITED_VARIABLES;
+use crate::scheduler::local::cgroup::Group;
 use crate::scheduler::local::folder::{
     self, AGENT_FILE, AttemptFile, Launch, MARKER_VARIABLE, STDERR_FILE, STDOUT_FILE, StartedAgent,
     WORK_FOLDER,
@@ -82,8 +83,10 @@ pub(super) fn start(
         .env(MARKER_VARIABLE, attempt.key.to_string())
         .env("HORIZONS_JOB_ID", attempt.id.job_id.as_str())
         .env("HORIZONS_ATTEMPT", attempt.id.attempt.to_string());
+    let group = enter_group(launch);
     set_inherited(lock, FdFlag::empty())?;
     let spawned = command.spawn();
+    leave_group(group.as_ref());
     set_inherited(lock, FdFlag::FD_CLOEXEC)?;
     let child = spawned
         .map_err(|source| StartError::Spawn { program: launch.program.display().to_string(), source })?;
@@ -91,6 +94,21 @@ pub(super) fn start(
     let running = RunningAgent { pid, started_at: SystemClock.now(), started: Instant::now() };
     write_down(folder, running);
     Ok(running)
+}
+
+/// Enters the control group that the agent is to be started in. Without it the agent runs all the same, and is found
+/// by its other marks.
+fn enter_group(launch: &Launch) -> Option<Group> {
+    let path = launch.control_group.as_deref()?;
+    let entered = Group::make(path).and_then(|group| group.enter().map(|()| group));
+    entered.inspect_err(|error| log(&format!("the agent has no control group: {error}"))).ok()
+}
+
+/// Leaves it again: what is in it is the agent's alone.
+fn leave_group(group: Option<&Group>) {
+    if let Some(Err(error)) = group.map(Group::leave) {
+        log(&format!("failed to leave the agent's control group: {error}"));
+    }
 }
 
 /// Writes down who the agent is; without it the scheduler still finds the agent by its lock and environment.

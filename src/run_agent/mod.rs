@@ -23,6 +23,7 @@ use horizons_actors::clock::{Clock, SystemClock};
 use nix::errno::Errno;
 
 use crate::faults;
+use crate::scheduler::local::cgroup;
 use crate::scheduler::local::folder::{
     self, AttemptFile, AttemptResult, CANCEL_FILE, CLAIM_FILE, Claim, Ending, FolderError, PreparedFile,
     RESULT_FILE, SAMPLES_FILE, TOMBSTONE_FILE,
@@ -119,6 +120,11 @@ fn run_attempt(attempt_folder: &Path) -> Result<u8, ShimError> {
     faults::hit("shim-after-claim");
     let prepared = PreparedFile::take(&folder, RESULT_FILE);
     let result = run_claimed(&folder, &attempt, &lock, &signals)?;
+    if let Some(group) = attempt.launch.as_ref().and_then(|launch| launch.control_group.as_deref())
+        && (cgroup::holds_self(group) || !cgroup::kill_and_remove(group))
+    {
+        log("the agent's control group cannot be removed");
+    }
     faults::hit("shim-after-agent-exit");
     write_result(&prepared, &result)?;
     Ok(EXIT_RAN)

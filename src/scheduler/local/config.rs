@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use horizons_actors::ids::AgentName;
 
+use super::burial::Troubles;
 use super::folder::Overflow;
 use super::template::ArgumentTemplate;
 use crate::disk::{Ballast, DiskState};
@@ -38,6 +39,8 @@ pub struct LocalSchedulerConfig {
     pub ballast: Option<Ballast>,
     /// Whether the disk is full: then nothing new is started.
     pub disk: Arc<DiskState>,
+    /// Where attempts are told that cannot be ended.
+    pub troubles: Arc<Troubles>,
     /// The agents, by name.
     pub agents: BTreeMap<AgentName, AgentConfig>,
 }

@@ -134,6 +134,9 @@ pub(crate) struct Launch {
     pub(crate) output_overflow: Overflow,
     #[serde(default)]
     pub(crate) work_limit_bytes: Option<u64>,
+    /// The control group that the agent is started in.
+    #[serde(default)]
+    pub(crate) control_group: Option<PathBuf>,
     /// By what the shim tells that the disk is full.
     #[serde(default)]
     pub(crate) ballast: Option<Ballast>,

@@ -23,7 +23,7 @@ use super::folder::{
     folder_name,
 };
 use super::watcher::Notice;
-use super::{Shared, millis};
+use super::{Shared, cgroup, millis};
 use crate::faults;
 
 /// Folders under construction begin with this.
@@ -129,6 +129,7 @@ pub(super) fn launch_of(shared: &Shared, spec: &AttemptSpec) -> Result<Launch, S
         output_limit_bytes: config.output_limit_bytes,
         output_overflow: config.output_overflow,
         work_limit_bytes: config.work_limit_bytes,
+        control_group: None,
         ballast: shared.config.ballast.clone(),
     })
 }
@@ -143,7 +144,10 @@ pub(super) fn submit(shared: &Shared, spec: &AttemptSpec) -> Result<AttemptRepor
         }
     } else {
         let launch = launch_of(shared, spec)?;
-        let attempt = new_attempt(shared, &spec.id, Some(launch));
+        let mut attempt = new_attempt(shared, &spec.id, Some(launch));
+        if let (Some(launch), Some(base)) = (attempt.launch.as_mut(), &shared.control_group) {
+            launch.control_group = Some(cgroup::of_attempt(base, attempt.key));
+        }
         if create(shared, &attempt, &spec.parameters, None)? {
             faults::hit("scheduler-after-accept");
             shared.tell_watcher(Notice::Accepted(Box::new(attempt)));

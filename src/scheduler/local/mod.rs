@@ -5,6 +5,8 @@
 //! folders. Does not remember an attempt after `clean`, and serves one process at a time: whoever starts it
 //! holds the lock of the data folder.
 
+mod burial;
+pub(crate) mod cgroup;
 pub mod config;
 pub(crate) mod folder;
 mod intake;
@@ -34,6 +36,7 @@ use horizons_actors::ports::scheduler::{
 };
 use tokio::sync::{Notify, oneshot};
 
+pub use self::burial::Troubles;
 pub use self::config::{AgentConfig, ConfigProblem, LocalSchedulerConfig};
 use self::folder::folder_name;
 pub use self::folder::{FolderError, Overflow};
@@ -95,6 +98,8 @@ struct Shared {
     samples: Mutex<HashMap<String, Arc<Mutex<SampleIndex>>>>,
     changes: Notify,
     watcher: Sender<Notice>,
+    /// The control group that attempts have theirs in, where one can be had.
+    control_group: Option<PathBuf>,
 }
 
 impl Shared {
@@ -151,6 +156,7 @@ impl LocalScheduler {
             samples: Mutex::default(),
             changes: Notify::new(),
             watcher,
+            control_group: control_group(),
         });
         let (work, waiting) = sync_channel::<Work>(WAITING_REQUESTS_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -202,6 +208,18 @@ impl Drop for LocalScheduler {
             }
         }
     }
+}
+
+/// Finds the control group that attempts have theirs in.
+fn control_group() -> Option<PathBuf> {
+    let found = cgroup::base();
+    match &found {
+        Some(group) => tracing::debug!(group = %group.display(), "attempts have control groups"),
+        None => tracing::info!(
+            "no control group can be had: a process that hides all marks of its attempt outlives a killed shim"
+        ),
+    }
+    found
 }
 
 fn read_agents(config: &LocalSchedulerConfig) -> Result<BTreeMap<AgentName, Agent>, LocalSchedulerError> {

@@ -108,6 +108,17 @@ impl ProcessStat {
         matches!(self.state, 'Z' | 'X')
     }
 
+    /// Says what the process is doing, as proc_pid_stat(5) has it.
+    pub(crate) const fn state_in_words(&self) -> &'static str {
+        match self.state {
+            'R' => "running",
+            'S' => "sleeping",
+            'D' => "stuck in the kernel",
+            'T' | 't' => "stopped",
+            _ => "in another state",
+        }
+    }
+
     pub(crate) const fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }

@@ -16,12 +16,12 @@ use horizons_actors::ids::{AgentName, AttemptId};
 use nix::sys::signal::Signal;
 
 use super::Shared;
+use super::burial::{Burial, Burials, Progress};
 use super::folder::{
     self, AttemptFile, CANCEL_FILE, Claim, FolderError, SAMPLES_FILE, SHIM_LOG_FILE, SchedulerLock, Standing,
     StartedAgent, TOMBSTONE_FILE, Tombstone, TombstoneCause,
 };
 use super::intake::shim_environment;
-use super::process::{self, Membership};
 use crate::run_agent::{EXIT_LOCKED, append_to};
 
 /// How often shims may end before they have claimed their attempt, until the attempt counts as not startable.
@@ -46,6 +46,8 @@ pub(super) enum Notice {
     Accepted(Box<AttemptFile>),
     /// A wish to cancel is on the disk.
     Cancelled(AttemptId),
+    /// A burial has found out how its attempt stands.
+    Looked,
     /// The scheduler is dropped.
     Stop,
 }
@@ -73,6 +75,8 @@ struct Entry {
     /// Whether a queued attempt's folder may have changed by another hand than our shim's.
     is_to_be_read: bool,
     samples_bytes: u64,
+    /// How the end of an attempt stands whose shim is dead.
+    burial: Burial,
 }
 
 impl Entry {
@@ -88,6 +92,7 @@ impl Entry {
             not_before: None,
             is_to_be_read: true,
             samples_bytes: 0,
+            burial: Burial::default(),
         }
     }
 
@@ -121,11 +126,13 @@ pub(super) struct Watcher {
     /// In the order of the queue.
     entries: BTreeMap<(u64, AttemptId), Entry>,
     orders: HashMap<AttemptId, u64>,
+    burials: Burials,
 }
 
 impl Watcher {
     pub(super) fn new(shared: Arc<Shared>, live: Vec<AttemptFile>) -> Self {
-        let mut watcher = Self { shared, entries: BTreeMap::new(), orders: HashMap::new() };
+        let mut watcher =
+            Self { shared, entries: BTreeMap::new(), orders: HashMap::new(), burials: Burials::default() };
         for attempt in live {
             watcher.add(attempt);
         }
@@ -158,6 +165,7 @@ impl Watcher {
                 match told {
                     Notice::Accepted(attempt) => self.add(*attempt),
                     Notice::Cancelled(id) => self.read_again(id),
+                    Notice::Looked => {}
                     Notice::Stop => return,
                 }
                 notice = notices.try_recv().ok();
@@ -177,7 +185,7 @@ impl Watcher {
         let mut is_changed = false;
         for entry in self.entries.values_mut() {
             let before = (entry.phase, entry.samples_bytes);
-            match look_at(&self.shared, entry) {
+            match look_at(&self.shared, &self.burials, entry) {
                 Ok(Next::Soon) => next = Next::Soon,
                 Ok(Next::AtPoll) => {}
                 Err(error) => {
@@ -191,6 +199,9 @@ impl Watcher {
             let is_kept = entry.phase != Phase::Ended || entry.shim.is_some();
             if !is_kept && orders.get(id) == Some(&entry.attempt.order) {
                 orders.remove(id);
+            }
+            if !is_kept {
+                self.shared.config.troubles.note(id, None);
             }
             is_kept
         });
@@ -291,7 +302,7 @@ fn reap(entry: &mut Entry) -> Option<ExitStatus> {
     Some(status)
 }
 
-fn look_at(shared: &Shared, entry: &mut Entry) -> Result<Next, FolderError> {
+fn look_at(shared: &Arc<Shared>, burials: &Burials, entry: &mut Entry) -> Result<Next, FolderError> {
     let ended_shim = reap(entry);
     let is_quiet = entry.phase == Phase::Queued && entry.shim.is_none() && !entry.is_to_be_read;
     if is_quiet || entry.phase == Phase::Ended {
@@ -311,7 +322,7 @@ fn look_at(shared: &Shared, entry: &mut Entry) -> Result<Next, FolderError> {
         Standing::Claimed { claim, started } => {
             entry.phase = Phase::Running;
             entry.samples_bytes = fs::metadata(entry.folder.join(SAMPLES_FILE)).map_or(0, |data| data.len());
-            look_at_claimed(shared, entry, claim.as_ref(), started.as_ref())
+            look_at_claimed(shared, burials, entry, claim.as_ref(), started.as_ref())
         }
         Standing::Queued => look_at_queued(shared, entry, ended_shim),
     }
@@ -349,7 +360,8 @@ fn look_at_queued(
 
 /// Leaves a tombstone for an attempt that nobody has claimed.
 fn bury_queued(shared: &Shared, entry: &mut Entry, cause: TombstoneCause) -> Result<Next, FolderError> {
-    let Some(_lock) = SchedulerLock::try_take(&entry.folder)? else { return Ok(Next::Soon) };
+    // A shim that has the lock claims the attempt, or ends.
+    let Some(_lock) = SchedulerLock::try_take(&entry.folder)? else { return Ok(Next::AtPoll) };
     if matches!(folder::read_standing(&entry.folder)?, Some((_, Standing::Queued))) {
         write_tombstone(shared, entry, cause)?;
     }
@@ -357,7 +369,8 @@ fn bury_queued(shared: &Shared, entry: &mut Entry, cause: TombstoneCause) -> Res
 }
 
 fn look_at_claimed(
-    shared: &Shared,
+    shared: &Arc<Shared>,
+    burials: &Burials,
     entry: &mut Entry,
     claim: Option<&Claim>,
     started: Option<&StartedAgent>,
@@ -371,7 +384,7 @@ fn look_at_claimed(
             entry.is_to_be_read = false;
             Ok(Next::AtPoll)
         }
-        Some(_) => bury_lost(shared, entry, started),
+        Some(_) => bury_lost(shared, burials, entry, started),
         // The claim is being written, or its writer died at it: then no agent was started and the lock is free.
         None => match SchedulerLock::try_take(&entry.folder)? {
             Some(_lock) => declare_lost(shared, entry),
@@ -381,33 +394,24 @@ fn look_at_claimed(
 }
 
 /// Ends what is left of an attempt whose shim is dead, takes its lock and leaves a tombstone.
+///
+/// The slow part is done elsewhere: here it is only asked how that stands.
 fn bury_lost(
-    shared: &Shared,
+    shared: &Arc<Shared>,
+    burials: &Burials,
     entry: &mut Entry,
     started: Option<&StartedAgent>,
 ) -> Result<Next, FolderError> {
-    let marker = entry.attempt.marker();
-    let leader = started.map(|started| &started.agent);
-    let lock = folder::lock_identity(&entry.folder);
-    if kill_members(Membership { marker: &marker, lock, leader }) > 0 {
-        // What was killed takes a moment to go, and may have started more.
-        return Ok(Next::Soon);
+    let waker = Arc::clone(shared);
+    let done = move || waker.tell_watcher(Notice::Looked);
+    let progress = entry.burial.go_on(burials, &entry.attempt, &entry.folder, started, done);
+    shared.config.troubles.note(&entry.attempt.id, entry.burial.trouble());
+    match progress {
+        Progress::Done(_lock) => declare_lost(shared, entry),
+        Progress::Soon => Ok(Next::Soon),
+        Progress::Waiting => Ok(Next::AtPoll),
+        Progress::Failed(error) => Err(error),
     }
-    let Some(_lock) = SchedulerLock::try_take(&entry.folder)? else { return Ok(Next::Soon) };
-    // Once more, for a process without the lock that was born while the first list was read.
-    if kill_members(Membership { marker: &marker, lock: None, leader }) > 0 {
-        return Ok(Next::Soon);
-    }
-    declare_lost(shared, entry)
-}
-
-/// Kills the living processes of an attempt and tells how many there were.
-fn kill_members(of: Membership<'_>) -> usize {
-    let left = process::members(of);
-    for stat in &left {
-        stat.signal(Signal::SIGKILL);
-    }
-    left.len()
 }
 
 /// Leaves a tombstone for a claimed attempt without a result; the caller holds the lock.

@@ -1,5 +1,6 @@
 //! A server on a free port over the kit's store, with a scripted receiver of commands and a raw client.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -319,6 +320,7 @@ impl World {
             process_metrics: ProcessMetrics::register(&registry).unwrap(),
             registry,
             disk,
+            attempt_troubles: Arc::new(BTreeMap::new),
             attempt_space: Arc::new(|_| Some(AttemptSpace { output_bytes: 7, work_bytes: 8 })),
             clock: clock.clone(),
             randomness: Arc::new(SeededRandomness::new(1)),

@@ -39,6 +39,7 @@ impl Bench {
             shim_environment: BTreeMap::new(),
             ballast: None,
             disk: Arc::default(),
+            troubles: Arc::default(),
             agents: BTreeMap::new(),
         };
         Self { folder, config }

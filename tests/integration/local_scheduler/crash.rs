@@ -110,6 +110,63 @@ fn shim_that_is_killed_leaves_a_lost_attempt_and_no_orphan() {
 }
 
 #[test]
+fn shim_that_is_killed_leaves_no_process_that_hides_every_mark_where_there_are_control_groups() {
+    // Another session, no environment, nothing open, and a parent that is gone: only its control group shows it.
+    let hide =
+        "use POSIX; POSIX::setsid(); open(my $note, '>', $ARGV[0]); print $note \"$$\\n\"; close $note;
+        POSIX::close($_) for 0..255; sleep 1 while 1";
+    let script = format!("(env -i perl -e \"$HIDE\" \"$NOTES/hidden\" &) ; {HOLD}");
+    let mut bench = Bench::new().agent("a", &script);
+    bench.agent_mut("a").environment.insert("HIDE".to_owned(), hide.to_owned());
+    let scheduler = bench.start();
+    submit(&scheduler, spec("job", "a"));
+    bench.wait_for_note("starts");
+    bench.wait_for_note("hidden");
+    let hidden: i32 = bench.note("hidden").trim().parse().unwrap();
+    let folder = bench.attempt_folder();
+    let attempt: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("attempt.json")).unwrap()).unwrap();
+    let group = attempt["launch"]["control_group"].as_str();
+
+    kill(pid_in(&folder, "claim.json", "shim"), Signal::SIGKILL);
+    assert_eq!(error_code(&end(&scheduler, "job")), "attempt_lost");
+
+    match group {
+        Some(group) => {
+            assert!(!is_alive(hidden));
+            assert!(!std::path::Path::new(group).exists());
+        }
+        None => {
+            println!("no control group can be had here: the process lives on, as the documents say");
+            kill(hidden, Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn lost_attempt_that_cannot_be_ended_says_why_and_holds_nobody_up() {
+    let bench = Bench::new().agent("a", HOLD).agent("other", "true").slots(0);
+    submit(&bench.start(), spec("job", "a"));
+    let folder = bench.attempt_folder();
+    leave_claim_of(&folder, IMPOSSIBLE_PID);
+    // As a process would that cannot be killed; this one is spared, because it is the scheduler's own.
+    let lock = fs::File::open(folder.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+
+    let bench = bench.slots(1);
+    let scheduler = bench.start();
+    let trouble = || bench.config.troubles.all().remove(&id("job"));
+    wait_for("the reason to be said", || trouble().is_some_and(|why| why.contains("holds its lock")));
+    assert!(find(&scheduler, "job").end.is_none());
+    lock.unlock().unwrap();
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "attempt_lost");
+    wait_for("the reason to be gone", || trouble().is_none());
+    submit(&scheduler, spec("next", "other"));
+    assert_eq!(end(&scheduler, "next").exit, AttemptExit::Completed);
+}
+
+#[test]
 fn shim_that_is_killed_while_no_scheduler_lives_is_found_lost_after_restart() {
     let bench = Bench::new().agent("a", HOLD);
     let scheduler = bench.start();
