@@ -91,7 +91,7 @@ pub(super) const FIELDS: [(&str, &str, &str, &str); 9] = [
         "memory_limit_bytes",
         "bytes",
         "`4294967296`",
-        "Memory that all processes of an attempt may have resident together.",
+        "Memory that all processes of an attempt may hold together; what they share counts once.",
     ),
     ("slot_limit", "", "all slots", "Attempts of this agent that run at once."),
     ("environment", "", "`{}`", "Table of variables that the program sees."),

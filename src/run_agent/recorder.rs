@@ -42,7 +42,7 @@ impl Recorder {
             index: self.next_index,
             taken_at: SystemClock.now(),
             cpu_usage_percent: percent(usage.cpu.saturating_sub(self.last.cpu), span),
-            memory_usage_mb: mebibytes(usage.resident_bytes),
+            memory_usage_mb: mebibytes(usage.memory.bytes),
             io_operations: usage.io_calls.saturating_sub(self.last.io_calls),
             execution_time_seconds: at.saturating_duration_since(self.started).as_secs_f64(),
         };
@@ -81,7 +81,7 @@ impl Recorder {
         let run_time = ended.saturating_duration_since(self.started);
         AttemptTotals {
             cpu_usage_percent: percent(total.cpu, run_time),
-            memory_usage_mb: mebibytes(meter.peak_resident_bytes()),
+            memory_usage_mb: mebibytes(meter.peak_bytes()),
             io_operations: total.io_calls,
             execution_time_seconds: run_time.as_secs_f64(),
         }

@@ -24,7 +24,7 @@ use super::recorder::Recorder;
 use super::space::Space;
 use super::{ShimError, log};
 use crate::scheduler::local::folder::{self, AttemptResult, CANCEL_FILE, Ending, Launch};
-use crate::scheduler::local::measure::Meter;
+use crate::scheduler::local::measure::{Memory, Meter};
 use crate::scheduler::local::process::{self, ProcessStat};
 
 /// The first look at a new agent: soon, so that a short run is measured; each later one waits twice as long.
@@ -160,7 +160,7 @@ pub(super) fn supervise(
         folder,
         launch,
         agent,
-        meter: Meter::new(),
+        meter: Meter::new(launch.memory_limit_bytes, launch.control_group.clone()),
         recorder,
         space,
         hold: Hold::default(),
@@ -225,7 +225,7 @@ impl Supervision<'_> {
             }
             let over_space = self.space.look(now);
             if self.cause.is_none() {
-                self.cause = self.reason_to_end(now, usage.resident_bytes, told_to_end).or(over_space);
+                self.cause = self.reason_to_end(now, usage.memory, told_to_end).or(over_space);
             }
         }
         // What the agent left behind when it ended by itself is ended too.
@@ -234,7 +234,7 @@ impl Supervision<'_> {
         }
     }
 
-    fn reason_to_end(&self, now: Instant, used_bytes: u64, told_to_end: Option<Signal>) -> Option<Ending> {
+    fn reason_to_end(&self, now: Instant, memory: Memory, told_to_end: Option<Signal>) -> Option<Ending> {
         match folder::is_there(&self.folder.join(CANCEL_FILE)) {
             Ok(true) => return Some(Ending::Cancelled),
             Ok(false) => {}
@@ -248,8 +248,8 @@ impl Supervision<'_> {
         }
         self.launch
             .memory_limit_bytes
-            .filter(|limit_bytes| used_bytes > *limit_bytes)
-            .map(|limit_bytes| Ending::MemoryLimit { limit_bytes, used_bytes })
+            .filter(|limit_bytes| memory.is_read && memory.bytes > *limit_bytes)
+            .map(|limit_bytes| Ending::MemoryLimit { limit_bytes, used_bytes: memory.bytes })
     }
 
     /// Stops every process of the agent while the disk is full, and lets them go on when there is room.

@@ -207,6 +207,17 @@ pub(crate) fn io_calls(pid: i32) -> Option<u64> {
     Some(field("syscr")? + field("syscw")?)
 }
 
+/// Gives a process's share of the memory that it has resident: of each page that it has in common with others, its
+/// part. The kernel walks through all of its memory for that, some ten milliseconds a gigabyte.
+///
+/// *Source*: `Pss` in proc_pid_smaps(5).
+pub(crate) fn share_of_resident_bytes(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// Gives the most memory that a process has had resident, in bytes.
 pub(crate) fn peak_resident_bytes(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

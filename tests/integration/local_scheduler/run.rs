@@ -137,6 +137,37 @@ fn agent_whose_children_exceed_the_memory_limit_is_ended() {
     assert!(processes_of(&bench.attempt_folder()).is_empty());
 }
 
+#[test]
+fn agent_whose_children_share_its_memory_is_charged_for_it_once() {
+    // Five processes with 120 MB each resident, which are the same 120 MB.
+    let script = "exec perl -e 'my $x = \"x\" x 120_000_000;
+        for (1..4) { if (!fork) { sleep 3; exit } } 1 while wait > 0'";
+    let mut bench = Bench::new().agent("a", script);
+    bench.agent_mut("a").memory_limit_bytes = Some(400_000_000);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    let end = end(&scheduler, "job");
+    assert_eq!(end.exit, AttemptExit::Completed);
+    let peak_mb = end.totals.unwrap().memory_usage_mb;
+    assert!((100.0..380.0).contains(&peak_mb), "{peak_mb}");
+}
+
+#[test]
+fn agent_whose_children_stop_sharing_its_memory_is_ended() {
+    // Each child writes to every page of what it had in common with the others.
+    let script = "exec perl -e 'my $x = \"x\" x 120_000_000;
+        for (1..4) { if (!fork) { $x =~ tr/x/y/; sleep 60; exit } } 1 while wait > 0'";
+    let mut bench = Bench::new().agent("a", script);
+    bench.agent_mut("a").memory_limit_bytes = Some(400_000_000);
+    let scheduler = bench.start();
+
+    submit(&scheduler, spec("job", "a"));
+
+    assert_eq!(error_code(&end(&scheduler, "job")), "memory_limit");
+}
+
 /// Writes to standard output without end, and notes that it goes on.
 const FLOOD: &str = "while :; do head -c 65536 /dev/zero; echo on >> \"$NOTES/on\"; done";
 
