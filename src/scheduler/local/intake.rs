@@ -22,6 +22,7 @@ use super::folder::{
     PREPARED_CANCEL_FILE, SchedulerLock, Standing, TOMBSTONE_FILE, Tombstone, TombstoneCause, WORK_FOLDER,
     folder_name,
 };
+use super::removal::remove_folder;
 use super::watcher::Notice;
 use super::{Shared, cgroup, millis};
 use crate::faults;
@@ -72,7 +73,7 @@ pub(super) fn take_up(attempts_folder: &Path) -> Result<Found, FolderError> {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         if name.starts_with(NEW_PREFIX) || name.starts_with(TRASH_PREFIX) {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "removing a left-over folder failed");
             }
             continue;
@@ -186,7 +187,7 @@ fn create(
     });
     if !matches!(appeared, Ok(true))
         && new.exists()
-        && let Err(error) = fs::remove_dir_all(&new)
+        && let Err(error) = remove_folder(&new)
     {
         tracing::warn!(path = %new.display(), %error, "removing a half-made folder failed");
     }
@@ -304,7 +305,7 @@ pub(super) fn clean(shared: &Shared, id: &AttemptId) -> Result<(), SchedulerErro
     match look_up(shared, id)? {
         None => {
             shared.forget_samples_of(&name);
-            return Ok(());
+            return remove_trash_of(shared, &name);
         }
         Some((_, Standing::Ended { .. })) => {}
         Some(_) => return Err(SchedulerError::Unavailable(format!("attempt `{id}` has not ended yet"))),
@@ -317,7 +318,18 @@ pub(super) fn clean(shared: &Shared, id: &AttemptId) -> Result<(), SchedulerErro
     fs::rename(&path, &trash).map_err(FolderError::io("remove", &path))?;
     folder::sync_folder(&shared.attempts_folder)?;
     shared.forget_samples_of(&name);
-    fs::remove_dir_all(&trash).map_err(FolderError::io("remove", &trash))?;
+    remove_folder(&trash).map_err(FolderError::io("remove", &trash))?;
+    Ok(())
+}
+
+/// Removes what an earlier try to clean left of an attempt.
+fn remove_trash_of(shared: &Shared, name: &str) -> Result<(), SchedulerError> {
+    let prefix = format!("{TRASH_PREFIX}{name}-");
+    let entries =
+        fs::read_dir(&shared.attempts_folder).map_err(FolderError::io("read", &shared.attempts_folder))?;
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        remove_folder(&entry.path()).map_err(FolderError::io("remove", &entry.path()))?;
+    }
     Ok(())
 }
 

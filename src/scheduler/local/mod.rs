@@ -13,6 +13,7 @@ mod intake;
 pub(crate) mod measure;
 pub(crate) mod output;
 pub(crate) mod process;
+mod removal;
 mod samples;
 pub mod space;
 pub mod template;

@@ -37,6 +37,7 @@ pub(crate) mod server;
 mod shutdown;
 mod threads;
 pub(crate) mod topics;
+mod users;
 
 /// Reads a count from the environment.
 pub(crate) fn count(variable: &str, default: u64) -> u64 {

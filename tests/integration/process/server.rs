@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -203,6 +204,27 @@ impl World {
         let stderr = self.folder().join(format!("stderr-{number}"));
         let child = command.stderr(fs::File::create(&stderr).unwrap()).stdout(Stdio::null()).spawn().unwrap();
         Server { child, stderr, address: None }
+    }
+
+    /// Starts a server as another user, who may write to this folder.
+    pub(crate) fn spawn_as(&self, user: &str) -> Server {
+        // Where the program was built may be closed to that user.
+        let linked = self.folder().join("horizons");
+        fs::hard_link(env!("CARGO_BIN_EXE_horizons"), &linked)
+            .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_horizons"), &linked).map(drop))
+            .unwrap();
+        fs::set_permissions(self.folder(), fs::Permissions::from_mode(0o777)).unwrap();
+        let program = self.command(&SERVE);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--regid", "nogroup", "--clear-groups"]).arg(linked);
+        command.args(program.get_args()).current_dir(self.folder()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.start(command)
     }
 
     /// Starts a server and waits until it is ready.
