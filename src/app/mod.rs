@@ -84,6 +84,27 @@ pub struct Extras {
     pub commit_delay: Option<Duration>,
 }
 
+/// The runtime that serves HTTP and drives jobs.
+///
+/// It may be dropped anywhere: a start that fails drops it inside an actor system, where nobody may wait for its tasks.
+struct Front(Option<tokio::runtime::Runtime>);
+
+impl std::ops::Deref for Front {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("only its end takes the runtime away")
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A running Horizons.
 pub struct Running {
     /// The store.
@@ -125,7 +146,7 @@ pub struct Running {
     /// Notified when an operator's wish is stored here.
     asked: Arc<Notify>,
     driver: JoinHandle<()>,
-    front: tokio::runtime::Runtime,
+    front: Front,
     drain_timeout: Duration,
 }
 
@@ -157,6 +178,7 @@ impl Running {
             .thread_name("front")
             .enable_all()
             .build()
+            .map(|runtime| Front(Some(runtime)))
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
 
         let disk = Arc::new(DiskState::default());
@@ -378,7 +400,7 @@ impl Running {
         }
         drop(watchdog);
         // Its tasks have ended or were abandoned above; waiting here would block the actor system's thread.
-        front.shutdown_background();
+        drop(front);
     }
 }
 
