@@ -25,4 +25,5 @@ const HOOKS: Hooks = Hooks {
     open_store: app::serve::open_for_reading,
     check_agent: app::check_agent,
     check_program: app::check_program,
+    readers_of_the_data_folder: app::readers_of_the_data_folder,
 };

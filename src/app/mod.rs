@@ -69,7 +69,7 @@ use crate::scheduler::local::Troubles;
 use crate::telemetry;
 
 use self::scheduler::StartedScheduler;
-pub use self::scheduler::{check_agent, check_program, run_agent};
+pub use self::scheduler::{check_agent, check_program, readers_of_the_data_folder, run_agent};
 pub use self::store::{OpenStore, Store, migrate_store, open_failure};
 
 /// Threads of the runtime that serves HTTP and drives jobs: both wait more than they work.

@@ -15,6 +15,7 @@ use crate::config::{Agent, AgentProblem, Config, OutputOverflow, SchedulerKind};
 use crate::disk::DiskState;
 use crate::exit::{Exit, Failure};
 use crate::scheduler::elsewhere::ElsewhereScheduler;
+use crate::scheduler::local::run_as::RunAs;
 use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow, Troubles};
 
 /// The configured scheduler, and who reads what its attempts write.
@@ -52,6 +53,11 @@ fn start_local(
     // Attempts outlive this process, and with it the working folder that a relative path is meant in.
     let folder =
         std::path::absolute(attempts_folder(config)).map_err(|error| Failure::new(Exit::Store, &error))?;
+    let wrong = config.agents.iter().find_map(|(name, agent)| Some((name, check_run_as(agent)?)));
+    if let Some((name, problem)) = wrong {
+        let text = format!("`agents.{name}.{}`: {}", problem.field, problem.detail);
+        return Err(Failure::text(Exit::Config, text));
+    }
     for (name, agent) in &config.agents {
         if let Some(problem) = check_program(agent) {
             tracing::warn!(agent = %name, error = problem.detail, "jobs of an agent cannot start");
@@ -71,6 +77,9 @@ fn start_local(
         troubles,
         agents: agents.collect(),
     };
+    if let Some(warning) = readers_of_the_data_folder(config) {
+        tracing::warn!("{warning}");
+    }
     let scheduler = LocalScheduler::start(local, clock).map_err(|error| Failure::new(Exit::Store, &error))?;
     Ok(Arc::new(scheduler))
 }
@@ -90,6 +99,8 @@ fn agent_config(agent: &Agent) -> AgentConfig {
             OutputOverflow::Rotate => Overflow::Rotate,
         },
         work_limit_bytes: Some(agent.work_limit_bytes),
+        // One that is not known was reported when the configuration was checked.
+        run_as: agent.run_as.as_deref().and_then(|text| RunAs::parse(text).ok()),
     }
 }
 
@@ -99,10 +110,37 @@ pub fn check_agent(agent: &Agent) -> Vec<AgentProblem> {
     problems.into_iter().map(|problem| AgentProblem { field: problem.key, detail: problem.reason }).collect()
 }
 
-/// Looks whether an agent's program can be started on this machine.
+/// Names the agents that can read the data folder, which is everything that the server knows; none where every agent
+/// runs as a user of its own.
+pub fn readers_of_the_data_folder(config: &Config) -> Option<String> {
+    let readers: Vec<String> = config
+        .agents
+        .iter()
+        .filter(|(_, agent)| agent.run_as.is_none())
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    if readers.is_empty() || config.scheduler.kind == SchedulerKind::Elsewhere {
+        return None;
+    }
+    Some(format!(
+        "agents that run as the user of `serve` can read the data folder: {}; set `run_as`",
+        readers.join(", ")
+    ))
+}
+
+/// Looks whether an agent's program can be started on this machine, and as who it is to run.
 pub fn check_program(agent: &Agent) -> Option<AgentProblem> {
-    let problem = agent_config(agent).check_program()?;
-    Some(AgentProblem { field: problem.key, detail: problem.reason })
+    match agent_config(agent).check_program() {
+        Some(problem) => Some(AgentProblem { field: problem.key, detail: problem.reason }),
+        None => check_run_as(agent),
+    }
+}
+
+/// Looks whether this process may run an agent as who it is to run.
+fn check_run_as(agent: &Agent) -> Option<AgentProblem> {
+    let text = agent.run_as.as_deref()?;
+    let problem = RunAs::parse(text).and_then(|_| RunAs::check_rights()).err()?;
+    Some(AgentProblem { field: "run_as".to_owned(), detail: problem.to_string() })
 }
 
 /// Runs one attempt under the shim: the hidden command `run-agent FOLDER`.

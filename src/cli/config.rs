@@ -60,6 +60,9 @@ pub(super) fn run(command: &ConfigCommand, context: &Context<'_>) -> Result<Exit
             let agents = loaded.config.agents.len();
             with_output(Form::Text, context, |output| {
                 output.line(&format!("configuration is valid: {agents} agents"))?;
+                if let Some(readers) = (context.hooks.readers_of_the_data_folder)(&loaded.config) {
+                    output.line(&readers)?;
+                }
                 Ok(Exit::Done)
             })
         }

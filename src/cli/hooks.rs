@@ -47,4 +47,6 @@ pub struct Hooks {
     pub check_agent: fn(&Agent) -> Vec<AgentProblem>,
     /// Looks whether an agent's program can be started on this machine.
     pub check_program: fn(&Agent) -> Option<AgentProblem>,
+    /// Names the agents that can read the data folder, if any can.
+    pub readers_of_the_data_folder: fn(&Config) -> Option<String>,
 }

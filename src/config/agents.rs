@@ -34,6 +34,8 @@ pub struct Agent {
     pub output_overflow: OutputOverflow,
     /// What the work folder of an attempt may take.
     pub work_limit_bytes: u64,
+    /// The user, and the group after a colon, that the agent runs as; none is the user of `serve`.
+    pub run_as: Option<String>,
 }
 
 /// What happens to output beyond its limit.
@@ -83,7 +85,7 @@ const SPACE_LIMIT_BYTES: (u64, u64) = (64 << 10, 1 << 50);
 const SLOT_LIMIT: (u64, u64) = (1, 4_096);
 
 /// Every field of an agent with its unit, whether it must be set, and its meaning.
-pub(super) const FIELDS: [(&str, &str, &str, &str); 9] = [
+pub(super) const FIELDS: [(&str, &str, &str, &str); 10] = [
     ("program", "", "must be set", "Absolute path of the program. No shell is involved."),
     ("arguments", "", "`[]`", "List of arguments; each stays one argument, whatever is put into it."),
     ("time_limit_ms", "milliseconds", "`3600000`", "An attempt that runs longer is ended."),
@@ -112,6 +114,13 @@ pub(super) const FIELDS: [(&str, &str, &str, &str); 9] = [
         "bytes",
         "`34359738368`",
         "What an attempt's work folder may take; beyond it the attempt ends as `work_limit`.",
+    ),
+    (
+        "run_as",
+        "",
+        "the user of `serve`",
+        "`USER` or `USER:GROUP` that the agent runs as; `serve` needs root's rights for it. Without it the agent can \
+         read the data folder.",
     ),
 ];
 
@@ -193,6 +202,7 @@ impl AgentReader<'_> {
         let environment = self.environment(find("environment"));
         let output_limit = self.number("output_limit_bytes", SPACE_LIMIT_BYTES, find("output_limit_bytes"));
         let output_overflow = self.overflow(find("output_overflow"));
+        let run_as = self.run_as(find("run_as"));
         let work_limit = self.number("work_limit_bytes", SPACE_LIMIT_BYTES, find("work_limit_bytes"));
         Some(Agent {
             program: program?,
@@ -204,7 +214,19 @@ impl AgentReader<'_> {
             output_limit_bytes: output_limit.unwrap_or(OUTPUT_LIMIT_DEFAULT_BYTES),
             output_overflow,
             work_limit_bytes: work_limit.unwrap_or(WORK_LIMIT_DEFAULT_BYTES),
+            run_as,
         })
+    }
+
+    fn run_as(&mut self, given: Option<&Given>) -> Option<String> {
+        let given = given?;
+        match &given.value {
+            RawValue::Text(text) if !text.is_empty() && !text.contains('\0') => Some(text.clone()),
+            _ => {
+                self.wrong("run_as", "`USER` or `USER:GROUP`", given);
+                None
+            }
+        }
     }
 
     fn overflow(&mut self, given: Option<&Given>) -> OutputOverflow {

@@ -21,6 +21,7 @@ use crate::scheduler::local::folder::{
     WORK_FOLDER,
 };
 use crate::scheduler::local::process::ProcessIdentity;
+use crate::scheduler::local::run_as;
 
 /// The agent's process, just started; it is waited for by pid, with all other descendants.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +84,10 @@ pub(super) fn start(
         .env(MARKER_VARIABLE, attempt.key.to_string())
         .env("HORIZONS_JOB_ID", attempt.id.job_id.as_str())
         .env("HORIZONS_ATTEMPT", attempt.id.attempt.to_string());
+    if let Some(run_as) = &launch.run_as {
+        run_as::give(folder, run_as).map_err(StartError::RunAs)?;
+        command.uid(run_as.uid).gid(run_as.gid).env("HOME", &run_as.home);
+    }
     let group = enter_group(launch);
     set_inherited(lock, FdFlag::empty())?;
     let spawned = command.spawn();
@@ -136,6 +141,8 @@ pub(super) enum StartError {
     Folder(#[from] folder::FolderError),
     #[error("failed to start `{program}`: {source}")]
     Spawn { program: String, source: std::io::Error },
+    #[error("failed to give the agent's files to its user: {0}")]
+    RunAs(std::io::Error),
     #[error("failed to start: wanted a pid below 2^31, got {0}")]
     Pid(u32),
 }

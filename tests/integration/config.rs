@@ -102,6 +102,7 @@ fn file_good_sets_every_kind_of_key() {
             output_limit_bytes: 1_000_000,
             output_overflow: OutputOverflow::Rotate,
             work_limit_bytes: 2_000_000,
+            run_as: Some("root:daemon".to_owned()),
         }
     );
 }

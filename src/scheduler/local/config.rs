@@ -12,6 +12,7 @@ use horizons_actors::ids::AgentName;
 
 use super::burial::Troubles;
 use super::folder::Overflow;
+use super::run_as::RunAs;
 use super::template::ArgumentTemplate;
 use crate::disk::{Ballast, DiskState};
 
@@ -68,6 +69,8 @@ pub struct AgentConfig {
     pub output_overflow: Overflow,
     /// How much the work folder of an attempt may take.
     pub work_limit_bytes: Option<u64>,
+    /// Who the agent runs as, where that is not this process's user.
+    pub run_as: Option<RunAs>,
 }
 
 /// Something in the configuration that cannot work.
@@ -209,6 +212,7 @@ mod tests {
             output_limit_bytes: None,
             output_overflow: Overflow::End,
             work_limit_bytes: None,
+            run_as: None,
         };
         let reason = |program: &str| agent(program).check_program().map(|problem| problem.reason);
 
@@ -241,6 +245,7 @@ mod tests {
             output_limit_bytes: Some(0),
             output_overflow: Overflow::End,
             work_limit_bytes: Some(0),
+            run_as: None,
         };
 
         let keys: Vec<String> = agent.check().into_iter().map(|problem| problem.key).collect();

@@ -23,7 +23,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use horizons_actors::clock::Timestamp;
@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::process::{FileIdentity, ProcessIdentity};
+use super::run_as::RunAs;
 use crate::disk::Ballast;
 
 pub(crate) const ATTEMPT_FILE: &str = "attempt.json";
@@ -52,6 +53,9 @@ pub(crate) const WORK_FOLDER: &str = "work";
 pub(crate) const STDOUT_FILE: &str = "stdout";
 pub(crate) const STDERR_FILE: &str = "stderr";
 pub(crate) const SHIM_LOG_FILE: &str = "shim.log";
+
+/// The permissions of an attempt's files but its output: agents of other users pass through its folder.
+const FILE_MODE: u32 = 0o600;
 
 /// The environment variable that marks every process of an attempt.
 pub(crate) const MARKER_VARIABLE: &str = "HORIZONS_ATTEMPT_KEY";
@@ -137,6 +141,9 @@ pub(crate) struct Launch {
     /// The control group that the agent is started in.
     #[serde(default)]
     pub(crate) control_group: Option<PathBuf>,
+    /// Who the agent runs as, where that is not the shim's user.
+    #[serde(default)]
+    pub(crate) run_as: Option<RunAs>,
     /// By what the shim tells that the disk is full.
     #[serde(default)]
     pub(crate) ballast: Option<Ballast>,
@@ -322,6 +329,7 @@ pub(crate) fn create_synced(path: &Path, content: &[u8]) -> Result<(), FolderErr
     OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(FILE_MODE)
         .open(path)
         .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
         .map_err(FolderError::io("create", path))
@@ -332,7 +340,12 @@ pub(crate) fn write_whole<T: Serialize>(folder: &Path, name: &str, value: &T) ->
     let path = folder.join(name);
     let content = to_json(&path, value)?;
     let temporary = temporary_of(folder, name);
-    File::create(&temporary)
+    File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .open(&temporary)
         .and_then(|mut file| file.write_all(&content).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, &path))
         .map_err(FolderError::io("write", &path))?;
@@ -364,6 +377,7 @@ impl PreparedFile {
             .create(true)
             .write(true)
             .truncate(true)
+            .mode(FILE_MODE)
             .open(temporary_of(folder, name))
             .and_then(|file| file.write_all_at(&[b' '; PREPARED_BYTES], 0).map(|()| file))
             .and_then(|file| file.sync_all().map(|()| file));

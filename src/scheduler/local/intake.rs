@@ -131,6 +131,7 @@ pub(super) fn launch_of(shared: &Shared, spec: &AttemptSpec) -> Result<Launch, S
         output_overflow: config.output_overflow,
         work_limit_bytes: config.work_limit_bytes,
         control_group: None,
+        run_as: config.run_as.clone(),
         ballast: shared.config.ballast.clone(),
     })
 }

@@ -14,6 +14,7 @@ pub(crate) mod measure;
 pub(crate) mod output;
 pub(crate) mod process;
 mod removal;
+pub mod run_as;
 mod samples;
 pub mod space;
 pub mod template;
@@ -146,6 +147,9 @@ impl LocalScheduler {
             return Err(LocalSchedulerError::Config(problems));
         }
         let attempts_folder = intake::prepare(&config.attempts_folder)?;
+        if config.agents.values().any(|agent| agent.run_as.is_some()) {
+            run_as::open_passage(&attempts_folder)?;
+        }
         let found = intake::take_up(&attempts_folder)?;
         let (watcher, notices) = channel();
         let shared = Arc::new(Shared {

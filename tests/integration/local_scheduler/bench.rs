@@ -65,6 +65,7 @@ impl Bench {
             output_limit_bytes: None,
             output_overflow: Overflow::End,
             work_limit_bytes: None,
+            run_as: None,
         };
         self.config.agents.insert(AgentName::parse(name).unwrap(), agent);
         self
