@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::{AgentName, AttemptId};
 use nix::sys::signal::Signal;
 
@@ -147,8 +148,9 @@ impl Watcher {
     }
 
     pub(super) fn run(mut self, notices: &Receiver<Notice>) {
+        let heartbeat = heartbeat::register("scheduler-watcher");
         loop {
-            let next = catch_unwind(AssertUnwindSafe(|| self.look())).unwrap_or_else(|_| {
+            let next = catch_unwind(AssertUnwindSafe(|| self.look(&heartbeat))).unwrap_or_else(|_| {
                 tracing::error!("the local scheduler's watcher panicked and goes on");
                 Next::AtPoll
             });
@@ -156,6 +158,7 @@ impl Watcher {
                 Next::Soon => SOON.min(self.shared.config.poll_interval),
                 Next::AtPoll => self.shared.config.poll_interval,
             };
+            heartbeat.waits("changes");
             let mut notice = match notices.recv_timeout(wait) {
                 Ok(notice) => Some(notice),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -180,10 +183,11 @@ impl Watcher {
     }
 
     /// Looks at every attempt that may have changed, then fills the free slots.
-    fn look(&mut self) -> Next {
+    fn look(&mut self, heartbeat: &Heartbeat) -> Next {
         let mut next = Next::AtPoll;
         let mut is_changed = false;
         for entry in self.entries.values_mut() {
+            heartbeat.works("a look at an attempt");
             let before = (entry.phase, entry.samples_bytes);
             match look_at(&self.shared, &self.burials, entry) {
                 Ok(Next::Soon) => next = Next::Soon,
@@ -205,7 +209,7 @@ impl Watcher {
             }
             is_kept
         });
-        if self.start_waiting() == Next::Soon {
+        if self.start_waiting(heartbeat) == Next::Soon {
             next = Next::Soon;
         }
         if is_changed {
@@ -214,7 +218,7 @@ impl Watcher {
         next
     }
 
-    fn start_waiting(&mut self) -> Next {
+    fn start_waiting(&mut self, heartbeat: &Heartbeat) -> Next {
         if self.shared.config.disk.is_full() {
             return Next::AtPoll;
         }
@@ -238,6 +242,7 @@ impl Watcher {
             if most.is_some_and(|most| *of_agent >= most) {
                 continue;
             }
+            heartbeat.works("starting a shim");
             match launch(&self.shared, &entry.folder) {
                 Ok(shim) => {
                     entry.shim = Some(shim);

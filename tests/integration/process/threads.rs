@@ -52,6 +52,7 @@ fn server_shows_every_thread_that_is_watched() {
         "reader-audit-trail",
         "reader-job-metrics",
         "reader-jobs",
+        "scheduler-watcher",
     ] {
         wait_for(thread, || named(thread));
     }
