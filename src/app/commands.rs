@@ -1,6 +1,7 @@
 //! The orchestrator behind the port that HTTP speaks to.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use horizons_actors::command::Command;
@@ -35,6 +36,32 @@ fn refuse_when_full(disk: &DiskState) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// How long a cancel is tried again on a full disk: the ballast that makes room for it is given up after a second.
+const CANCEL_ROOM_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between two tries.
+const CANCEL_ROOM_PAUSE: Duration = Duration::from_millis(200);
+
+/// Cancels, and waits for room where the disk is full: asking twice does the same as asking once.
+async fn cancel_when_there_is_room(
+    orchestrator: &Orchestrator,
+    disk: &DiskState,
+    command: Command,
+) -> Result<Cancelling, CommandError> {
+    let give_up_at = Instant::now() + CANCEL_ROOM_LIMIT;
+    loop {
+        match orchestrator.cancel(command.clone()).await {
+            Err(error) if error.is_transient() && disk.is_full() => {
+                if Instant::now() >= give_up_at {
+                    return Err(CommandError::DiskFull { available_bytes: disk.available_bytes() });
+                }
+                tokio::time::sleep(CANCEL_ROOM_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Says of a failure while the disk is full that this is why.
 fn told_of_the_disk(disk: &DiskState, error: CommandError) -> CommandError {
     match error {
@@ -63,8 +90,7 @@ impl Commands for CommandPort {
 
     fn cancel(&self, command: Command) -> Reply<Cancelling, CommandError> {
         let (orchestrator, disk) = (self.orchestrator.clone(), Arc::clone(&self.disk));
-        async move { orchestrator.cancel(command).await.map_err(|error| told_of_the_disk(&disk, error)) }
-            .boxed()
+        async move { cancel_when_there_is_room(&orchestrator, &disk, command).await }.boxed()
     }
 
     fn append_records(
