@@ -50,12 +50,17 @@ pub(super) struct Previous {
     pub(super) low: Offset,
 }
 
+/// How long a reading waits for anything: some records that cannot be read are left out in silence.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// How a reading ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum ReadEnd {
     Done,
     /// Records of one of the partitions cannot be read.
     Unreadable,
+    /// Nothing came any more of these.
+    Silent(BTreeSet<TopicPartition>),
 }
 
 /// Bounds by partition, or why one is not known.
@@ -181,14 +186,38 @@ impl Looker {
         self.consumer.assign(&self.names.list(list))?;
         let read = self.read_assigned(round, deadline, found);
         self.consumer.unassign()?;
-        if read? == ReadEnd::Unreadable && round.len() > 1 {
-            // Which of them it is does not show: each is read alone. What cannot be read is not compared.
-            for (partition, one) in round {
-                let alone = BTreeMap::from([(*partition, *one)]);
+        let open = match read? {
+            ReadEnd::Done => return Ok(()),
+            ReadEnd::Unreadable => round.keys().copied().collect(),
+            ReadEnd::Silent(open) => open,
+        };
+        if round.len() > 1 {
+            // Which of them it is does not show: each is read alone.
+            for one in round.iter().filter(|(partition, _)| open.contains(partition)) {
+                let alone = BTreeMap::from([(*one.0, *one.1)]);
                 self.read_round(&alone, distance, deadline, found)?;
+            }
+            return Ok(());
+        }
+        // What cannot be read is not compared; a log that gives nothing at all is away.
+        for partition in open {
+            if !self.gives_its_end(partition)? {
+                return Err(LookError::TimedOut(SILENCE));
             }
         }
         Ok(())
+    }
+
+    /// Tells whether a partition can be read at its end.
+    fn gives_its_end(&self, partition: TopicPartition) -> Result<bool, LookError> {
+        self.consumer.assign(&self.names.list([(partition, KafkaOffset::End)]))?;
+        let until = Instant::now() + SILENCE;
+        let mut has_come = false;
+        while !has_come && Instant::now() < until {
+            has_come = matches!(self.consumer.poll(POLL), Some(Ok(_) | Err(KafkaError::PartitionEOF(_))));
+        }
+        self.consumer.unassign()?;
+        Ok(has_come)
     }
 
     fn read_assigned(
@@ -201,13 +230,18 @@ impl Looker {
         for one in round.values() {
             found.entry(*one).or_default();
         }
+        let mut heard = Instant::now();
         while !open.is_empty() {
             if Instant::now() >= deadline {
                 return Err(LookError::TimedOut(self.limit));
             }
+            if heard.elapsed() >= SILENCE {
+                return Ok(ReadEnd::Silent(open));
+            }
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Err(KafkaError::PartitionEOF(number))) => {
+                    heard = Instant::now();
                     open.retain(|one| i32::from(one.partition.0) != number);
                 }
                 // The clients of a broker that is away report that again and again; the time limit ends it.
@@ -217,6 +251,7 @@ impl Looker {
                 }
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(message)) => {
+                    heard = Instant::now();
                     let Some(partition) = self.names.find(message.topic(), message.partition()) else {
                         continue;
                     };
