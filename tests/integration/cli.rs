@@ -647,7 +647,7 @@ fn gaps_accept_without_what_was_shown_asks_nobody() {
 
 #[test]
 fn actors_tree_prints_groups_and_lanes() {
-    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "lag_records": 2, "lag_seconds": 4.25, "events_per_second": 12.5, "processing_p99_ms": null});
+    let lane = json!({"topic": "job-lifecycle", "partition": 0, "state": "running", "next_offset": 7, "log_end_offset": 9, "log_high_offset": 12, "transaction_open_seconds": 1.5, "lag_records": 2, "lag_seconds": 4.25, "events_per_second": 12.5, "processing_p99_ms": null});
     let group = json!({
         "group": "jobs", "state": "running", "restarts": 1, "rebalances": 2, "last_error": null,
         "events_per_second": 12.5, "error_rate": 0.25, "waiting_rate": 0.5, "processing_p50_ms": 1.5, "processing_p95_ms": 2.0,
@@ -662,7 +662,7 @@ fn actors_tree_prints_groups_and_lanes() {
                 last minute: 12.500 events/s, error rate 0.250, waiting 0.500, processing P50 1.500 P95 2.000 P99 3.250 ms\nTOPIC";
     assert!(printed.starts_with(head), "{printed}");
     let row =
-        "job-lifecycle  0          running  7     9    -     -       2    4.250  12.500    -       -       -";
+        "job-lifecycle  0          running  7     9    12    1.500   2    4.250  12.500    -       -       -";
     assert!(printed.contains(row), "{printed}");
 }
 

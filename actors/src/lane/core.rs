@@ -24,19 +24,17 @@ use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
 use crate::lane::message::LaneExit;
 use crate::lane::notice::CommitNotice;
+use crate::lane::retry::{forget_gap, note_gap, resumes_at, retry};
 use crate::lane::start::{rewind, start_answer};
 use crate::lane::status::LaneStatus;
 use crate::lane::trial::{Trials, is_convicted, settled};
 use crate::lane::window::DuplicateWindow;
 use crate::layout::{Layout, Place};
 use crate::ports::PortError;
-use crate::ports::log::{Inspection, LogError, LogReader, StartAnswer};
-use crate::ports::store::{
-    CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, ParkedWish, StoreError,
-};
+use crate::ports::log::{LogError, LogReader, StartAnswer};
+use crate::ports::store::{CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, StoreError};
 use crate::record::{Digest32, LogRecord, RecordBatch};
 use crate::rejection::{Rejection, short_detail};
-use crate::snapshot::ActorState;
 use crate::state::{StateKey, StateValue};
 use crate::trial::{TrialPhase, TrialSubject};
 
@@ -56,7 +54,7 @@ pub(super) struct LaneCore {
     /// Where keys are at home.
     layout: Layout,
     /// Whether it was told that records stand in a wrong partition: once for each life.
-    has_told_wrong_partition: bool,
+    pub(super) has_told_wrong_partition: bool,
     /// The fence of the next transaction.
     pub(super) fence: Fence,
     /// The stored position; none before the first transaction.
@@ -205,18 +203,6 @@ impl LaneCore {
         core.status.parked(core.parked.len(), core.parked_records());
         core.show_rest(opened.held_because.as_deref());
         Ok(core)
-    }
-
-    /// Gives the state of a lane that has nothing to wait for.
-    pub(super) fn rest_state(&self) -> ActorState {
-        match self.desired {
-            DesiredState::Running => ActorState::Running,
-            DesiredState::Paused => ActorState::Paused,
-        }
-    }
-
-    pub(super) fn parked_records(&self) -> u64 {
-        self.parked.values().map(|key| key.records).sum()
     }
 
     /// Repeats a call for ever while what it needs is away, with back-off.
@@ -696,107 +682,6 @@ impl LaneCore {
         let policy = self.env.settings.retry;
         let delay = policy.delay(self.commit_failures, self.env.randomness.next_u64());
         tokio::time::sleep(delay).await;
-    }
-
-    /// Takes over what a committed transaction changed about parked keys, and logs poison once.
-    fn take_over(&mut self, summary: Summary) {
-        for (rejection, offset, key) in summary.rejected {
-            self.env.metrics.count_rejection(&self.lane, &rejection);
-            if !rejection.is_poison() {
-                self.tell_wrong_partition(&rejection, offset);
-                continue;
-            }
-            tracing::warn!(lane = %self.lane, offset = %offset, reason = rejection.name(), error = %rejection, is_parked = key.is_some(), "record rejected");
-        }
-        for parked in summary.keys_parked {
-            let records = self.parked.get(&parked.key).map_or(0, |key| key.records);
-            self.parked.insert(
-                parked.key.clone(),
-                ParkedKeyState { key: parked.key, head: parked.head, wish: ParkedWish::Wait, records },
-            );
-        }
-        for (key, count) in summary.records_parked {
-            if let Some(parked) = self.parked.get_mut(&key) {
-                parked.records += count;
-            }
-        }
-        for (key, count) in summary.records_unparked {
-            if let Some(parked) = self.parked.get_mut(&key) {
-                parked.records = parked.records.saturating_sub(count);
-            }
-        }
-        for key in summary.keys_unparked {
-            self.parked.remove(&key);
-        }
-    }
-}
-
-impl LaneCore {
-    /// Says once that a producer chooses partitions otherwise: it may do so with every record.
-    fn tell_wrong_partition(&mut self, rejection: &Rejection, offset: Offset) {
-        if std::mem::replace(&mut self.has_told_wrong_partition, true) {
-            tracing::debug!(lane = %self.lane, offset = %offset, error = %rejection, "record set aside");
-        } else {
-            tracing::warn!(lane = %self.lane, offset = %offset, error = %rejection, "records stand in a wrong partition and are set aside: their producer must choose partitions by murmur2");
-        }
-    }
-}
-
-/// Gives where reading can go on once a gap is accepted.
-fn resumes_at(kind: GapKind, log: &Inspection) -> Offset {
-    match kind {
-        GapKind::Trimmed | GapKind::BeyondEnd | GapKind::Replaced => log.low,
-        GapKind::Corrupt => log.unreadable_until.unwrap_or(log.high),
-    }
-}
-
-/// Notes that a gap is gone without anybody's decision.
-async fn forget_gap(
-    env: &LaneEnvironment,
-    lane: &LaneKey,
-    status: &LaneStatus,
-    fence: Fence,
-) -> Result<(), LaneExit> {
-    tracing::info!(lane = %lane, "gap of a lane is gone by itself");
-    note_gap(env, lane, status, fence, None).await
-}
-
-/// Notes the gap that a new incarnation found, or that one is gone.
-async fn note_gap(
-    env: &LaneEnvironment,
-    lane: &LaneKey,
-    status: &LaneStatus,
-    fence: Fence,
-    gap: Option<FoundGap>,
-) -> Result<(), LaneExit> {
-    match retry(env, lane, status, || env.store.note_gap(lane.clone(), fence.epoch, gap)).await? {
-        true => Ok(()),
-        false => Err(LaneExit::Fenced),
-    }
-}
-
-/// Repeats a call for ever while what it needs is away, with back-off.
-async fn retry<T, E: PortError, F: Future<Output = Result<T, E>>>(
-    env: &LaneEnvironment,
-    lane: &LaneKey,
-    status: &LaneStatus,
-    mut call: impl FnMut() -> F,
-) -> Result<T, LaneExit> {
-    let mut failures = 0_u32;
-    loop {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) if error.is_transient() => {
-                failures = failures.saturating_add(1);
-                env.metrics.count_retry(&lane.group);
-                status.waiting(&error);
-                if failures == 1 {
-                    tracing::warn!(lane = %lane, error = %error, "lane waits");
-                }
-                tokio::time::sleep(env.settings.retry.delay(failures, env.randomness.next_u64())).await;
-            }
-            Err(error) => return Err(LaneExit::Failed(error.to_string())),
-        }
     }
 }
 

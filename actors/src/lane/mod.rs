@@ -6,6 +6,7 @@
 //!
 //! Does not restart itself: its dispatcher does, within a budget.
 
+mod aftermath;
 mod answer;
 pub mod behaviour;
 pub mod brake;
@@ -20,6 +21,7 @@ pub mod lag;
 pub mod message;
 pub mod notice;
 mod pace;
+mod retry;
 pub mod start;
 pub mod status;
 #[cfg(test)]
