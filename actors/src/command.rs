@@ -14,7 +14,7 @@ use crate::event::TaccSystem;
 use crate::gap::GapAcceptance;
 use crate::ids::{
     AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic,
-    OPAQUE_ID_MAX_BYTES, Offset, Partition, ResourceId, Topic, UserId,
+    OPAQUE_ID_MAX_CHARS, Offset, Partition, ResourceId, Topic, UserId,
 };
 
 /// Who asks.
@@ -127,16 +127,10 @@ impl CommandKind {
 /// long as an id by itself.
 fn fitting(text: &str) -> Cow<'_, str> {
     const MARK: &str = "…";
-    if text.len() <= OPAQUE_ID_MAX_BYTES {
+    if text.chars().count() <= OPAQUE_ID_MAX_CHARS {
         return Cow::Borrowed(text);
     }
-    let mut kept = String::with_capacity(OPAQUE_ID_MAX_BYTES);
-    for character in text.chars() {
-        if kept.len() + character.len_utf8() + MARK.len() > OPAQUE_ID_MAX_BYTES {
-            break;
-        }
-        kept.push(character);
-    }
+    let kept: String = text.chars().take(OPAQUE_ID_MAX_CHARS - MARK.chars().count()).collect();
     Cow::Owned(kept + MARK)
 }
 
@@ -211,7 +205,7 @@ mod tests {
 
     #[test]
     fn resource_id_of_a_lane_whose_group_has_the_longest_name_fits() {
-        for name in ["g".repeat(OPAQUE_ID_MAX_BYTES), "ü".repeat(OPAQUE_ID_MAX_BYTES / 2)] {
+        for name in ["g".repeat(OPAQUE_ID_MAX_CHARS), "ü".repeat(OPAQUE_ID_MAX_CHARS)] {
             let group = Group::parse(&name).expect("the longest name is one");
             let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(3) };
             let lane = LaneKey { group, topic_partition };
@@ -219,7 +213,10 @@ mod tests {
 
             for kind in [CommandKind::DiscardHead(key.clone()), CommandKind::ResumeLane(lane.clone())] {
                 let id = kind.resource_id(None);
-                assert!(id.as_str().len() <= OPAQUE_ID_MAX_BYTES && id.as_str().ends_with('…'), "{id}");
+                assert!(
+                    id.as_str().chars().count() == OPAQUE_ID_MAX_CHARS && id.as_str().ends_with('…'),
+                    "{id}"
+                );
             }
         }
     }

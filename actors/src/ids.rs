@@ -9,17 +9,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Longest opaque identifier that is accepted, in bytes; keys of this size fit every index we write.
-pub const OPAQUE_ID_MAX_BYTES: usize = 255;
+/// Longest opaque identifier that is accepted, in characters (Unicode scalar values), as JSON Schema counts
+/// them. Four bytes each at most, so that keys of this size fit every index we write.
+pub const OPAQUE_ID_MAX_CHARS: usize = 255;
 
 /// Tells why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The text is empty.
-    #[error("wanted 1..={OPAQUE_ID_MAX_BYTES} bytes, got none")]
+    #[error("wanted 1..={OPAQUE_ID_MAX_CHARS} characters, got none")]
     Empty,
-    /// The text is longer than [`OPAQUE_ID_MAX_BYTES`].
-    #[error("wanted 1..={OPAQUE_ID_MAX_BYTES} bytes, got {0}")]
+    /// The text is longer than [`OPAQUE_ID_MAX_CHARS`].
+    #[error("wanted 1..={OPAQUE_ID_MAX_CHARS} characters, got {0}")]
     TooLong(usize),
     /// The text holds a control character.
     #[error("wanted text without control characters")]
@@ -53,7 +54,7 @@ macro_rules! opaque_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// *Shape*: 1 to [`OPAQUE_ID_MAX_BYTES`] bytes of UTF-8 without control characters.
+        /// *Shape*: 1 to [`OPAQUE_ID_MAX_CHARS`] characters of UTF-8 without control characters.
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
@@ -65,8 +66,12 @@ macro_rules! opaque_id {
                 if text.is_empty() {
                     return Err(IdError::Empty);
                 }
-                if text.len() > OPAQUE_ID_MAX_BYTES {
-                    return Err(IdError::TooLong(text.len()));
+                // Almost every text is so short that its bytes tell.
+                if text.len() > OPAQUE_ID_MAX_CHARS {
+                    let chars = text.chars().count();
+                    if chars > OPAQUE_ID_MAX_CHARS {
+                        return Err(IdError::TooLong(chars));
+                    }
                 }
                 if has_control_character(text) {
                     return Err(IdError::ControlCharacter);

@@ -203,14 +203,19 @@ fn wanted(schema: &Value) -> String {
             values.iter().map(|value| format!("`{}`", value.as_str().unwrap())).collect();
         return format!("one of {}", values.join(", "));
     }
+    match schema["$ref"].as_str() {
+        Some("#/$defs/time") => return "time".to_owned(),
+        Some("#/$defs/identifier" | "#/$defs/key") => return "identifier".to_owned(),
+        _ => {}
+    }
     let bounds = match (&schema["minimum"], schema["maximum"].as_u64()) {
         (Value::Null, _) => String::new(),
         (from, Some(to)) if to <= 1 => format!(", {from} to {to}"),
         (from, _) => format!(", {from} or more"),
     };
-    match schema["type"].as_str().unwrap() {
-        "string" if schema["format"] == "date-time" => "time".to_owned(),
-        "string" if schema["minLength"] == 1 => "identifier".to_owned(),
+    // Null is as good as absent where a field is optional.
+    let name = schema["type"].as_array().map_or(&schema["type"], |types| &types[0]);
+    match name.as_str().unwrap() {
         "string" => "text".to_owned(),
         "integer" => format!("whole number{bounds}"),
         "number" => format!("number{bounds}"),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::tree::{Entries, Tree};
 use crate::clock::Timestamp;
-use crate::ids::{IdError, OPAQUE_ID_MAX_BYTES, UuidText};
+use crate::ids::{IdError, OPAQUE_ID_MAX_CHARS, UuidText};
 use crate::rejection::{Rejection, short_detail};
 
 /// An object of the document and where it stands.
@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
         self.as_text(field, value)?.parse().map_err(|_: IdError| {
             self.invalid(
                 field,
-                format!("1 to {OPAQUE_ID_MAX_BYTES} bytes of text without control characters"),
+                format!("1 to {OPAQUE_ID_MAX_CHARS} characters, none of them a control character"),
             )
         })
     }
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn time(&self, field: &str) -> Result<Timestamp, Rejection> {
-        Timestamp::parse(self.text(field)?).ok_or_else(|| self.invalid(field, "an RFC 3339 time"))
+        wire_time(self.text(field)?).ok_or_else(|| self.invalid(field, "an RFC 3339 time"))
     }
 
     pub(super) fn unsigned(&self, field: &str) -> Result<u64, Rejection> {
@@ -102,10 +102,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn as_unsigned(&self, field: &str, value: &Tree<'_>) -> Result<u64, Rejection> {
-        match value {
-            Tree::Unsigned(number) => Ok(*number),
-            _ => Err(self.invalid(field, "a whole number, 0 or more")),
-        }
+        let number = match value {
+            Tree::Unsigned(number) => Some(*number),
+            Tree::Float(number) => whole(*number),
+            _ => None,
+        };
+        number.ok_or_else(|| self.invalid(field, "a whole number, 0 or more"))
     }
 
     pub(super) fn unsigned_32(&self, field: &str) -> Result<u32, Rejection> {
@@ -170,6 +172,32 @@ impl<'a> Fields<'a> {
         let found = self.entries.iter_mut().find(|(name, _)| name == field);
         Ok(found.map_or(Tree::Null, |(_, value)| std::mem::replace(value, Tree::Null)))
     }
+}
+
+/// Takes a number that is written with a fraction or an exponent, and whole, as the whole number it is: to JSON
+/// Schema 1.0 and 1e3 are integers. Such a number is a double, as everywhere in JSON; what is to be exact
+/// above 2^53 is written with digits alone.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
+fn whole(number: f64) -> Option<u64> {
+    /// 2^64, the first whole number that does not fit.
+    const END: f64 = 18_446_744_073_709_551_616.0;
+    (number.fract() == 0.0 && (0.0..END).contains(&number)).then_some(number as u64)
+}
+
+/// Days on which a time zone can lead out of the years that RFC 3339 can write.
+const FIRST_AND_LAST_DAY: [&str; 2] = ["0000-01-01", "9999-12-31"];
+
+/// How the offset of UTC itself may be written, with a minus sign of typographers too.
+const UTC_OFFSETS: [&str; 5] = ["Z", "z", "+00:00", "-00:00", "\u{2212}00:00"];
+
+/// Reads a time. On the first and the last day that there are, only UTC and no leap second is taken, so that
+/// whatever is read can be written, and a schema can say so.
+pub(super) fn wire_time(text: &str) -> Option<Timestamp> {
+    let time = Timestamp::parse(text)?;
+    let is_at_the_edge = FIRST_AND_LAST_DAY.iter().any(|day| text.starts_with(day));
+    let is_leap_second = text.get(17..19) == Some("60");
+    let is_plain = !is_leap_second && UTC_OFFSETS.iter().any(|offset| text.ends_with(offset));
+    (!is_at_the_edge || is_plain).then_some(time)
 }
 
 /// Reads a UUID in the one form that is on the wire.

@@ -215,4 +215,6 @@ impl std::fmt::Display for EventType {
 }
 
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;

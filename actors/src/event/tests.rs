@@ -14,7 +14,7 @@ use crate::record::{Headers, LogRecord, TimestampType};
 use crate::rejection::Rejection;
 use crate::testkit::EventBuilder;
 
-fn schemas(path: &str) -> PathBuf {
+pub(super) fn schemas(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../schemas").join(path)
 }
 
@@ -321,7 +321,7 @@ fn decode_message_pack_not_a_number_or_extension_names_the_field() {
     assert_eq!(extension.field(), Some("payload.error_rate"));
 }
 
-fn arbitrary_value() -> impl Strategy<Value = Value> {
+pub(super) fn arbitrary_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -17,8 +17,8 @@ use crate::record::Digest32;
 /// Longest reason that is taken, so that it fits every mail, list and event it is copied to.
 pub const REASON_MAX_CHARS: usize = 1000;
 
-/// Longest idempotency key that is taken: the size of other identifiers, so that it fits the same indexes.
-pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = crate::ids::OPAQUE_ID_MAX_BYTES;
+/// Longest idempotency key that is taken: with the longest user beside it, it still fits an index.
+pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 255;
 
 /// What stands in `job.cancelled` when the user gave no reason.
 const REASON_NOT_GIVEN: &str = "no reason given";

@@ -78,7 +78,7 @@ async fn submit_wrong_fields_are_named_and_reach_nobody() {
     let cases = [
         (json!({}), "422 agent: wanted a text, got nothing"),
         (json!({"agent": 7}), "422 agent: wanted a text, got `7`"),
-        (json!({"agent": "", "dataset_id": "d"}), "422 agent: wanted 1..=255 bytes, got none"),
+        (json!({"agent": "", "dataset_id": "d"}), "422 agent: wanted 1..=255 characters, got none"),
         (
             json!({"agent": "a", "dataset_id": "a\u{7}"}),
             "422 dataset_id: wanted text without control characters",
@@ -229,7 +229,7 @@ async fn parked_wrong_wishes_are_named() {
         ("partition", json!(-1), "422 partition: wanted a partition's number, got `-1`"),
         ("key_base64", json!(null), "422 key_base64: wanted the key in base64, got nothing"),
         ("reason", json!(null), "422 reason: wanted a text, got nothing"),
-        ("group", json!(""), "422 group: wanted 1..=255 bytes, got none"),
+        ("group", json!(""), "422 group: wanted 1..=255 characters, got none"),
     ];
 
     for (field, value, wanted) in cases {

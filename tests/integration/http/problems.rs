@@ -342,7 +342,7 @@ async fn headers_not_as_wanted_are_named() {
     let user = world.send("GET", "/live", "X-Horizons-User: \r\n", "").await;
 
     assert_eq!(correlation.refusal(), "400 X-Correlation-Id: wanted a UUID in its hyphenated form, got `7`");
-    assert_eq!(user.refusal(), "400 X-Horizons-User: wanted 1..=255 bytes, got none");
+    assert_eq!(user.refusal(), "400 X-Horizons-User: wanted 1..=255 characters, got none");
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ async fn jobs_filters_and_wrong_parameters_are_named() {
             "status=DONE",
             "status: wanted one of `SUBMITTED`, `QUEUED`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, got `DONE`",
         ),
-        ("user=", "user: wanted 1..=255 bytes, got none"),
+        ("user=", "user: wanted 1..=255 characters, got none"),
         ("origin=mine", "origin: wanted `owned` or `external`, got `mine`"),
         ("page=2", "page: wanted `origin`, `user`, `status`, `limit`, `cursor`, got `page`"),
     ];

@@ -18,10 +18,9 @@ use self::payload::{
     NotificationSentFields, SystemHealthCheckFields,
 };
 use super::decode::METRICS_NESTED_VERSION;
-use super::fields::wire_uuid;
+use super::fields::{wire_time, wire_uuid};
 use super::tree::TreeSeed;
 use super::{Event, EventType, Payload};
-use crate::clock::Timestamp;
 use crate::ids::{CorrelationId, EventId, Sequence, Topic};
 
 mod payload;
@@ -80,7 +79,7 @@ impl<'de> Visitor<'de> for Envelope<'_> {
                     once(&mut event_type, fields.next_value_seed(Text(find))?)?;
                 }
                 Name::SchemaVersion => once(&mut version, fields.next_value::<u16>()?)?,
-                Name::Timestamp => once(&mut timestamp, fields.next_value_seed(Text(Timestamp::parse))?)?,
+                Name::Timestamp => once(&mut timestamp, fields.next_value_seed(Text(wire_time))?)?,
                 Name::CorrelationId => {
                     once(&mut correlation_id, fields.next_value_seed(Text(wire_uuid))?)?;
                 }

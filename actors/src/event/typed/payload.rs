@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{Free, Text, parsed};
 use crate::clock::Timestamp;
 use crate::event::decode::ATTEMPT_DEFAULT;
+use crate::event::fields::wire_time;
 use crate::event::{
     AuditActionRecorded, JobCancelled, JobCompleted, JobFailed, JobMetricsRecorded, JobQueued, JobRunning,
     JobStatus, JobStatusChanged, JobSubmitted, NotificationChannel, NotificationOutcome, NotificationSent,
@@ -25,7 +26,7 @@ fn id<'de, D: Deserializer<'de>, T: FromStr<Err = IdError>>(deserializer: D) -> 
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-    Text(Timestamp::parse).deserialize(deserializer)
+    Text(wire_time).deserialize(deserializer)
 }
 
 fn free_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {

@@ -333,7 +333,7 @@ fn extreme_aggregate(job_id: JobId, attempt: Attempt, number: u64) -> JobAggrega
 
 /// Numbers at their ends and odd text come back as they went.
 pub async fn load_state_extreme_values_round_trip(store: Arc<impl Store>) {
-    let longest: JobId = id(&"j".repeat(crate::ids::OPAQUE_ID_MAX_BYTES));
+    let longest: JobId = id(&"\u{10FFFF}".repeat(crate::ids::OPAQUE_ID_MAX_CHARS));
     let odd: JobId = id("DROP TABLE '; -- \u{1F680}");
     let mut states = vec![(StateKey::StatusCount(JobStatus::Queued), StateValue::StatusCount(u64::MAX))];
     for (job_id, time) in [(longest, i64::MAX), (odd, i64::MIN)] {
