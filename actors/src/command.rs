@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::event::TaccSystem;
@@ -16,6 +15,7 @@ use crate::ids::{
     AgentName, Attempt, CommandId, CorrelationId, DatasetId, EventId, JobId, LaneKey, LogTopic,
     OPAQUE_ID_MAX_CHARS, Offset, Partition, ResourceId, Topic, UserId,
 };
+use crate::parameters::Parameters;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ pub struct JobRequest {
     /// The data set to work on.
     pub dataset_id: DatasetId,
     /// Parameters for the agent.
-    pub parameters: Map<String, Value>,
+    pub parameters: Parameters,
     /// The system to run on.
     pub tacc_system: TaccSystem,
 }

@@ -19,6 +19,7 @@ pub mod latency;
 pub mod layout;
 pub mod metrics;
 pub mod orchestrator;
+pub mod parameters;
 pub mod ports;
 pub mod probes;
 pub mod record;

@@ -1,9 +1,12 @@
 //! `horizons jobs`: submit, list, show, cancel, and what agents wrote.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use horizons_actors::parameters::ParameterValue;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
@@ -19,6 +22,7 @@ pub(super) enum JobsCommand {
     /// Submit a job
     #[command(after_help = "Examples:\n  horizons jobs submit calibrate ngc-1300\n  \
         horizons jobs submit image ngc-1300 --parameter width=256 --wait\n  \
+        horizons jobs submit image ngc-1300 --parameter-json 'levels=[1, 2.50]'\n  \
         horizons jobs submit calibrate ngc-1300 --idempotency-key night-7      repeat safely\n\n\
         With --wait the exit code is 0 only if the job completed.")]
     Submit(SubmitArguments),
@@ -71,9 +75,12 @@ pub(super) struct SubmitArguments {
     /// Data set
     #[arg(allow_hyphen_values = true)]
     dataset_id: String,
-    /// Parameter, may be repeated; a value that is JSON is taken as JSON, else as text
+    /// Parameter, may be repeated; the value is text and reaches the agent to the letter
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = name_and_value)]
     parameters: Vec<(String, String)>,
+    /// Parameter whose value is JSON, may be repeated; it reaches the agent as it is written
+    #[arg(long = "parameter-json", value_name = "NAME=JSON", value_parser = name_and_json)]
+    json_parameters: Vec<(String, String)>,
     /// System to run on
     #[arg(long, default_value = "local")]
     tacc_system: String,
@@ -125,17 +132,14 @@ pub(super) fn run(command: JobsCommand, context: &Context<'_>) -> Result<Exit, F
 }
 
 fn submit(arguments: &SubmitArguments, context: &Context<'_>) -> Result<Exit, Failure> {
-    let parameters: Map<String, Value> =
-        arguments.parameters.iter().map(|(name, text)| (name.clone(), parameter(text))).collect();
-    let mut call = Call::post(
-        "/jobs",
-        json!({
-            "agent": arguments.agent,
-            "dataset_id": arguments.dataset_id,
-            "parameters": parameters,
-            "tacc_system": arguments.tacc_system,
-        }),
-    );
+    let request = JobRequest {
+        agent: &arguments.agent,
+        dataset_id: &arguments.dataset_id,
+        parameters: parameters_of(arguments)?,
+        tacc_system: &arguments.tacc_system,
+    };
+    let body = serde_json::to_string(&request).map_err(|error| Failure::new(Exit::Usage, &error))?;
+    let mut call = Call::post_text("/jobs", body);
     if let Some(key) = &arguments.idempotency_key {
         call.headers.push(("idempotency-key", key.clone()));
     }
@@ -151,9 +155,39 @@ fn submit(arguments: &SubmitArguments, context: &Context<'_>) -> Result<Exit, Fa
     Ok(if has_failed { Exit::Failed } else { Exit::Done })
 }
 
-/// Reads a parameter's value: JSON where it is JSON, else text.
-fn parameter(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+/// The body of a submit; parameters go to the letter.
+#[derive(Debug, Serialize)]
+struct JobRequest<'a> {
+    agent: &'a str,
+    dataset_id: &'a str,
+    parameters: BTreeMap<&'a str, ParameterValue>,
+    tacc_system: &'a str,
+}
+
+/// Gathers the parameters of both options.
+///
+/// *Errors*: a name that is given twice, as only one of the two could count.
+fn parameters_of(arguments: &SubmitArguments) -> Result<BTreeMap<&str, ParameterValue>, Failure> {
+    let texts = arguments.parameters.iter().map(|(name, text)| (name, Ok(text.as_str().into())));
+    let json = arguments.json_parameters.iter().map(|(name, text)| (name, ParameterValue::from_json(text)));
+    let mut parameters = BTreeMap::new();
+    for (name, value) in texts.chain(json) {
+        let refuse = |reason: String| Failure::text(Exit::Usage, format!("parameter `{name}`: {reason}"));
+        let value = value.map_err(|error| refuse(error.to_string()))?;
+        if parameters.insert(name.as_str(), value).is_some() {
+            return Err(refuse("wanted once, got twice".to_owned()));
+        }
+    }
+    Ok(parameters)
+}
+
+/// Splits `NAME=JSON`.
+///
+/// *Errors*: what was wanted, in words.
+fn name_and_json(text: &str) -> Result<(String, String), String> {
+    let (name, value) = name_and_value(text)?;
+    ParameterValue::from_json(&value).map_err(|error| error.to_string())?;
+    Ok((name, value))
 }
 
 /// Gives the job of an answer, which may stand in a field of its own.
@@ -247,6 +281,7 @@ fn print_fields(output: &mut Output<'_>, object: &Value) -> Result<(), Failure> 
     for (name, value) in object.as_object().into_iter().flatten() {
         match value {
             Value::Null => {}
+            Value::Array(items) if items.is_empty() => {}
             Value::Object(fields) if name != "parameters" => {
                 names.extend(fields.keys().map(|inner| format!("{name}.{inner}")));
             }

@@ -3,6 +3,7 @@
 //! Promises that a submit is answered after its commit, and that a job of another producer is shown from the
 //! jobs group's view, marked `external`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -12,11 +13,14 @@ use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, UserId};
+use horizons_actors::parameters::{ParameterValue, Parameters};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, ListedJob, StoredRefusal};
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use warp::http::StatusCode;
 use warp::http::header::{HeaderValue, LOCATION};
@@ -59,7 +63,7 @@ const TIMELINE_CURSOR: &str = "steps";
 const CURSOR_KIND: &str = "jobs";
 
 async fn submit(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let job = read_job_request(request.document()?)?;
+    let job = read_job_request(request.document()?, &request.body)?;
     let key = single(&request.headers, IDEMPOTENCY_KEY_HEADER)?.map(str::to_owned);
     let state = &shared.state;
     let kind = CommandKind::SubmitJob(job);
@@ -84,10 +88,11 @@ async fn submit(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
     Ok(answer)
 }
 
-fn read_job_request(mut fields: Fields) -> Result<JobRequest, ApiError> {
+fn read_job_request(mut fields: Fields, body: &[u8]) -> Result<JobRequest, ApiError> {
     let agent = fields.parsed("agent", AgentName::parse)?;
     let dataset_id = fields.parsed("dataset_id", DatasetId::parse)?;
-    let parameters = fields.object("parameters")?;
+    fields.object("parameters")?;
+    let parameters = read_parameters(body)?;
     let tacc_system = match fields.optional_text("tacc_system")? {
         None => TaccSystem::Local,
         Some(name) => TaccSystem::from_name(&name).ok_or_else(|| {
@@ -97,6 +102,24 @@ fn read_job_request(mut fields: Fields) -> Result<JobRequest, ApiError> {
     };
     fields.finish("`agent`, `dataset_id`, `parameters`, `tacc_system`")?;
     Ok(JobRequest { agent, dataset_id, parameters, tacc_system })
+}
+
+/// The parameters of a submit, each as it is written: a number read as one would be rounded.
+#[derive(Debug, Deserialize)]
+struct AsWritten {
+    #[serde(default)]
+    parameters: Option<BTreeMap<String, Box<RawValue>>>,
+}
+
+/// Reads the parameters out of a body that was read strictly before.
+fn read_parameters(body: &[u8]) -> Result<Parameters, ApiError> {
+    let written: AsWritten = serde_json::from_slice(body)
+        .map_err(|error| ApiError::MalformedBody { reason: error.to_string() })?;
+    let read = |(name, value): (String, Box<RawValue>)| match ParameterValue::from_raw(value) {
+        Ok(value) => Ok((name, value)),
+        Err(error) => Err(invalid(format!("parameters.{}", shortened(&name)), error.to_string())),
+    };
+    written.parameters.unwrap_or_default().into_iter().map(read).collect()
 }
 
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
@@ -249,15 +272,19 @@ pub(super) async fn find(
 }
 
 fn row_json(row: &JobRow) -> Value {
-    let parameters = serde_json::from_str::<Value>(&row.parameters);
+    // Stored text that is no JSON would be our bug; it is shown as it is rather than hidden.
+    let (parameters, json_parameters) = match Parameters::from_json(&row.parameters) {
+        Ok(parameters) => (json!(parameters.texts()), json!(parameters.json_names())),
+        Err(_) => (Value::from(row.parameters.as_str()), json!([])),
+    };
     json!({
         "job_id": row.job_id,
         "origin": origin_name(JobOrigin::Owned),
         "user_id": row.user_id,
         "agent": row.agent,
         "dataset_id": row.dataset_id,
-        // Stored text that is no JSON would be our bug; it is shown as it is rather than hidden.
-        "parameters": parameters.unwrap_or_else(|_| Value::from(row.parameters.as_str())),
+        "parameters": parameters,
+        "json_parameters": json_parameters,
         "tacc_system": row.tacc_system,
         "correlation_id": row.correlation_id,
         "status": row.status,

@@ -13,6 +13,7 @@ use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
 use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
+use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::commands::AcceptedGap;
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{
@@ -347,7 +348,7 @@ impl Shared {
 
 /// Gives what the scheduler is to run.
 pub(super) fn spec_of(row: &JobRow) -> Result<AttemptSpec, StoreError> {
-    let parameters = serde_json::from_str(&row.parameters)
+    let parameters = Parameters::from_json(&row.parameters)
         .map_err(|error| StoreError::Broken(format!("parameters of job `{}`: {error}", row.job_id)))?;
     Ok(AttemptSpec {
         id: AttemptId { job_id: row.job_id.clone(), attempt: row.attempt },

@@ -83,7 +83,7 @@ mod tests {
             id: AttemptId { job_id: JobId::parse("job-1").unwrap(), attempt: Attempt(1) },
             agent: AgentName::parse(agent).unwrap(),
             dataset_id: DatasetId::parse("field-1").unwrap(),
-            parameters: serde_json::Map::new(),
+            parameters: horizons_actors::parameters::Parameters::default(),
             tacc_system: TaccSystem::Local,
             user_id: UserId::parse("ada").unwrap(),
             correlation_id: new_correlation_id(&SystemRandomness),

@@ -11,6 +11,8 @@ use std::time::Duration;
 use horizons::exit::Exit;
 use serde_json::{Value, json};
 
+mod parameters;
+
 /// No request of these tests takes longer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
@@ -43,6 +45,8 @@ struct Received {
     line: String,
     headers: Vec<(String, String)>,
     body: Value,
+    /// The body as it came.
+    text: String,
 }
 
 impl Received {
@@ -111,8 +115,9 @@ fn receive(stream: &TcpStream) -> Received {
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
     reader.read_exact(&mut body).unwrap();
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-    Received { line: lines[0].clone(), headers, body }
+    let text = String::from_utf8(body).unwrap();
+    let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
+    Received { line: lines[0].clone(), headers, body, text }
 }
 
 fn respond(mut stream: &TcpStream, status: u16, header: &str, body: &Value) {
@@ -347,7 +352,7 @@ fn jobs_submit_sends_every_field() {
     assert_eq!(request.header("host").map(|host| format!("http://{host}")), Some(server.url.clone()));
     let wanted = json!({
         "agent": "image", "dataset_id": "-ngc", "tacc_system": "local",
-        "parameters": {"width": 256, "name": "m 31"},
+        "parameters": {"width": "256", "name": "m 31"},
     });
     assert_eq!(request.body, wanted);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -220,7 +220,11 @@ fn wanted(schema: &Value) -> String {
         "integer" => format!("whole number{bounds}"),
         "number" => format!("number{bounds}"),
         "boolean" => "true or false".to_owned(),
+        "array" => format!("list of {}s", wanted(&schema["items"])),
         "object" => match schema["properties"].as_object() {
+            None if schema["additionalProperties"].is_object() => {
+                format!("object of {}s", wanted(&schema["additionalProperties"]))
+            }
             None => "free object".to_owned(),
             Some(fields) => {
                 let fields = fields.iter().map(|(name, schema)| format!("`{name}` ({})", wanted(schema)));

@@ -59,9 +59,7 @@ pub(super) fn check_envelope(
 impl Payload {
     fn check(&self) -> Result<(), Rejection> {
         match self {
-            Payload::JobSubmitted(submitted) => {
-                check_nesting("payload.parameters", submitted.parameters.values())
-            }
+            Payload::JobSubmitted(_) => Ok(()),
             Payload::JobQueued(queued) => {
                 check_time("payload.queued_timestamp", queued.queued_timestamp)?;
                 check_attempt(queued.attempt)
@@ -141,7 +139,10 @@ fn check_amount(field: &str, amount: f64) -> Result<(), Rejection> {
     }
 }
 
-fn check_nesting<'a>(field: &str, values: impl Iterator<Item = &'a Value>) -> Result<(), Rejection> {
+pub(super) fn check_nesting<'a>(
+    field: &str,
+    values: impl Iterator<Item = &'a Value>,
+) -> Result<(), Rejection> {
     for value in values {
         if !is_shallower(value, FREE_OBJECT_NESTING_MAX) {
             return Err(invalid(field, &format!("at most {FREE_OBJECT_NESTING_MAX} levels of nesting")));

@@ -7,9 +7,12 @@
 //! schemas change compatibly only. A fast reader goes first and gives whole events or nothing, never another
 //! answer. Does not judge whether the event is true, or in order.
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::check_envelope;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::check::{check_envelope, check_nesting};
 use super::fields::Fields;
 use super::guess::looks_like;
 use super::tree::{Tree, read_json, read_message_pack};
@@ -28,6 +31,9 @@ pub(super) const ATTEMPT_DEFAULT: u32 = 1;
 
 /// The version of `job.metrics_recorded` with nested names (`metrics.cpu_usage`, …).
 pub(super) const METRICS_NESTED_VERSION: u16 = 1;
+
+/// The version of `job.submitted` whose parameters are JSON values instead of texts.
+pub(super) const PARAMETERS_AS_VALUES_VERSION: u16 = 1;
 
 /// Understands a record of a topic.
 ///
@@ -149,12 +155,7 @@ fn check_key(event: &Event, envelope: &Fields<'_>, record_key: Option<&Bytes>) -
 
 fn read_payload(event_type: EventType, version: u16, fields: &mut Fields<'_>) -> Result<Payload, Rejection> {
     Ok(match event_type {
-        EventType::JobSubmitted => Payload::JobSubmitted(JobSubmitted {
-            agent: fields.id("agent")?,
-            dataset_id: fields.id("dataset_id")?,
-            parameters: fields.take_free_object("parameters")?,
-            tacc_system: fields.one_of("tacc_system", TaccSystem::from_name)?,
-        }),
+        EventType::JobSubmitted => Payload::JobSubmitted(read_submitted(version, fields)?),
         EventType::JobQueued => Payload::JobQueued(JobQueued {
             tac_job_id: fields.id("tac_job_id")?,
             queued_timestamp: fields.time("queued_timestamp")?,
@@ -212,6 +213,36 @@ fn read_payload(event_type: EventType, version: u16, fields: &mut Fields<'_>) ->
 
 fn read_attempt(fields: &Fields<'_>) -> Result<Attempt, Rejection> {
     fields.unsigned_32_or("attempt", ATTEMPT_DEFAULT).map(Attempt)
+}
+
+fn read_submitted(version: u16, fields: &mut Fields<'_>) -> Result<JobSubmitted, Rejection> {
+    let agent = fields.id("agent")?;
+    let dataset_id = fields.id("dataset_id")?;
+    let (parameters, json_parameters) = if version == PARAMETERS_AS_VALUES_VERSION {
+        let values = fields.take_free_object("parameters")?;
+        check_nesting("payload.parameters", values.values())?;
+        texts_of(values)
+    } else {
+        (fields.take_texts("parameters")?, fields.names("json_parameters")?)
+    };
+    let tacc_system = fields.one_of("tacc_system", TaccSystem::from_name)?;
+    Ok(JobSubmitted { agent, dataset_id, parameters, json_parameters, tacc_system })
+}
+
+/// Gives values as texts, and the names of those whose text is JSON.
+fn texts_of(values: Map<String, Value>) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let (mut texts, mut json_names) = (BTreeMap::new(), BTreeSet::new());
+    for (name, value) in values {
+        let text = match value {
+            Value::String(text) => text,
+            other => {
+                json_names.insert(name.clone());
+                other.to_string()
+            }
+        };
+        texts.insert(name, text);
+    }
+    (texts, json_names)
 }
 
 fn read_metrics(version: u16, fields: &mut Fields<'_>) -> Result<JobMetricsRecorded, Rejection> {

@@ -4,6 +4,7 @@
 //! hostile value than [`short_detail`] keeps. A field that is read and was given twice is refused: which
 //! of the two counts would depend on the reader. Fields that nobody reads are ignored.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use serde_json::{Map, Number, Value};
@@ -164,6 +165,40 @@ impl<'a> Fields<'a> {
         match self.take(field)? {
             Tree::Map(entries) => free_object(&self.name(field), entries),
             _ => Err(self.invalid(field, "an object")),
+        }
+    }
+
+    /// Takes an object whose fields are the user's, and texts.
+    pub(super) fn take_texts(&mut self, field: &str) -> Result<BTreeMap<String, String>, Rejection> {
+        let Tree::Map(entries) = self.take(field)? else { return Err(self.invalid(field, "an object")) };
+        let mut texts = BTreeMap::new();
+        for (name, tree) in entries {
+            let invalid = |wanted: &str| Rejection::InvalidValue {
+                field: short_detail(&format!("{}.{name}", self.name(field))),
+                wanted: wanted.to_owned(),
+            };
+            let Tree::Text(text) = tree else { return Err(invalid("text")) };
+            if texts.contains_key(name.as_ref()) {
+                return Err(invalid("one value, given once"));
+            }
+            texts.insert(name.into_owned(), text.into_owned());
+        }
+        Ok(texts)
+    }
+
+    /// Reads a list of names that is empty where it is absent.
+    pub(super) fn names(&self, field: &str) -> Result<BTreeSet<String>, Rejection> {
+        let wanted = || self.invalid(field, "a list of texts");
+        match self.optional(field)? {
+            None => Ok(BTreeSet::new()),
+            Some(Tree::List(items)) => {
+                let name = |item: &Tree<'_>| match item {
+                    Tree::Text(text) => Ok(text.clone().into_owned()),
+                    _ => Err(wanted()),
+                };
+                items.iter().map(name).collect()
+            }
+            Some(_) => Err(wanted()),
         }
     }
 

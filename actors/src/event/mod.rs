@@ -186,6 +186,8 @@ impl EventType {
         match self {
             // Version 1 was the nested form (`metrics.cpu_usage`, …).
             EventType::JobMetricsRecorded => 2,
+            // Version 1 had JSON values as parameters; readers rounded the numbers among them.
+            EventType::JobSubmitted => 2,
             _ => 1,
         }
     }

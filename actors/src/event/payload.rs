@@ -1,5 +1,7 @@
 //! What each type of event says. Field names are the names on the wire.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -186,8 +188,10 @@ pub struct JobSubmitted {
     pub agent: AgentName,
     /// The data set to work on.
     pub dataset_id: DatasetId,
-    /// The user's parameters.
-    pub parameters: Map<String, Value>,
+    /// The user's parameters, each as text; never a number that a reader could round.
+    pub parameters: BTreeMap<String, String>,
+    /// Names the parameters whose text is JSON; the others are text as they stand.
+    pub json_parameters: BTreeSet<String>,
     /// The system to run on.
     pub tacc_system: TaccSystem,
 }

@@ -1,8 +1,7 @@
 //! Objects with sensible defaults for the tests of the jobs group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde_json::Map;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -85,7 +84,8 @@ pub(crate) fn typed(
         JobStatus::Submitted => Payload::JobSubmitted(JobSubmitted {
             agent: AgentName::parse("calibrate").expect("an agent"),
             dataset_id: DatasetId::parse("vla-1").expect("a data set"),
-            parameters: Map::new(),
+            parameters: BTreeMap::new(),
+            json_parameters: BTreeSet::new(),
             tacc_system: TaccSystem::Local,
         }),
         JobStatus::Queued => Payload::JobQueued(JobQueued {

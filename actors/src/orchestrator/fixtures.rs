@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use serde_json::{Map, json};
 
 use crate::clock::{Randomness, Timestamp};
 use crate::command::{Command, CommandKind, JobRequest, OrderKind, Principal};
@@ -12,6 +11,7 @@ use crate::ids::{
     AgentName, CommandId, CorrelationId, DatasetId, JobId, LogTopic, Partition, SchedulerJobId, UserId,
 };
 use crate::orchestrator::{Context, Decision, Ended, Input, Refusal, Unencodable, decide};
+use crate::parameters::{ParameterValue, Parameters};
 use crate::ports::scheduler::{AttemptEnd, AttemptExit, AttemptReport, AttemptSample, AttemptTotals};
 use crate::ports::store::{JobExpectation, JobRow, JobWrite};
 use crate::record::{Headers, OutgoingRecord};
@@ -130,8 +130,8 @@ impl World {
 }
 
 pub(super) fn request() -> JobRequest {
-    let mut parameters = Map::new();
-    parameters.insert("niter".to_owned(), json!(100));
+    let mut parameters = Parameters::default();
+    parameters.insert("niter", ParameterValue::from_json("100").unwrap());
     JobRequest {
         agent: AgentName::parse("imager").unwrap(),
         dataset_id: DatasetId::parse("ngc-1275").unwrap(),

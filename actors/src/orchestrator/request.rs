@@ -38,12 +38,13 @@ pub(super) fn submit(
     check_texts(command)?;
     let job_id = JobId::parse(&context.randomness.next_uuid().hyphenated().to_string())
         .expect("a UUID is an opaque identifier");
-    let parameters = Value::Object(request.parameters.clone());
-    let mut draft = Draft::create(new_row(&job_id, command, request, &parameters, context), context);
+    let mut draft = Draft::create(new_row(&job_id, command, request, context), context);
+    let (parameters, json_parameters) = (request.parameters.texts(), request.parameters.json_names());
     draft.lifecycle(Payload::JobSubmitted(JobSubmitted {
         agent: request.agent.clone(),
         dataset_id: request.dataset_id.clone(),
-        parameters: request.parameters.clone(),
+        parameters: parameters.clone(),
+        json_parameters: json_parameters.clone(),
         tacc_system: request.tacc_system,
     }))?;
     let changes = object([
@@ -51,7 +52,8 @@ pub(super) fn submit(
         ("agent", json!(request.agent)),
         ("dataset_id", json!(request.dataset_id)),
         ("tacc_system", json!(request.tacc_system)),
-        ("parameters", parameters),
+        ("parameters", json!(parameters)),
+        ("json_parameters", json!(json_parameters)),
     ]);
     draft.publish(audit_event(command, Some(&job_id), changes, context))?;
     draft.order(OrderKind::Submit);
@@ -63,19 +65,13 @@ pub(super) fn submit(
     Ok(draft.finish())
 }
 
-fn new_row(
-    job_id: &JobId,
-    command: &Command,
-    request: &JobRequest,
-    parameters: &Value,
-    context: &Context<'_>,
-) -> JobRow {
+fn new_row(job_id: &JobId, command: &Command, request: &JobRequest, context: &Context<'_>) -> JobRow {
     JobRow {
         job_id: job_id.clone(),
         user_id: command.principal.user_id.clone(),
         agent: request.agent.clone(),
         dataset_id: request.dataset_id.clone(),
-        parameters: parameters.to_string(),
+        parameters: request.parameters.to_json(),
         tacc_system: request.tacc_system,
         correlation_id: command.correlation_id,
         status: JobStatus::Submitted,
@@ -171,8 +167,8 @@ pub fn audit_event(
 
 /// Gives a digest that two requests share exactly if they ask for the same.
 pub fn request_digest(request: &JobRequest) -> Digest32 {
-    // The map of parameters is ordered by name, so its text does not depend on the order of the request.
-    let parameters = Value::Object(request.parameters.clone()).to_string();
+    // Parameters are ordered by name, so their text does not depend on the order of the request.
+    let parameters = request.parameters.to_json();
     let parts = [
         request.agent.as_str(),
         request.dataset_id.as_str(),

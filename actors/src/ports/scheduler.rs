@@ -4,11 +4,11 @@
 //! submitted, and an attempt that was cancelled or declared lost never starts afterwards.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::event::TaccSystem;
 use crate::ids::{AgentName, AttemptId, CorrelationId, DatasetId, SchedulerJobId, UserId};
+use crate::parameters::Parameters;
 use crate::ports::Reply;
 
 /// Tells why the scheduler did not do what was asked.
@@ -35,17 +35,16 @@ impl SchedulerError {
 }
 
 /// What the scheduler is to run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptSpec {
     /// The attempt.
-    #[serde(flatten)]
     pub id: AttemptId,
     /// The agent.
     pub agent: AgentName,
     /// The data set.
     pub dataset_id: DatasetId,
     /// The user's parameters.
-    pub parameters: Map<String, Value>,
+    pub parameters: Parameters,
     /// The system.
     pub tacc_system: TaccSystem,
     /// Who submitted the job.

@@ -282,7 +282,9 @@ pub struct JobRow {
     pub agent: AgentName,
     /// The data set.
     pub dataset_id: DatasetId,
-    /// The parameters, as JSON.
+    /// The parameters as one JSON object, each value as the user wrote it ([`Parameters::to_json`]).
+    ///
+    /// [`Parameters::to_json`]: crate::parameters::Parameters::to_json
     pub parameters: String,
     /// The system.
     pub tacc_system: TaccSystem,

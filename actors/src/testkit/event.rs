@@ -4,6 +4,8 @@
 //! or sequence have different ids. Does not check what a test sets, so that it can build a broken event too;
 //! [`EventBuilder::record`] and [`EventBuilder::log_record`] need one that keeps its schema.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -70,12 +72,11 @@ impl EventBuilder {
 
     /// Starts a `job.submitted`.
     pub fn job_submitted() -> Self {
-        let mut parameters = Map::new();
-        parameters.insert("depth".to_owned(), json!(3));
         Self::new(Payload::JobSubmitted(JobSubmitted {
             agent: id::<AgentName>("imaging"),
             dataset_id: id::<DatasetId>("dataset-1"),
-            parameters,
+            parameters: BTreeMap::from([("depth".to_owned(), "3".to_owned())]),
+            json_parameters: BTreeSet::from(["depth".to_owned()]),
             tacc_system: TaccSystem::Local,
         }))
     }

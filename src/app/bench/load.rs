@@ -3,6 +3,8 @@
 //! Promises real events through the real encoder: lives of jobs, many at a time, each event with its pair and
 //! its numbers as the orchestrator writes them; the same events on every run but for their times.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use horizons_actors::clock::{Randomness, Timestamp};
 use horizons_actors::event::{
@@ -158,9 +160,10 @@ fn payload(step: Step, randomness: &dyn Randomness, now: Timestamp) -> Payload {
         Step::Submitted => Payload::JobSubmitted(JobSubmitted {
             agent: AgentName::parse("calibrate").expect("a plain name is a valid identifier"),
             dataset_id: DatasetId::parse("vlass-2-1").expect("a plain name is a valid identifier"),
-            parameters: [("robust".to_owned(), 0.5.into()), ("channels".to_owned(), 1024.into())]
-                .into_iter()
-                .collect(),
+            parameters: [("robust", "0.5"), ("channels", "1024")]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .into(),
+            json_parameters: BTreeSet::new(),
             tacc_system: TaccSystem::Frontera,
         }),
         Step::Changed(previous_status, current_status) => Payload::JobStatusChanged(JobStatusChanged {

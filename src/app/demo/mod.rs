@@ -21,11 +21,11 @@ use futures_util::StreamExt;
 use horizons_actors::command::{Command, CommandKind, JobRequest, Principal};
 use horizons_actors::event::{JobStatus, TaccSystem, new_correlation_id, new_event_id};
 use horizons_actors::ids::{AgentName, CommandId, DatasetId, JobId, Topic, UserId};
+use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::commands::{ExternalRecord, Verdict};
 use horizons_actors::ports::query::QueryStore;
 use horizons_actors::record::Headers;
 use horizons_actors::snapshot::ActorState;
-use serde_json::{Map, Value};
 
 use self::check::{Facts, followers};
 use self::latency::LatencyListener;
@@ -235,7 +235,7 @@ async fn submit(running: &Running, number: u32) -> Result<(JobId, Role), Failure
     let request = JobRequest {
         agent: AgentName::parse(role.agent(number)).expect("the example agents have valid names"),
         dataset_id: DatasetId::parse(&format!("field-{number:04}")).expect("the name is a valid data set id"),
-        parameters: Map::from_iter([("number".to_owned(), Value::from(number))]),
+        parameters: Parameters::from_iter([("number".to_owned(), number.to_string().as_str().into())]),
         tacc_system: TaccSystem::Local,
     };
     let submit = command(running, CommandKind::SubmitJob(request));

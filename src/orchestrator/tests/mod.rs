@@ -19,10 +19,10 @@ use horizons_actors::ids::{
     AgentName, Attempt, AttemptId, CommandId, CorrelationId, DatasetId, JobId, LogTopic, Sequence, Topic,
     UserId,
 };
+use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::ports::store::{JobRow, JobStore};
 use horizons_actors::testkit::{FakeScheduler, ManualClock, MemoryStore, SeededRandomness};
-use serde_json::{Map, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -200,8 +200,8 @@ fn command(kind: CommandKind) -> Command {
 }
 
 fn request() -> JobRequest {
-    let mut parameters = Map::new();
-    parameters.insert("niter".to_owned(), json!(100));
+    let mut parameters = Parameters::default();
+    parameters.insert("niter", "100".into());
     JobRequest {
         agent: AgentName::parse("imager").unwrap(),
         dataset_id: DatasetId::parse("ngc-1275").unwrap(),

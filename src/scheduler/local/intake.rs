@@ -12,9 +12,9 @@ use std::sync::atomic::Ordering;
 
 use horizons_actors::event::TaccSystem;
 use horizons_actors::ids::{AttemptId, SchedulerJobId};
+use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::scheduler::{AttemptReport, AttemptSample, AttemptSpec, SchedulerError};
 use nix::unistd::{AccessFlags, access};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::folder::{
@@ -173,7 +173,7 @@ fn new_attempt(shared: &Shared, id: &AttemptId, launch: Option<Launch>) -> Attem
 fn create(
     shared: &Shared,
     attempt: &AttemptFile,
-    parameters: &Map<String, Value>,
+    parameters: &Parameters,
     tombstone: Option<Tombstone>,
 ) -> Result<bool, FolderError> {
     let name = folder_name(&attempt.id);
@@ -198,7 +198,7 @@ fn create(
 fn fill(
     new: &Path,
     attempt: &AttemptFile,
-    parameters: &Map<String, Value>,
+    parameters: &Parameters,
     tombstone: Option<Tombstone>,
 ) -> Result<(), FolderError> {
     for path in [new.to_owned(), new.join(WORK_FOLDER)] {
@@ -207,7 +207,7 @@ fn fill(
     folder::create_synced(&new.join(LOCK_FILE), b"")?;
     folder::create_synced(&new.join(PREPARED_CANCEL_FILE), b"")?;
     let path = new.join(PARAMETERS_FILE);
-    folder::create_synced(&path, &folder::to_json(&path, parameters)?)?;
+    folder::create_synced(&path, parameters.to_json().as_bytes())?;
     if let Some(tombstone) = tombstone {
         let path = new.join(TOMBSTONE_FILE);
         folder::create_synced(&path, &folder::to_json(&path, &tombstone)?)?;
@@ -265,7 +265,7 @@ pub(super) fn cancel(shared: &Shared, id: &AttemptId) -> Result<(), SchedulerErr
     if look_up(shared, id)?.is_none() {
         let attempt = new_attempt(shared, id, None);
         let tombstone = Tombstone { at: attempt.queued_at, cause: TombstoneCause::Cancelled };
-        if create(shared, &attempt, &Map::new(), Some(tombstone))? {
+        if create(shared, &attempt, &Parameters::default(), Some(tombstone))? {
             shared.changes.notify_one();
             return Ok(());
         }

@@ -9,8 +9,8 @@
 
 use std::path::Path;
 
+use horizons_actors::parameters::ParameterValue;
 use horizons_actors::ports::scheduler::AttemptSpec;
-use serde_json::Value;
 
 /// The longest argument that is accepted, in bytes: Linux allows 32 pages with the final NUL.
 ///
@@ -207,22 +207,14 @@ impl Source {
                 field: self.field(),
                 reason: "wanted a folder for attempts whose path is UTF-8".to_owned(),
             }),
-            Source::Parameter { name, field } => parameter_text(spec.parameters.get(name)).map_err(|got| {
-                ValueError { field, reason: format!("wanted text, a number or a boolean, got {got}") }
-            }),
+            Source::Parameter { name, field } => {
+                let argument = spec.parameters.get(name).map_or(Err("nothing"), ParameterValue::as_argument);
+                argument.map(str::to_owned).map_err(|got| ValueError {
+                    field,
+                    reason: format!("wanted text, a number or a boolean, got {got}"),
+                })
+            }
         }
-    }
-}
-
-fn parameter_text(value: Option<&Value>) -> Result<String, &'static str> {
-    match value {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        Some(Value::Bool(flag)) => Ok(flag.to_string()),
-        Some(Value::Null) => Err("null"),
-        Some(Value::Array(_)) => Err("an array"),
-        Some(Value::Object(_)) => Err("an object"),
-        None => Err("nothing"),
     }
 }
 
@@ -230,8 +222,9 @@ fn parameter_text(value: Option<&Value>) -> Result<String, &'static str> {
 mod tests {
     use horizons_actors::event::TaccSystem;
     use horizons_actors::ids::{AgentName, Attempt, AttemptId, CorrelationId, DatasetId, JobId, UserId};
+    use horizons_actors::parameters::Parameters;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -240,7 +233,7 @@ mod tests {
             id: AttemptId { job_id: JobId::parse("job 1").unwrap(), attempt: Attempt(2) },
             agent: AgentName::parse("imaging").unwrap(),
             dataset_id: DatasetId::parse(dataset).unwrap(),
-            parameters: parameters.as_object().unwrap().clone(),
+            parameters: Parameters::from_json(&parameters.to_string()).unwrap(),
             tacc_system: TaccSystem::Local,
             user_id: UserId::parse("ada").unwrap(),
             correlation_id: CorrelationId::parse("00000000-0000-4000-8000-000000000000").unwrap(),

@@ -33,8 +33,26 @@ async fn submit_accepted_job_is_created() {
     assert_eq!(command.correlation_id.0.as_u128(), 42);
     let CommandKind::SubmitJob(request) = command.kind else { panic!("{command:?}") };
     assert_eq!((request.agent.as_str(), request.dataset_id.as_str()), ("imaging", "d-1"));
-    assert_eq!(Value::Object(request.parameters), json!({"depth": 3}));
+    assert_eq!(request.parameters.to_json(), r#"{"depth":3}"#);
     assert_eq!(request.tacc_system, TaccSystem::Local);
+}
+
+#[tokio::test]
+async fn submit_parameters_reach_the_command_to_the_letter() {
+    let world = World::start().await;
+    let parameters = r#"{"a":20200219123456789012,"b":1.10,"c":[1e5, -0.0],"d":"1.10","e":null}"#;
+    let body = |parameters: &str| format!(r#"{{"agent":"a","dataset_id":"d","parameters":{parameters}}}"#);
+
+    let taken = world.send("POST", "/jobs", JSON, &body(parameters)).await;
+    let deep = format!("{{\"x\":{}{}}}", "[".repeat(65), "]".repeat(65));
+    let too_deep = world.send("POST", "/jobs", JSON, &body(&deep)).await;
+    let no_number = world.send("POST", "/jobs", JSON, &body(r#"{"x":1e400}"#)).await;
+
+    assert_eq!(taken.status, 201);
+    let CommandKind::SubmitJob(request) = world.last_command().kind else { panic!("no submit") };
+    assert_eq!(request.parameters.to_json(), parameters);
+    assert_eq!(too_deep.refusal(), "422 parameters.x: wanted at most 64 levels of nesting, got 65");
+    assert!(no_number.refusal().starts_with("400 -: failed to read the body as JSON: number out of range"));
 }
 
 #[tokio::test]

@@ -127,7 +127,8 @@ async fn job_owned_and_external_are_told_apart() {
     let origins = |page: &Value| names(&page["jobs"], "origin");
     assert_eq!((origins(&listed).len(), origins(&others)), (2, vec!["external".to_owned()]));
     assert_eq!((&mine["job"]["origin"], &mine["job"]["status"]), (&json!("owned"), &json!("QUEUED")));
-    assert_eq!(mine["job"]["parameters"], json!({"depth": 3}));
+    assert_eq!(mine["job"]["parameters"], json!({"depth": "3"}));
+    assert_eq!(mine["job"]["json_parameters"], json!(["depth"]));
     assert_eq!(mine["job"]["view"]["status"], "RUNNING");
     assert_eq!((&external["job"]["origin"], &external["job"]["attempt"]), (&json!("external"), &json!(2)));
     assert_eq!(external["job"]["agent"], Value::Null);

@@ -11,11 +11,12 @@ use horizons::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConf
 use horizons_actors::clock::SystemClock;
 use horizons_actors::event::TaccSystem;
 use horizons_actors::ids::{AgentName, Attempt, AttemptId, CorrelationId, DatasetId, JobId, UserId};
+use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::scheduler::{
     AttemptEnd, AttemptExit, AttemptReport, AttemptSpec, Scheduler, SchedulerError,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longer than anything takes on a loaded machine; a test that waits so long has failed.
@@ -126,7 +127,7 @@ pub(super) fn spec(job: &str, agent: &str) -> AttemptSpec {
         id: id(job),
         agent: AgentName::parse(agent).unwrap(),
         dataset_id: DatasetId::parse("dataset 1").unwrap(),
-        parameters: Map::new(),
+        parameters: Parameters::default(),
         tacc_system: TaccSystem::Local,
         user_id: UserId::parse("ada").unwrap(),
         correlation_id: CorrelationId::parse("00000000-0000-4000-8000-000000000000").unwrap(),

@@ -8,8 +8,8 @@ use horizons::scheduler::local::{LocalScheduler, LocalSchedulerError};
 use horizons_actors::clock::SystemClock;
 use horizons_actors::event::TaccSystem;
 use horizons_actors::ids::{AgentName, DatasetId};
+use horizons_actors::parameters::ParameterValue;
 use horizons_actors::ports::scheduler::{AttemptExit, AttemptSpec, Scheduler, SchedulerError};
-use serde_json::json;
 
 use super::bench::{Bench, answer, end, error_code, find, id, spec, submit, wait_for_exit};
 
@@ -22,9 +22,10 @@ fn request_that_cannot_run_is_refused_with_its_field_and_leaves_nothing() {
     let scheduler = bench.start();
     let good = || {
         let mut spec = spec("job", "a");
-        spec.parameters.insert("depth".to_owned(), json!("3"));
+        spec.parameters.insert("depth", "3".into());
         spec
     };
+    let json = |text: &str| ParameterValue::from_json(text).unwrap();
     let with = |change: &dyn Fn(&mut AttemptSpec)| {
         let mut spec = good();
         change(&mut spec);
@@ -38,13 +39,10 @@ fn request_that_cannot_run_is_refused_with_its_field_and_leaves_nothing() {
         ("tacc_system", with(&|spec| spec.tacc_system = TaccSystem::Frontera)),
         ("dataset_id", with(&|spec| spec.dataset_id = DatasetId::parse("--exec=x").unwrap())),
         ("parameters.depth", with(&|spec| drop(spec.parameters.remove("depth")))),
-        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth".to_owned(), json!("-1"))))),
-        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth".to_owned(), json!(-1))))),
-        (
-            "parameters.depth",
-            with(&|spec| drop(spec.parameters.insert("depth".to_owned(), json!("a\u{0}b")))),
-        ),
-        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth".to_owned(), json!([]))))),
+        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth", "-1".into())))),
+        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth", json("-1"))))),
+        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth", "a\u{0}b".into())))),
+        ("parameters.depth", with(&|spec| drop(spec.parameters.insert("depth", json("[]"))))),
     ];
     assert!(scheduler.check(&good()).is_ok());
     for (wanted, spec) in cases {

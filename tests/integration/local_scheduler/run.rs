@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use horizons::scheduler::local::Overflow;
+use horizons_actors::parameters::ParameterValue;
 use horizons_actors::ports::scheduler::{AttemptExit, Scheduler};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use serde_json::json;
 
 use super::bench::{Bench, answer, end, error_code, find, id, pid_in, processes_of, spec, submit, wait_for};
 
@@ -350,7 +350,9 @@ fn agent_sees_declared_environment_only_and_parameters_as_a_file() {
     bench.agent_mut("a").arguments.push("{parameters_file}".to_owned());
     let scheduler = bench.start();
     let mut spec = spec("job", "a");
-    spec.parameters.insert("depth".to_owned(), json!({"levels": [1, 2]}));
+    let levels = ParameterValue::from_json(r#"{"levels": [1.10, 20200219123456789012]}"#).unwrap();
+    spec.parameters.insert("depth", levels);
+    spec.parameters.insert("name", "1e5".into());
 
     submit(&scheduler, spec);
 
@@ -361,7 +363,10 @@ fn agent_sees_declared_environment_only_and_parameters_as_a_file() {
     names.retain(|name| !["PATH", "HOME", "LANG", "PWD", "_", "SHLVL", "OLDPWD"].contains(name));
     names.sort_unstable();
     assert_eq!(names, ["HORIZONS_ATTEMPT", "HORIZONS_ATTEMPT_KEY", "HORIZONS_JOB_ID", "NOTES"]);
-    assert_eq!(bench.note("parameters"), r#"{"depth":{"levels":[1,2]}}"#);
+    assert_eq!(
+        bench.note("parameters"),
+        r#"{"depth":{"levels": [1.10, 20200219123456789012]},"name":"1e5"}"#
+    );
     assert!(bench.note("pwd").trim_end().ends_with("/work"));
 }
 

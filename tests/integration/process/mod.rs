@@ -31,6 +31,7 @@ mod logs;
 pub(crate) mod look;
 #[cfg(feature = "fail-points")]
 mod overload;
+mod parameters;
 pub(crate) mod place;
 pub(crate) mod random;
 pub(crate) mod server;

@@ -210,6 +210,9 @@ fn edges() -> Vec<Value> {
         json!([]),
         json!({}),
         json!([1]),
+        json!(["a"]),
+        json!(["a", "a"]),
+        json!({"a": "b"}),
         json!({"a": {"b": [null]}}),
     ]);
     edges

@@ -4,6 +4,7 @@
 //! Promises nothing about anything else: whatever it does not know or does not like it leaves to that reader,
 //! which alone says what is wrong with a record. So it may be stricter, never laxer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -17,7 +18,7 @@ use self::payload::{
     JobMetricsRecordedFields, JobQueuedFields, JobRunningFields, JobStatusChangedFields, JobSubmittedFields,
     NotificationSentFields, SystemHealthCheckFields,
 };
-use super::decode::METRICS_NESTED_VERSION;
+use super::decode::{METRICS_NESTED_VERSION, PARAMETERS_AS_VALUES_VERSION};
 use super::fields::{wire_time, wire_uuid};
 use super::tree::TreeSeed;
 use super::{Event, EventType, Payload};
@@ -109,7 +110,9 @@ impl<'de> Visitor<'de> for Envelope<'_> {
             payload: required(payload, "payload")?,
         };
         match (required(version, "schema_version")?, &event.payload) {
-            (0, _) | (METRICS_NESTED_VERSION, Payload::JobMetricsRecorded(_)) => {
+            (0, _)
+            | (METRICS_NESTED_VERSION, Payload::JobMetricsRecorded(_))
+            | (PARAMETERS_AS_VALUES_VERSION, Payload::JobSubmitted(_)) => {
                 Err(A::Error::custom("a version that is not read here"))
             }
             _ => Ok(event),
@@ -304,6 +307,27 @@ impl<'de> Visitor<'de> for Free<Map<String, Value>> {
             }
         }
         Ok(object)
+    }
+}
+
+/// Reads an object of texts.
+struct Texts;
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut texts = BTreeMap::new();
+        while let Some(name) = fields.next_key()? {
+            if texts.insert(name, fields.next_value()?).is_some() {
+                return Err(A::Error::custom("a field given twice"));
+            }
+        }
+        Ok(texts)
     }
 }
 

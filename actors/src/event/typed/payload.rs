@@ -3,6 +3,7 @@
 //! Promises the names, defaults and forms of [`super::super::decode`]; a name that it does not know refuses
 //! the payload. The compiler holds the fields against those of the types they are read into.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::str::FromStr;
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer};
 use serde_json::{Map, Value};
 
-use super::{Free, Text, parsed};
+use super::{Free, Text, Texts, parsed};
 use crate::clock::Timestamp;
 use crate::event::decode::ATTEMPT_DEFAULT;
 use crate::event::fields::wire_time;
@@ -31,6 +32,14 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Erro
 
 fn free_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
     deserializer.deserialize_map(Free(PhantomData::<Map<String, Value>>))
+}
+
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    deserializer.deserialize_map(Texts)
+}
+
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn default_attempt() -> Attempt {
@@ -68,8 +77,10 @@ pub(super) struct JobSubmittedFields {
     agent: AgentName,
     #[serde(deserialize_with = "id")]
     dataset_id: DatasetId,
-    #[serde(deserialize_with = "free_object")]
-    parameters: Map<String, Value>,
+    #[serde(deserialize_with = "texts")]
+    parameters: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "names")]
+    json_parameters: BTreeSet<String>,
     #[serde(deserialize_with = "system")]
     tacc_system: TaccSystem,
 }

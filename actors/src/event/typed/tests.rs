@@ -47,7 +47,7 @@ fn write(members: &Members) -> String {
 }
 
 /// Values at the edges of what any field takes.
-const EDGES: [&str; 35] = [
+const EDGES: [&str; 38] = [
     "null",
     "true",
     "false",
@@ -82,6 +82,9 @@ const EDGES: [&str; 35] = [
     "\"{0193a1c0-0000-7000-8000-0000000000aa}\"",
     "\"0193A1C0-0000-7000-8000-0000000000AA\"",
     "{\"a\":1,\"a\":1}",
+    "{\"a\":\"1\",\"a\":\"1\"}",
+    "{\"a\":\"1\"}",
+    "[\"a\",\"a\"]",
     "{\"$serde_json::private::RawValue\":\"{}\"}",
 ];
 

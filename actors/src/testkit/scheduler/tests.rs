@@ -11,7 +11,7 @@ fn fixture() -> (FakeScheduler, Arc<ManualClock>, AttemptSpec) {
         id: AttemptId { job_id: JobId::parse("j1").unwrap(), attempt: Attempt(1) },
         agent: "imaging".parse().unwrap(),
         dataset_id: "d1".parse().unwrap(),
-        parameters: serde_json::Map::new(),
+        parameters: crate::parameters::Parameters::default(),
         tacc_system: TaccSystem::Local,
         user_id: "ada".parse().unwrap(),
         correlation_id: CorrelationId(uuid::Uuid::from_u128(1)),
