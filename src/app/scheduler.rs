@@ -36,10 +36,15 @@ pub(super) fn start(
             let local = start_local(config, clock, disk, troubles)?;
             Ok(StartedScheduler { scheduler: Arc::clone(&local) as _, output: local })
         }
-        SchedulerKind::Elsewhere => Ok(StartedScheduler {
-            scheduler: Arc::new(ElsewhereScheduler::new(config.agents.keys().cloned())),
-            output: Arc::new(OutputElsewhere::new(config)),
-        }),
+        SchedulerKind::Elsewhere => {
+            let agents = config.agents.iter().map(|(name, agent)| (name.clone(), agent.arguments.clone()));
+            let scheduler =
+                ElsewhereScheduler::new(agents).map_err(|error| Failure::new(Exit::Config, &error))?;
+            Ok(StartedScheduler {
+                scheduler: Arc::new(scheduler),
+                output: Arc::new(OutputElsewhere::new(config)),
+            })
+        }
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! Promises that one template makes exactly one argument, that no shell is involved, and that a value from
 //! outside cannot become an option: an argument may begin with `-` only by its own literal text or where the
-//! template says `dash-ok`.
+//! template says `dash-ok`. Nor can it lead a path elsewhere: inside a larger argument it names something below
+//! what stands before it, but where the template says `path-ok`.
+//!
+//! Does not judge a value that is an argument of its own, or the whole value of an option (`--data={dataset_id}`):
+//! there the template has promised no place that it could leave.
 //!
 //! *Shape*: literal text with `{dataset_id}`, `{parameters_file}`, `{job_id}`, `{attempt}`, `{user_id}` or
-//! `{parameter:NAME}`; each may end in `:dash-ok`; `{{` and `}}` stand for braces.
+//! `{parameter:NAME}`; each may end in `:dash-ok` and `:path-ok`; `{{` and `}}` stand for braces.
 
 use std::path::Path;
 
@@ -26,7 +30,7 @@ pub enum TemplateError {
     /// The name between braces is not known.
     #[error(
         "wanted `dataset_id`, `parameters_file`, `job_id`, `attempt`, `user_id` or `parameter:NAME`, each with \
-         `:dash-ok` or without, got `{0}`"
+         `:dash-ok` and `:path-ok` or without, got `{0}`"
     )]
     UnknownPlaceholder(String),
     /// The literal text holds a NUL byte, which no argument can carry.
@@ -61,10 +65,26 @@ enum LeadingDash {
     Allowed,
 }
 
+/// Where a value inside a larger argument may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PathRule {
+    /// Below what stands before it.
+    Inside,
+    /// Anywhere.
+    Anywhere,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Placeholder { source: Source, dash: LeadingDash },
+    Placeholder { source: Source, dash: LeadingDash, path: PathRule },
+}
+
+/// Where a value from outside stands in an argument.
+struct Span {
+    start: usize,
+    end: usize,
+    field: &'static str,
 }
 
 /// One argument, before an attempt's values are known.
@@ -114,14 +134,15 @@ impl ArgumentTemplate {
 
     /// Makes the argument.
     ///
-    /// *Errors*: [`ValueError`] when a value is missing, holds a control character, is too long or would make
-    /// the argument an option.
+    /// *Errors*: [`ValueError`] when a value is missing, holds a control character, is too long, would make
+    /// the argument an option or lead its path elsewhere.
     pub(crate) fn render(&self, spec: &AttemptSpec, parameters_file: &Path) -> Result<String, ValueError> {
         let mut argument = String::new();
+        let mut spans = Vec::new();
         for part in &self.parts {
             match part {
                 Part::Literal(text) => argument.push_str(text),
-                Part::Placeholder { source, dash } => {
+                Part::Placeholder { source, dash, path } => {
                     let value = source.value(spec, parameters_file)?;
                     let field = source.field();
                     if let Some(character) = value.chars().find(|character| character.is_control()) {
@@ -139,7 +160,11 @@ impl ArgumentTemplate {
                             ),
                         });
                     }
+                    let start = argument.len();
                     argument.push_str(&value);
+                    if *path == PathRule::Inside && source.is_from_outside() {
+                        spans.push(Span { start, end: argument.len(), field });
+                    }
                     if argument.len() > ARGUMENT_MAX_BYTES {
                         return Err(ValueError {
                             field,
@@ -152,8 +177,50 @@ impl ArgumentTemplate {
                 }
             }
         }
+        if !self.is_value_alone() {
+            check_path(&argument, &spans)?;
+        }
         Ok(argument)
     }
+
+    /// Tells whether the argument is one value, or an option with one value.
+    fn is_value_alone(&self) -> bool {
+        match self.parts.as_slice() {
+            [Part::Placeholder { .. }] => true,
+            [Part::Literal(option), Part::Placeholder { .. }] => {
+                option.starts_with('-') && option.ends_with('=') && !option.contains('/')
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Holds the values in an argument against what a path would make of them, put together as they are: two
+/// values, or a value and the text beside it, can be `..` only together.
+///
+/// *Errors*: [`ValueError`] when a part between two `/` is `.` or `..` and a value has to do with it, or when a
+/// value begins with `/` or is empty where a part begins.
+fn check_path(argument: &str, spans: &[Span]) -> Result<(), ValueError> {
+    let mut start = 0;
+    for part in argument.split('/') {
+        let end = start + part.len();
+        // Behind the `=` of an option a path begins as well.
+        let name = part.rsplit('=').next().unwrap_or(part);
+        let touching = spans.iter().rfind(|span| match name {
+            "." | ".." => span.start <= end && span.end >= start,
+            "" => span.start == end,
+            _ => false,
+        });
+        if let Some(Span { start, end, field }) = touching {
+            let got = shown(argument.get(*start..*end).unwrap_or_default());
+            let reason = format!(
+                "wanted a name below its place, without `.` and `..` and no `/` in front, got `{got}`"
+            );
+            return Err(ValueError { field, reason });
+        }
+        start = end + 1;
+    }
+    Ok(())
 }
 
 /// How much of a refused value an error shows, in characters.
@@ -164,10 +231,20 @@ fn shown(value: &str) -> String {
 }
 
 fn parse_placeholder(text: &str) -> Result<Part, TemplateError> {
-    let (name, dash) = match text.strip_suffix(":dash-ok") {
-        Some(name) => (name, LeadingDash::Allowed),
-        None => (text, LeadingDash::Refused),
-    };
+    let (mut name, mut dash, mut path) = (text, LeadingDash::Refused, PathRule::Inside);
+    loop {
+        name = match (name.strip_suffix(":dash-ok"), name.strip_suffix(":path-ok")) {
+            (Some(name), _) if dash == LeadingDash::Refused => {
+                dash = LeadingDash::Allowed;
+                name
+            }
+            (_, Some(name)) if path == PathRule::Inside => {
+                path = PathRule::Anywhere;
+                name
+            }
+            _ => break,
+        };
+    }
     let source = match name {
         "dataset_id" => Source::DatasetId,
         "parameters_file" => Source::ParametersFile,
@@ -182,10 +259,18 @@ fn parse_placeholder(text: &str) -> Result<Part, TemplateError> {
             _ => return Err(TemplateError::UnknownPlaceholder(text.to_owned())),
         },
     };
-    Ok(Part::Placeholder { source, dash })
+    Ok(Part::Placeholder { source, dash, path })
 }
 
 impl Source {
+    /// Tells whether somebody else than Horizons chose the value.
+    const fn is_from_outside(self) -> bool {
+        match self {
+            Source::DatasetId | Source::JobId | Source::UserId | Source::Parameter { .. } => true,
+            Source::ParametersFile | Source::Attempt => false,
+        }
+    }
+
     const fn field(self) -> &'static str {
         match self {
             Source::DatasetId => "dataset_id",
@@ -292,7 +377,87 @@ mod tests {
         }
     }
 
+    #[test]
+    fn value_that_leads_a_path_elsewhere_is_refused_with_its_field() {
+        let refused = [
+            ("/data/{dataset_id}", "../etc/passwd", "dataset_id"),
+            ("/data/{dataset_id}", "..", "dataset_id"),
+            ("/data/{dataset_id}", ".", "dataset_id"),
+            ("/data/{dataset_id}", "a/../../etc", "dataset_id"),
+            ("/data/{dataset_id}", "/etc/passwd", "dataset_id"),
+            ("/data/{dataset_id}/out", "..", "dataset_id"),
+            ("/data/.{dataset_id}", "./etc", "dataset_id"),
+            ("/data/{dataset_id}.", ".", "dataset_id"),
+            ("/data/{parameter:a}{parameter:b}", ".", "parameters.b"),
+            ("/data/{parameter:empty}", "d", "parameters.empty"),
+            ("--in={dataset_id}/raw", "..", "dataset_id"),
+            ("--in={dataset_id}/raw", "/etc", "dataset_id"),
+            ("{dataset_id}.ms", "/etc/passwd", "dataset_id"),
+            ("{dataset_id}.ms", "../secret", "dataset_id"),
+            ("/home/{user_id}/x", "..", "user_id"),
+        ];
+        let parameters = json!({"a": ".", "b": ".", "empty": ""});
+
+        for (template, value, field) in refused {
+            let mut spec = spec(value, parameters.clone());
+            spec.user_id = UserId::parse(value).unwrap();
+
+            let error = render(template, &spec).unwrap_err();
+
+            assert_eq!(error.field, field, "{template} with {value}");
+        }
+    }
+
+    #[test]
+    fn value_that_stays_in_its_place_or_may_lead_anywhere_is_taken() {
+        let taken = [
+            ("/data/{dataset_id}", "ngc-1300", "/data/ngc-1300"),
+            ("/data/{dataset_id}", "2026/ngc..1300/", "/data/2026/ngc..1300/"),
+            ("/data/{dataset_id}", "uid://A002/X1", "/data/uid://A002/X1"),
+            ("/data/{dataset_id}", "...", "/data/..."),
+            ("../{dataset_id}/./x", "d", "../d/./x"),
+            ("{dataset_id}", "/corral/../d", "/corral/../d"),
+            ("--data={dataset_id}", "../d", "--data=../d"),
+            ("/data/{dataset_id:path-ok}", "../d", "/data/../d"),
+            ("{dataset_id:path-ok:dash-ok}.ms", "-/../d", "-/../d.ms"),
+            ("{dataset_id:dash-ok:path-ok}.ms", "-/../d", "-/../d.ms"),
+            ("{parameters_file}.bak", "d", "/a/parameters.json.bak"),
+        ];
+
+        for (template, value, wanted) in taken {
+            assert_eq!(render(template, &spec(value, json!({}))).unwrap(), wanted, "{template}");
+        }
+        assert!(ArgumentTemplate::parse("{dataset_id:path-ok:path-ok}").is_err());
+    }
+
+    /// Where a path leads, by its text alone.
+    fn normalised(path: &str) -> Vec<&str> {
+        let mut names = Vec::new();
+        for part in path.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => drop(names.pop()),
+                name => names.push(name),
+            }
+        }
+        names
+    }
+
     proptest! {
+        #[test]
+        fn path_of_any_values_stays_below_its_place(
+            first in "[./a=]{0,8}",
+            second in "[./a=]{0,8}",
+            template in prop::sample::select(&["/data/in/{parameter:a}", "/data/in/.{parameter:a}/{parameter:b}", "/data/in/{parameter:a}{parameter:b}.x"][..]),
+        ) {
+            let spec = spec("d", json!({"a": first, "b": second}));
+
+            if let Ok(argument) = render(template, &spec) {
+                let names = normalised(&argument);
+                prop_assert!(names.len() > 2 && names.starts_with(&["data", "in"]), "{}", argument);
+            }
+        }
+
         #[test]
         fn argument_of_any_value_never_begins_with_a_dash(first in ".*", second in ".*") {
             let spec = spec("d", json!({"a": first, "b": second}));
