@@ -39,6 +39,7 @@ mod shutdown;
 mod threads;
 pub(crate) mod topics;
 mod users;
+mod uuids;
 
 /// Reads a count from the environment.
 pub(crate) fn count(variable: &str, default: u64) -> u64 {
