@@ -30,6 +30,8 @@ pub enum Exit {
     Stuck,
     /// The restart budget is spent.
     Escalated,
+    /// The data folder was removed, moved or replaced under the running process.
+    Gone,
     /// A write could not be made durable.
     NotDurable,
     /// A person interrupted the command.
@@ -38,7 +40,7 @@ pub enum Exit {
 
 impl Exit {
     /// Lists every code, for the help text and the documentation.
-    pub const ALL: [Exit; 12] = [
+    pub const ALL: [Exit; 13] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -49,6 +51,7 @@ impl Exit {
         Exit::Refused,
         Exit::Stuck,
         Exit::Escalated,
+        Exit::Gone,
         Exit::NotDurable,
         Exit::Interrupted,
     ];
@@ -68,6 +71,7 @@ impl Exit {
             Exit::Refused => 7,
             Exit::Stuck => 70,
             Exit::Escalated => 71,
+            Exit::Gone => 72,
             Exit::NotDurable => 74,
             Exit::Interrupted => 130,
         }
@@ -86,6 +90,7 @@ impl Exit {
             Exit::Refused => "the server refused the request",
             Exit::Stuck => "no progress: the watchdog gave up",
             Exit::Escalated => "the restart budget is spent",
+            Exit::Gone => "the data folder was removed, moved or replaced",
             Exit::NotDurable => "a write could not be made durable",
             Exit::Interrupted => "interrupted",
         }

@@ -41,6 +41,7 @@ pub mod kafka;
 pub mod life;
 pub mod metrics;
 pub mod orchestrator;
+pub mod presence;
 pub mod probes;
 pub mod run_agent;
 pub mod scheduler;

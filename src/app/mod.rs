@@ -11,6 +11,7 @@ mod commands;
 pub mod demo;
 mod disk;
 mod faults;
+mod folder;
 mod kafka;
 mod log;
 mod output;
@@ -56,6 +57,7 @@ use prometheus::Registry;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use self::folder::FolderWatch;
 use self::probes::Probed;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
@@ -64,6 +66,7 @@ use crate::disk::DiskState;
 use crate::exit::{Exit, Failure, end_now};
 use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
+use crate::presence::Presence;
 use crate::probes::Probes;
 use crate::scheduler::local::Troubles;
 use crate::telemetry;
@@ -139,6 +142,9 @@ pub struct Running {
     attempts_folder: PathBuf,
     /// Held as long as jobs are driven here.
     scheduler_lease: Option<Arc<Lease>>,
+    /// Whether the data folder is still there.
+    presence: Arc<Presence>,
+    folder_watch: FolderWatch,
     supervisor: Addr<Supervisor>,
     arbiters: Vec<Arbiter>,
     watchdog: Watchdog,
@@ -283,6 +289,8 @@ impl Running {
         let watchdog = Watchdog::start(handles, Heartbeats::of_process(), Arc::clone(&board), limit, verdict)
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         front.spawn(keep_beating(heartbeat::register("front"), limit));
+        let presence = folder::present(config)?;
+        let folder_watch = folder::watch(Arc::clone(&presence))?;
         let (stop, stopped) = watch::channel(false);
         let asked = Arc::new(Notify::new());
         let announced = orchestrator.clone();
@@ -332,6 +340,8 @@ impl Running {
             troubles,
             attempts_folder: attempts_folder(config),
             scheduler_lease,
+            presence,
+            folder_watch,
             supervisor,
             arbiters: all.into_iter().map(|(_, arbiter)| arbiter).collect(),
             watchdog,
@@ -372,6 +382,7 @@ impl Running {
             relay,
             scheduler_lease,
             disk_watch,
+            folder_watch,
             ..
         } = self;
         stop.send_replace(true);
@@ -398,6 +409,7 @@ impl Running {
                 tracing::warn!("the relay ended by a panic");
             }
         }
+        drop(folder_watch);
         drop(watchdog);
         // Its tasks have ended or were abandoned above; waiting here would block the actor system's thread.
         drop(front);

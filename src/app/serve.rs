@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::commands::CommandPort;
+use super::folder::GuardedCommands;
 use super::{Extras, OpenStore, Running, bind, disk, open_failure};
 use crate::cli::OpenedStore;
 use crate::config::Config;
@@ -58,11 +59,14 @@ pub(super) fn start_http(
     let process_metrics = ProcessMetrics::register(&running.registry).map_err(|error| failed(&error))?;
     let state = AppState {
         queries: Arc::clone(&running.store) as Arc<dyn QueryStore>,
-        commands: Arc::new(CommandPort {
-            orchestrator: running.orchestrator.clone(),
-            relay: running.relay.clone(),
-            asked: Arc::clone(&running.asked),
-            disk: Arc::clone(&running.disk),
+        commands: Arc::new(GuardedCommands {
+            commands: CommandPort {
+                orchestrator: running.orchestrator.clone(),
+                relay: running.relay.clone(),
+                asked: Arc::clone(&running.asked),
+                disk: Arc::clone(&running.disk),
+            },
+            presence: Arc::clone(&running.presence),
         }),
         output: Arc::clone(&running.output),
         relay: running.relay.clone().map(|relay| relay as Arc<dyn RelayView>),

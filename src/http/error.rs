@@ -172,6 +172,11 @@ pub(super) enum ApiError {
         /// Whether something was asked for that may be done all the same.
         is_act: bool,
     },
+    /// The data folder is not where it was when it was opened.
+    #[error(
+        "the server's data folder was removed, moved or replaced: nothing was stored, and the server ends"
+    )]
+    FolderGone,
     /// The disk limit for new work is reached.
     #[error("disk limit reached: {used_bytes} of {limit_bytes} bytes are used")]
     DiskLimit {
@@ -240,6 +245,7 @@ impl ApiError {
             E::NoAnswer { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no-answer", "no answer in time"),
             E::DiskLimit { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk-limit", "disk limit reached"),
             E::DiskFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk-full", "disk full"),
+            E::FolderGone => (StatusCode::SERVICE_UNAVAILABLE, "data-folder-gone", "the data folder is gone"),
             E::Broken { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "broken", "failed inside"),
         }
     }
@@ -354,6 +360,7 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Busy { retry_after, reason } => ApiError::Busy { retry_after, reason },
+            CommandError::FolderGone => ApiError::FolderGone,
             CommandError::Unknown { find_out, job_id, reason } => {
                 ApiError::OutcomeUnknown { find_out, job_id, reason }
             }

@@ -138,6 +138,9 @@ pub enum CommandError {
         /// What is free beside what is kept for ends and clean-up.
         available_bytes: u64,
     },
+    /// The data folder is not where it was when it was opened; nothing was stored.
+    #[error("the server's data folder is gone")]
+    FolderGone,
     /// The request is at fault; nothing was stored.
     #[error("invalid `{field}`: {reason}")]
     Invalid {

@@ -1,6 +1,6 @@
 //! The settings of the SQLite store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::db::error::OpenError;
@@ -12,6 +12,11 @@ pub(super) const FILE_NAME: &str = "horizons.db";
 
 /// The lock's file in the folder.
 pub(super) const LOCK_NAME: &str = "lock";
+
+/// Lists what a running store has open in its folder, but for the memory that SQLite shares.
+pub fn open_files(folder: &Path) -> [PathBuf; 3] {
+    [folder.join(FILE_NAME), folder.join(format!("{FILE_NAME}-wal")), folder.join(LOCK_NAME)]
+}
 
 /// The page: fewer pages per commit than the default of 4 KiB for rows of some hundred bytes.
 pub(super) const PAGE_BYTES: u64 = 8192;

@@ -78,7 +78,7 @@ mod wishes;
 mod writer;
 
 pub use bare::BareInsert;
-pub use config::SqliteConfig;
+pub use config::{SqliteConfig, open_files};
 pub use fatal::{EXIT_DISK_FAILED, FatalError, FatalHook};
 pub use profile::WriterTimes;
 pub use store::{SqliteReader, SqliteStore};

@@ -83,6 +83,17 @@ async fn command_errors_each_have_their_problem() {
             Some("1"),
         ),
         (
+            CommandError::FolderGone,
+            problem(
+                503,
+                "data-folder-gone",
+                "the data folder is gone",
+                "the server's data folder was removed, moved or replaced: nothing was stored, and the server ends",
+                none.clone(),
+            ),
+            None,
+        ),
+        (
             invalid,
             problem(422, "invalid-field", "invalid field", "wanted x", json!({"field": "agent"})),
             None,

@@ -21,6 +21,7 @@ mod evidence;
 mod external;
 #[cfg(feature = "fail-points")]
 mod fail_points;
+mod folder;
 mod full_disk;
 #[cfg(feature = "fail-points")]
 mod lanes;

@@ -1,0 +1,158 @@
+//! The data folder of a running program: watched, and nothing new taken once it is gone.
+//!
+//! Promises that a folder which was removed, moved or replaced is noticed within seconds, that no command is accepted
+//! from then on, and that the process ends with a code of its own: what it would store would be lost with the folder.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use horizons_actors::command::Command;
+use horizons_actors::heartbeat;
+use horizons_actors::ports::Reply;
+use horizons_actors::ports::commands::{
+    AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted,
+};
+use horizons_actors::ports::store::AppendedAt;
+
+use super::attempts_folder;
+use super::commands::CommandPort;
+use crate::config::{Config, SchedulerKind, StoreEngine};
+use crate::db::sqlite;
+use crate::exit::{Exit, Failure, end_now};
+use crate::presence::Presence;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between the finding and the end: requests are answered, and whoever asks hears that the process is not ready.
+const NOTICE: Duration = Duration::from_secs(3);
+
+/// Tells the thread to end.
+type Stop = (Mutex<bool>, Condvar);
+
+/// The thread that looks; dropping it ends it.
+pub(super) struct FolderWatch {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Remembers what the running program has in its folder. Call it when all of it is open.
+pub(super) fn present(config: &Config) -> Result<Arc<Presence>, Failure> {
+    let folder = &config.store.folder;
+    let mut paths = vec![folder.clone()];
+    if config.store.engine == StoreEngine::Sqlite {
+        paths.extend(sqlite::open_files(folder));
+    }
+    if config.scheduler.kind == SchedulerKind::Local {
+        paths.push(attempts_folder(config));
+    }
+    let presence = Presence::default();
+    for path in paths {
+        presence.watch(&path).map_err(|error| {
+            Failure::text(Exit::Store, format!("failed to look at `{}`: {error}", path.display()))
+        })?;
+    }
+    Ok(Arc::new(presence))
+}
+
+/// Starts to look.
+pub(super) fn watch(presence: Arc<Presence>) -> Result<FolderWatch, Failure> {
+    let stop = Arc::new(Stop::default());
+    let stopped = Arc::clone(&stop);
+    let look = move || {
+        let heartbeat = heartbeat::register("data-folder");
+        let is_over = |limit| {
+            heartbeat.waits("its next look");
+            let is_over = wait(&stopped, limit);
+            heartbeat.works("a look");
+            is_over
+        };
+        while !is_over(LOOK_EVERY) {
+            if let Err(gone) = presence.check() {
+                tracing::error!(gone, "the data folder is gone: nothing new is taken, and the process ends");
+                let _ended_before = is_over(NOTICE);
+                end_now(Exit::Gone);
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("data-folder".to_owned()).spawn(look);
+    let thread = thread.map_err(|error| Failure::new(Exit::Failed, &error))?;
+    Ok(FolderWatch { stop, thread: Some(thread) })
+}
+
+/// Waits; tells whether to end.
+fn wait((is_set, wake): &Stop, limit: Duration) -> bool {
+    let is_set = is_set.lock().unwrap_or_else(PoisonError::into_inner);
+    *wake.wait_timeout_while(is_set, limit, |is_set| !*is_set).unwrap_or_else(PoisonError::into_inner).0
+}
+
+impl Drop for FolderWatch {
+    fn drop(&mut self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Carries commands out as long as the folder is there.
+pub(super) struct GuardedCommands {
+    pub(super) commands: CommandPort,
+    pub(super) presence: Arc<Presence>,
+}
+
+impl GuardedCommands {
+    /// Asks, unless the folder is gone. Looking at a few names costs microseconds; a disk that does not answer holds
+    /// up the store as well.
+    fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&CommandPort) -> Reply<T, CommandError>,
+    ) -> Reply<T, CommandError> {
+        match self.presence.check() {
+            Ok(()) => ask(&self.commands),
+            Err(_gone) => async { Err(CommandError::FolderGone) }.boxed(),
+        }
+    }
+}
+
+impl Commands for GuardedCommands {
+    fn submit(&self, command: Command) -> Reply<Submitted, CommandError> {
+        self.ask(|commands| commands.submit(command))
+    }
+
+    fn cancel(&self, command: Command) -> Reply<Cancelling, CommandError> {
+        self.ask(|commands| commands.cancel(command))
+    }
+
+    fn append_records(
+        &self,
+        command: Command,
+        records: Vec<ExternalRecord>,
+    ) -> Reply<Vec<AppendedAt>, CommandError> {
+        self.ask(|commands| commands.append_records(command, records))
+    }
+
+    fn set_parked_wish(&self, command: Command) -> Reply<(), CommandError> {
+        self.ask(|commands| commands.set_parked_wish(command))
+    }
+
+    fn resume_lane(&self, command: Command) -> Reply<(), CommandError> {
+        self.ask(|commands| commands.resume_lane(command))
+    }
+
+    fn set_aside_record(&self, command: Command) -> Reply<(), CommandError> {
+        self.ask(|commands| commands.set_aside_record(command))
+    }
+
+    fn send_record_again(&self, command: Command) -> Reply<(), CommandError> {
+        self.ask(|commands| commands.send_record_again(command))
+    }
+
+    fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
+        self.ask(|commands| commands.accept_gap(command))
+    }
+}
