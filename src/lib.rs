@@ -42,6 +42,7 @@ pub mod life;
 pub mod metrics;
 pub mod orchestrator;
 pub mod presence;
+pub mod private;
 pub mod probes;
 pub mod run_agent;
 pub mod scheduler;

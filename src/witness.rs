@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use horizons_actors::ids::ProcessId;
@@ -16,6 +16,7 @@ use horizons_actors::trial::Thought;
 use uuid::Uuid;
 
 use crate::life::{Life, life_of};
+use crate::private::{self, Access};
 
 /// The folder of the files, one of each process, within the data folder.
 const FOLDER: &str = "trials";
@@ -45,9 +46,9 @@ impl FileWitness {
     /// *Errors*: what making a file in the folder met.
     pub fn start(data: &Path, process: ProcessId) -> io::Result<Self> {
         let folder = data.join(FOLDER);
-        std::fs::create_dir_all(&folder)?;
+        private::make_folder(&folder, Access::Owner)?;
         let path = folder.join(process.0.to_string());
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let mut head = format!("{:<width$}\n", std::process::id(), width = PID_BYTES - 1).into_bytes();
         head.resize(FILE_BYTES, 0);
         file.write_all(&head)?;

@@ -534,7 +534,10 @@ impl CommitListener for OrderListener {
     }
 }
 
+/// The folder of attempts within the data folder.
+const ATTEMPTS: &str = "attempts";
+
 /// Gives where attempts have their folders.
 fn attempts_folder(config: &Config) -> PathBuf {
-    config.store.folder.join("attempts")
+    config.store.folder.join(ATTEMPTS)
 }

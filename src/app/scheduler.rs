@@ -9,11 +9,12 @@ use horizons_actors::clock::Clock;
 use horizons_actors::ports::output::AttemptOutput;
 use horizons_actors::ports::scheduler::Scheduler;
 
-use super::attempts_folder;
 use super::output::OutputElsewhere;
+use super::{ATTEMPTS, attempts_folder};
 use crate::config::{Agent, AgentProblem, Config, OutputOverflow, SchedulerKind};
 use crate::disk::DiskState;
 use crate::exit::{Exit, Failure};
+use crate::private::{self, Access};
 use crate::scheduler::elsewhere::ElsewhereScheduler;
 use crate::scheduler::local::run_as::RunAs;
 use crate::scheduler::local::{AgentConfig, LocalScheduler, LocalSchedulerConfig, Overflow, Troubles};
@@ -68,6 +69,9 @@ fn start_local(
             tracing::warn!(agent = %name, error = problem.detail, "jobs of an agent cannot start");
         }
     }
+    private::make_or_adopt_folder(&config.store.folder, Access::Owner, ATTEMPTS)
+        .and_then(|()| private::make_folder(&folder, Access::Owner))
+        .map_err(|error| Failure::new(Exit::Store, &error))?;
     let agents = config.agents.iter().map(|(name, agent)| (name.clone(), agent_config(agent)));
     let local = LocalSchedulerConfig {
         attempts_folder: folder,

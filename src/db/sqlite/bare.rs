@@ -28,6 +28,7 @@ use super::key;
 use super::records::{Blob, Digest, blob};
 use crate::db::bare_tables::{bare_bodies, bare_entries};
 use crate::db::error::{OpenError, engine};
+use crate::private::Access;
 
 const TABLES: &str = "
     CREATE TABLE bare_entries (entry INTEGER PRIMARY KEY, record_offset, leaf_hash, chain_hash, mark, appended_at);
@@ -92,7 +93,7 @@ impl BareInsert {
     /// *Errors*: those of opening a store.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let config = SqliteConfig::new(folder);
-        let lock = FolderLock::take(folder)?;
+        let lock = FolderLock::take(folder, Access::Owner)?;
         let file = connection::database_file(folder);
         let mut connection = connection::open_writer(&config)?;
         connection.batch_execute(TABLES).map_err(|error| connection::open_error(&file, error.to_string()))?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::db::error::OpenError;
 use crate::db::fatal::{FatalHook, end_process};
 use crate::db::log_choice::LogChoice;
+use crate::private::Access;
 
 /// The database's file in its folder.
 pub(super) const FILE_NAME: &str = "horizons.db";
@@ -29,6 +30,8 @@ const DISK_LIMIT_MIN_BYTES: u64 = 1024 * 1024;
 pub struct SqliteConfig {
     /// The data folder; made if absent.
     pub folder: PathBuf,
+    /// Who may pass the folder.
+    pub access: Access,
     /// The event log that the rows are about.
     pub log: LogChoice,
     /// What the database may take before new work is refused. The write-ahead log comes on top, see
@@ -69,6 +72,7 @@ impl SqliteConfig {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            access: Access::Owner,
             log: LogChoice::Embedded,
             disk_limit_bytes: 16 * 1024 * 1024 * 1024,
             reserve_bytes: 512 * 1024 * 1024,

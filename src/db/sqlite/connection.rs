@@ -14,6 +14,7 @@ use nix::unistd::AccessFlags;
 use super::config::{FILE_NAME, PAGE_BYTES, SqliteConfig};
 use super::engine::ReadPool;
 use crate::db::error::{Fault, OpenError, fault_of};
+use crate::private;
 
 /// The steps from an empty file to the tables of today.
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -93,6 +94,18 @@ fn reading_uri(file: &Path) -> Result<String, OpenError> {
     }
 }
 
+/// Makes the file before SQLite would, as it gives new ones to everyone that the umask lets in; what it makes beside the
+/// file gets the file's rights. None of them may be open yet: closing one here would drop SQLite's locks.
+fn keep_private(folder: &Path, file: &Path) -> Result<(), OpenError> {
+    private::make_file(file).map_err(|source| OpenError::Folder { folder: folder.to_owned(), source })?;
+    for beside in ["-wal", "-shm", "-journal"] {
+        let mut name = file.as_os_str().to_owned();
+        name.push(beside);
+        private::close_file(Path::new(&name));
+    }
+    Ok(())
+}
+
 /// Opens the connection that writes, makes the tables and checks that the file can be written.
 pub(super) fn open_writer(config: &SqliteConfig) -> Result<SqliteConnection, OpenError> {
     let file = database_file(&config.folder);
@@ -100,6 +113,7 @@ pub(super) fn open_writer(config: &SqliteConfig) -> Result<SqliteConnection, Ope
         return Err(OpenError::ReadOnly { file });
     }
     let failed = |error: diesel::result::Error| open_error(&file, error.to_string());
+    keep_private(&config.folder, &file)?;
     let mut connection = SqliteConnection::establish(&uri(&file, "rwc"))
         .map_err(|error| open_error(&file, error.to_string()))?;
     let pages = (config.disk_limit_bytes.saturating_add(config.reserve_bytes)) / PAGE_BYTES;

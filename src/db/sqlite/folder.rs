@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::config::LOCK_NAME;
+use super::config::{FILE_NAME, LOCK_NAME};
 use crate::db::error::OpenError;
 use crate::life::{Life, life_of};
+use crate::private::{self, Access};
 
 /// How long a lock is waited for whose owner is not there any more.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(2);
@@ -34,17 +35,14 @@ pub(super) struct FolderLock {
 }
 
 impl FolderLock {
-    /// Makes the folder if absent and locks it.
-    pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
+    /// Makes the folder if absent, keeps others out of it, and locks it.
+    pub(super) fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { folder: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(failed)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(folder.join(LOCK_NAME))
+        let path = folder.join(LOCK_NAME);
+        private::make_or_adopt_folder(folder, access, FILE_NAME)
+            .and_then(|()| private::make_file(&path))
             .map_err(failed)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
         let give_up_at = Instant::now() + LEFTOVER_LIMIT;
         let (locked, mut file) = loop {
             let (file, opened) = (file.try_clone().map_err(failed)?, File::open(folder).map_err(failed)?);
@@ -120,11 +118,11 @@ mod tests {
         let mut locked = [0; 7];
         child.stdout.take().unwrap().read_exact(&mut locked).unwrap();
 
-        let refused = FolderLock::take(folder.path()).unwrap_err();
+        let refused = FolderLock::take(folder.path(), Access::Owner).unwrap_err();
         assert!(matches!(&refused, OpenError::Locked { pid, .. } if pid == "4194305"), "{refused}");
         let input = child.stdin.take();
         let taken = std::thread::scope(|scope| {
-            let taking = scope.spawn(|| FolderLock::take(folder.path()));
+            let taking = scope.spawn(|| FolderLock::take(folder.path(), Access::Owner));
             drop(input);
             child.wait().unwrap();
             taking.join().unwrap()
@@ -135,15 +133,15 @@ mod tests {
     #[test]
     fn take_folder_of_a_running_process_is_refused_at_once_with_its_number() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = FolderLock::take(folder.path()).unwrap();
+        let lock = FolderLock::take(folder.path(), Access::Owner).unwrap();
         let asked_at = Instant::now();
 
-        let refused = FolderLock::take(folder.path()).unwrap_err();
+        let refused = FolderLock::take(folder.path(), Access::Owner).unwrap_err();
 
         let ours = std::process::id().to_string();
         assert!(matches!(&refused, OpenError::Locked { pid, .. } if *pid == ours), "{refused}");
         assert!(asked_at.elapsed() < LEFTOVER_LIMIT);
         drop(lock);
-        FolderLock::take(folder.path()).unwrap();
+        FolderLock::take(folder.path(), Access::Owner).unwrap();
     }
 }

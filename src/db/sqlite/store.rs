@@ -136,7 +136,7 @@ impl SqliteStore {
     /// *Errors*: each variant of [`OpenError`] but those of reading alone; nothing is damaged by any of them.
     pub fn open(config: SqliteConfig) -> Result<Self, OpenError> {
         config.check()?;
-        let lock = FolderLock::take(&config.folder)?;
+        let lock = FolderLock::take(&config.folder, config.access)?;
         let file = connection::database_file(&config.folder);
         let mut connection = connection::open_writer(&config)?;
         let identity = identity(&mut connection, &config.log)

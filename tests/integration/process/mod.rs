@@ -35,6 +35,7 @@ mod overload;
 mod parameters;
 pub(crate) mod place;
 pub(crate) mod random;
+mod rights;
 pub(crate) mod server;
 mod shutdown;
 mod threads;

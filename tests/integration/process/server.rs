@@ -172,7 +172,17 @@ impl World {
     /// Starts a server that may not write files beyond a size; a write beyond it fails and kills nobody.
     pub(crate) fn spawn_limited(&self, bytes: u64) -> Server {
         // POSIX: `ulimit -f` counts blocks of 512 bytes. An ignored signal stays ignored in the program.
-        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        self.spawn_after(&format!("trap '' XFSZ; ulimit -f {}", bytes / 512))
+    }
+
+    /// Starts a server under a umask.
+    pub(crate) fn spawn_under_umask(&self, umask: &str) -> Server {
+        self.spawn_after(&format!("umask {umask}"))
+    }
+
+    /// Starts a server in what a shell makes of itself.
+    fn spawn_after(&self, commands: &str) -> Server {
+        let script = format!("{commands}; exec \"$0\" \"$@\"");
         let program = self.command(&SERVE);
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script).arg(program.get_program()).args(program.get_args());
