@@ -63,11 +63,15 @@ pub enum ProbeKind {
     Relay,
     /// Carrying jobs to the scheduler.
     Scheduler,
+    /// The data folder, by its identity.
+    DataFolder,
+    /// The process's threads.
+    Threads,
 }
 
 impl ProbeKind {
     /// Lists every kind.
-    pub const ALL: [ProbeKind; 7] = [
+    pub const ALL: [ProbeKind; 9] = [
         ProbeKind::Store,
         ProbeKind::Disk,
         ProbeKind::EventLog,
@@ -75,6 +79,8 @@ impl ProbeKind {
         ProbeKind::Lanes,
         ProbeKind::Relay,
         ProbeKind::Scheduler,
+        ProbeKind::DataFolder,
+        ProbeKind::Threads,
     ];
 
     /// Gives the stable name; where there are several of a kind, each has `/` and its own name behind it.
@@ -87,13 +93,15 @@ impl ProbeKind {
             ProbeKind::Lanes => "lanes",
             ProbeKind::Relay => "relay",
             ProbeKind::Scheduler => "scheduler",
+            ProbeKind::DataFolder => "data_folder",
+            ProbeKind::Threads => "threads",
         }
     }
 
     /// Says when it is degraded, for the table in the documents; none when it never is.
     pub const fn degraded_means(self) -> Option<&'static str> {
         match self {
-            ProbeKind::Store | ProbeKind::Disk => None,
+            ProbeKind::Store | ProbeKind::Disk | ProbeKind::DataFolder => None,
             ProbeKind::EventLog => {
                 Some("the brokers do not answer a group, or have not answered since the start")
             }
@@ -110,6 +118,9 @@ impl ProbeKind {
                 "the scheduler does not take or tell what it is asked, or an attempt whose supervisor is dead \
                  cannot be ended",
             ),
+            ProbeKind::Threads => {
+                Some("a thread has been at one thing for long; the watchdog may end the process")
+            }
         }
     }
 
@@ -120,9 +131,14 @@ impl ProbeKind {
             ProbeKind::Disk => Some("it has no room for new work, which is refused"),
             // What is accepted meanwhile is kept in the store, and everything goes on by itself.
             ProbeKind::EventLog | ProbeKind::Relay => None,
+            // The watchdog ends the process instead.
+            ProbeKind::Threads => None,
             ProbeKind::Dispatcher => Some("it has stopped"),
             ProbeKind::Lanes => Some("every lane that the group has here waits for an operator (gap, flood)"),
             ProbeKind::Scheduler => Some("nothing drives jobs any more"),
+            ProbeKind::DataFolder => {
+                Some("it was removed, moved or replaced: nothing is taken, and the process ends")
+            }
         }
     }
 }

@@ -311,6 +311,7 @@ impl Running {
             Probed {
                 store: Arc::clone(&store) as _,
                 disk: Arc::clone(&disk),
+                presence: Arc::clone(&presence),
                 board: Arc::clone(&board),
                 clock: Arc::clone(&clock),
                 brokers: (config.event_log == EventLogKind::Kafka).then_some(brokers),

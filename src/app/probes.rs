@@ -14,9 +14,10 @@ use super::log::BrokersSeen;
 use super::relay::RelayPort;
 use crate::disk::DiskState;
 use crate::orchestrator::Orchestrator;
+use crate::presence::Presence;
 use crate::probes::{
-    DiskProbe, EventLogProbe, LOOK_GAP, LaneProbes, OPENING_LIMIT, ProbeSource, Probes, RelayProbe,
-    STORE_LIMIT, SchedulerProbe, StoreProbe,
+    DiskProbe, EventLogProbe, FolderProbe, LOOK_GAP, LaneProbes, OPENING_LIMIT, ProbeSource, Probes,
+    RelayProbe, STORE_LIMIT, SchedulerProbe, StoreProbe, ThreadsProbe,
 };
 use crate::scheduler::local::Troubles;
 
@@ -24,6 +25,7 @@ use crate::scheduler::local::Troubles;
 pub(super) struct Probed {
     pub(super) store: Arc<dyn QueryStore>,
     pub(super) disk: Arc<DiskState>,
+    pub(super) presence: Arc<Presence>,
     pub(super) board: Arc<StatusBoard>,
     pub(super) clock: Arc<dyn Clock>,
     /// Whether the brokers have answered, where the event log is on Kafka.
@@ -43,7 +45,7 @@ pub(super) fn start(
     runtime: &tokio::runtime::Runtime,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Arc<Probes> {
-    let Probed { store, disk, board, clock, brokers, relay, orchestrator, troubles, driver } = probed;
+    let Probed { store, disk, presence, board, clock, brokers, relay, orchestrator, troubles, driver } = probed;
     let event_log = match brokers {
         None => EventLogProbe::embedded(Arc::clone(&board)),
         Some(brokers) => EventLogProbe::on_kafka(Arc::clone(&board), move || brokers.have_answered()),
@@ -51,6 +53,8 @@ pub(super) fn start(
     let mut sources: Vec<Arc<dyn ProbeSource>> = vec![
         Arc::new(StoreProbe::new(store, STORE_LIMIT)),
         Arc::new(DiskProbe::new(disk)),
+        Arc::new(FolderProbe::new(presence)),
+        Arc::new(ThreadsProbe),
         Arc::new(event_log),
         Arc::new(LaneProbes::new(board, Arc::clone(&clock), OPENING_LIMIT)),
         Arc::new(SchedulerProbe::new(move || scheduler(&orchestrator, &troubles, driver.as_ref()))),

@@ -6,6 +6,7 @@
 //! unready is decided by `horizons_actors::probes`.
 
 mod lanes;
+mod place;
 mod process;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 pub use self::lanes::{LaneProbes, OPENING_LIMIT};
+pub use self::place::{FolderProbe, ThreadsProbe};
 pub use self::process::{DiskProbe, EventLogProbe, RelayProbe, STORE_LIMIT, SchedulerProbe, StoreProbe};
 
 /// How often everything is looked at when nobody asks.

@@ -7,7 +7,7 @@ use horizons::exit::Exit;
 use serde_json::json;
 
 use super::client::Client;
-use super::server::{Server, World, wait_for};
+use super::server::{Server, World, wait_for, wait_some};
 
 /// From the act to the end of the process; a promise of seconds, on a machine that others use too.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -32,6 +32,13 @@ fn ends_when(act: impl FnOnce(&World)) -> (World, String, Server) {
     let refused = server.client().post("/jobs", &json!({"agent": "quick", "dataset_id": "d"})).unwrap();
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.json()["type"].as_str().unwrap().ends_with("data-folder-gone"), "{refused:?}");
+    let ready = wait_some("the process to be unready", || {
+        let answer = server.client().send("GET", "/ready", &[], None).ok()?;
+        (answer.status == 503).then(|| answer.json())
+    });
+    let probes = ready["probes"].as_array().unwrap();
+    let probe = probes.iter().find(|probe| probe["name"] == "data_folder").unwrap();
+    assert_eq!(probe["state"], "failed", "{ready}");
     let status = server.wait_for_exit();
     assert_eq!(status.code(), Some(i32::from(Exit::Gone.code())), "{}", server.said());
     assert!(acted_at.elapsed() < END_LIMIT, "{:?}", acted_at.elapsed());

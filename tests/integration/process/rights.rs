@@ -62,7 +62,8 @@ fn data_folder_is_its_owners_alone_whatever_the_umask() {
 fn data_folder_of_an_older_installation_is_closed_at_the_next_start() {
     let world = World::new();
     world.serve().stop();
-    for path in tree(&world.data()) {
+    // The ballast holds nothing, and older installations have none.
+    for path in tree(&world.data()).into_iter().filter(|path| !path.ends_with("ballast")) {
         let mode = if path.is_dir() { 0o755 } else { 0o644 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
