@@ -45,7 +45,8 @@ pub(super) fn start(
     runtime: &tokio::runtime::Runtime,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Arc<Probes> {
-    let Probed { store, disk, presence, board, clock, brokers, relay, orchestrator, troubles, driver } = probed;
+    let Probed { store, disk, presence, board, clock, brokers, relay, orchestrator, troubles, driver } =
+        probed;
     let event_log = match brokers {
         None => EventLogProbe::embedded(Arc::clone(&board)),
         Some(brokers) => EventLogProbe::on_kafka(Arc::clone(&board), move || brokers.have_answered()),
