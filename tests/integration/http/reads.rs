@@ -426,6 +426,18 @@ async fn actors_tree_is_the_boards() {
     check_answer("GET", "/actors", 200, &tree);
 }
 
+/// Makes a record without anything in it.
+fn record_at(offset: u64) -> LogRecord {
+    LogRecord {
+        offset: Offset(offset),
+        timestamp: at(0),
+        timestamp_type: TimestampType::CreateTime,
+        key: None,
+        headers: Headers::none(),
+        payload: None,
+    }
+}
+
 /// Has a lane answer four records of a batch, one of them poison, 100 ms after they came; it is held then.
 fn answer_and_hold(world: &World) {
     let key = lane(Group::jobs(), Topic::JobLifecycle);
@@ -436,7 +448,7 @@ fn answer_and_hold(world: &World) {
         incarnation: Incarnation::default(),
         from: Offset(3),
         next: Offset(7),
-        records: Vec::new(),
+        records: (3..7).map(record_at).collect(),
         log_end: Offset(7),
         credit: Credit::unlimited(key.topic_partition),
     };
