@@ -153,7 +153,7 @@ fn parked_keys_held_lanes_and_jobs_obey_whichever_process_is_asked() {
     );
 
     // Jobs run where the scheduler is: in the first.
-    let submitted = client.submit("acts", "slow", "data-1").unwrap();
+    let submitted = client.submit("acts", "long", "data-1").unwrap();
     assert!(submitted.status < 300, "{submitted:?}");
     let job = submitted.job_id();
     wait_for("the job to run", || client.get(&format!("/jobs/{job}")).json()["job"]["status"] == "RUNNING");
