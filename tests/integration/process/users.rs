@@ -70,7 +70,7 @@ fn agent_that_runs_as_another_reads_and_writes_what_is_its_own_alone() {
     assert!(geteuid().is_root(), "becoming somebody else needs root");
     let nobody = User::from_name(NOBODY).unwrap().unwrap();
     let script = "id -u; id -g; id -G; echo $HOME; cat $2; echo; \
-        cat ../attempt.json ../claim.json ../agent.json 2>/dev/null; \
+        cat ../../../horizons.db ../attempt.json ../claim.json ../agent.json 2>/dev/null; \
         ls ../.. ../../.. 2>/dev/null; touch ../made ../../made 2>/dev/null; \
         touch made && cat $PWD/made && echo wrote; echo more >> /dev/stdout; \
         kill -0 $PPID 2>/dev/null && echo mighty; true";
