@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 
 /// How delays grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +55,14 @@ pub enum RestartDecision {
 #[derive(Debug, Clone, Default)]
 pub struct RestartLedger {
     /// Restarts within the window, oldest first.
-    recent: VecDeque<Timestamp>,
+    recent: VecDeque<Moment>,
     /// All restarts since the start.
     total: u64,
 }
 
 impl RestartLedger {
     /// Decides about an unplanned end at `now`, and remembers a restart that it grants.
-    pub fn on_exit(&mut self, policy: &RestartPolicy, now: Timestamp, random: u64) -> RestartDecision {
+    pub fn on_exit(&mut self, policy: &RestartPolicy, now: Moment, random: u64) -> RestartDecision {
         while self.recent.front().is_some_and(|oldest| now.since(*oldest) > policy.window) {
             self.recent.pop_front();
         }
@@ -84,6 +84,8 @@ impl RestartLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock as _, Timestamp};
+    use crate::testkit::ManualClock;
     use proptest::prelude::*;
 
     proptest! {
@@ -108,7 +110,7 @@ mod tests {
                 backoff: BackoffPolicy { initial: Duration::from_millis(1), limit: Duration::from_millis(9) },
             };
             let mut ledger = RestartLedger::default();
-            let mut now = Timestamp::from_micros(0);
+            let mut now = Moment::from_micros(0);
             let mut granted = Vec::new();
 
             for gap in gaps_ms {
@@ -122,6 +124,25 @@ mod tests {
                 let within = granted.iter().filter(|at| *at >= start && at.since(*start) <= policy.window).count();
                 prop_assert!(within <= budget as usize);
             }
+        }
+    }
+
+    #[test]
+    fn ledger_wall_clock_that_is_set_back_spends_no_budget() {
+        let policy = RestartPolicy {
+            budget: 1,
+            window: Duration::from_secs(3),
+            backoff: BackoffPolicy { initial: Duration::from_millis(1), limit: Duration::from_millis(9) },
+        };
+        let start = Timestamp::from_millis(1_000_000);
+        let clock = ManualClock::at(start);
+        let mut ledger = RestartLedger::default();
+
+        for _ in 0..5 {
+            let decision = ledger.on_exit(&policy, clock.moment(), 7);
+            assert!(matches!(decision, RestartDecision::Restart(_)), "{decision:?}");
+            clock.advance(Duration::from_secs(4));
+            clock.set(start);
         }
     }
 }

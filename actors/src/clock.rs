@@ -1,12 +1,13 @@
-//! The wall clock and randomness as ports.
+//! The clocks and randomness as ports: one that tells the date and can be set, and one that only goes on.
 //!
 //! Promises that nothing in the core asks the operating system for the time or for random bits: both are
 //! passed in, so that a whole system runs under a paused clock or from a seed. Timers use tokio's own
-//! clock, which tests pause. Durations are measured with [`std::time::Instant`] only where they are shown,
-//! never where they decide.
+//! clock, which tests pause. What took how long, and what happens how often, is measured between [`Moment`]s: the
+//! wall clock may be set back or forward at any time, and must then neither spend a budget nor make a rate.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -95,10 +96,55 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Tells the wall-clock time.
+/// A point on a clock that nobody sets: it only goes on, from a start of its own.
+///
+/// *Units*: microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Moment(i64);
+
+impl Moment {
+    /// Takes microseconds since the clock's own start.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Takes milliseconds since the clock's own start.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// Gives the moment so much later.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// Gives how much later this is than `earlier`, zero if it is not later.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// Both clocks, read at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// The date, for what is shown and stored and for the age of what others have dated.
+    pub wall: Timestamp,
+    /// For what took how long.
+    pub moment: Moment,
+}
+
+/// Tells the time.
 pub trait Clock: Send + Sync {
-    /// Gives the time now.
+    /// Gives the wall-clock time now.
     fn now(&self) -> Timestamp;
+
+    /// Gives the moment that it is on the clock that nobody sets.
+    fn moment(&self) -> Moment;
+
+    /// Reads both.
+    fn reading(&self) -> Now {
+        Now { wall: self.now(), moment: self.moment() }
+    }
 }
 
 /// Gives random bits; seeded in a simulation.
@@ -120,6 +166,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(Utc::now().timestamp_micros())
+    }
+
+    fn moment(&self) -> Moment {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Moment(i64::try_from(START.elapsed().as_micros()).unwrap_or(i64::MAX))
     }
 }
 

@@ -6,7 +6,7 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
-use crate::clock::Timestamp;
+use crate::clock::Now;
 use crate::effect::Outcome;
 use crate::ids::{Group, LaneKey};
 use crate::lane::status::StatusBoard;
@@ -242,7 +242,7 @@ impl LaneMetrics {
     }
 
     /// Sets the gauges from the board; called when metrics are read. Series of lanes that are gone go too.
-    pub fn observe_board(&self, board: &StatusBoard, now: Timestamp) {
+    pub fn observe_board(&self, board: &StatusBoard, now: Now) {
         self.lag_records.reset();
         self.lag_seconds.reset();
         self.transaction_records.reset();

@@ -18,6 +18,6 @@ pub(super) const ROUTES: &[Route] =
 
 async fn tree(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     request.query(&[])?;
-    let snapshot = shared.state.board.snapshot(shared.state.clock.now());
+    let snapshot = shared.state.board.snapshot(shared.state.clock.reading());
     Ok(json_answer(StatusCode::OK, &json!(snapshot)))
 }

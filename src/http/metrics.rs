@@ -24,7 +24,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 async fn gather(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     request.query(&[])?;
     let state = &shared.state;
-    state.lane_metrics.observe_board(&state.board, state.clock.now());
+    state.lane_metrics.observe_board(&state.board, state.clock.reading());
     state.process_metrics.observe_process();
     state.process_metrics.observe_probes(&state.probes.board().probes());
     let text = TextEncoder::new()

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use horizons_actors::clock::{Clock, Timestamp};
+use horizons_actors::clock::{Clock, Moment, Now};
 use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::probes::{Finding, ProbeKind, ProbeName, ProbeState};
-use horizons_actors::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
+use horizons_actors::snapshot::{ActorState, GroupSnapshot, LaneSnapshot};
 
 use super::ProbeSource;
 use super::process::listed;
@@ -26,7 +26,7 @@ pub struct LaneProbes {
     board: Arc<StatusBoard>,
     clock: Arc<dyn Clock>,
     opening_limit: Duration,
-    since: Mutex<BTreeMap<LaneLife, Timestamp>>,
+    since: Mutex<BTreeMap<LaneLife, Moment>>,
 }
 
 impl std::fmt::Debug for LaneProbes {
@@ -42,7 +42,8 @@ impl LaneProbes {
     }
 
     /// Judges every group; lanes that have left their opening are forgotten.
-    fn judge(&self, tree: &TreeSnapshot) -> Vec<Finding> {
+    fn judge(&self, now: Now) -> Vec<Finding> {
+        let tree = self.board.snapshot(now);
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = BTreeMap::new();
         let findings = tree.groups.iter().flat_map(|group| {
@@ -52,9 +53,9 @@ impl LaneProbes {
                     return fault_of(lane).map(|fault| format!("{name} {fault}"));
                 }
                 let life = (group.group.clone(), name.clone(), lane.incarnation);
-                let first = since.get(&life).copied().unwrap_or(tree.taken_at);
+                let first = since.get(&life).copied().unwrap_or(now.moment);
                 seen.insert(life, first);
-                let opening = tree.taken_at.since(first);
+                let opening = now.moment.since(first);
                 (opening >= self.opening_limit).then(|| format!("{name} opening for {} s", opening.as_secs()))
             });
             let faults = faults.collect();
@@ -119,7 +120,7 @@ fn lanes(name: ProbeName, group: &GroupSnapshot, faults: Vec<String>) -> Finding
 
 impl ProbeSource for LaneProbes {
     fn look(&self) -> BoxFuture<'_, Vec<Finding>> {
-        let findings = self.judge(&self.board.snapshot(self.clock.now()));
+        let findings = self.judge(self.clock.reading());
         async move { findings }.boxed()
     }
 }
@@ -132,8 +133,9 @@ mod tests {
     use horizons_actors::lane::status::LaneStatus;
     use horizons_actors::ports::log::LogEnds;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_millis(seconds * 1000)
+    /// The wall clock stands still: only what went by counts.
+    fn at(seconds: i64) -> Now {
+        Now { moment: Moment::from_millis(seconds * 1000), ..Now::default() }
     }
 
     /// A group with so many lanes that run.
@@ -151,7 +153,7 @@ mod tests {
     }
 
     fn lanes_at(probes: &LaneProbes, second: i64) -> (ProbeState, String) {
-        let findings = probes.judge(&probes.board.snapshot(at(second)));
+        let findings = probes.judge(at(second));
         let found = findings.into_iter().find(|finding| finding.name.kind == ProbeKind::Lanes);
         found.map(|finding| (finding.state, finding.detail)).unwrap()
     }
@@ -193,11 +195,11 @@ mod tests {
     fn lanes_held_back_by_a_hanging_transaction_are_degraded() {
         let (probes, lanes) = group_of(1);
         let open = LogEnds { stable: Offset(5), high: Offset(9) };
-        lanes[0].log_ends_at(open, at(0));
-        lanes[0].log_ends_at(open, at(30));
+        lanes[0].log_ends_at(open, at(0).moment);
+        lanes[0].log_ends_at(open, at(30).moment);
 
         let seen = [59, 60].map(|second| lanes_at(&probes, second).0);
-        lanes[0].log_ends_at(LogEnds::closed(Offset(9)), at(70));
+        lanes[0].log_ends_at(LogEnds::closed(Offset(9)), at(70).moment);
         let ended = lanes_at(&probes, 70).0;
 
         assert_eq!((seen, ended), ([ProbeState::Ok, ProbeState::Degraded], ProbeState::Ok));
@@ -209,7 +211,7 @@ mod tests {
         let seen = [ActorState::Running, ActorState::Waiting, ActorState::Restarting, ActorState::Stopped]
             .map(|state| {
                 probes.board.set_group(&Group::jobs(), state, None);
-                let findings = probes.judge(&probes.board.snapshot(at(0)));
+                let findings = probes.judge(at(0));
                 let found = findings.into_iter().find(|finding| finding.name.kind == ProbeKind::Dispatcher);
                 found.map(|finding| finding.state).unwrap()
             });

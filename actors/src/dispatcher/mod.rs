@@ -340,7 +340,7 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let environment = Arc::clone(&self.spec.environment);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
-        let (now, random) = (environment.clock.now(), environment.randomness.next_u64());
+        let (now, random) = (environment.clock.moment(), environment.randomness.next_u64());
         match slot.restarts.on_exit(&self.spec.restarts, now, random) {
             RestartDecision::Restart(delay) => {
                 environment.metrics.count_restart(&self.spec.group);

@@ -73,7 +73,7 @@ impl LogSink for DispatcherSink {
     }
 
     fn ends(&self, ends: Vec<(TopicPartition, LogEnds)>) {
-        let now = self.environment.clock.now();
+        let now = self.environment.clock.moment();
         for (topic_partition, ends) in ends {
             let lane = LaneKey { group: self.group.clone(), topic_partition };
             // A lane that is not on the board is someone else's by now.

@@ -225,7 +225,7 @@ async fn keep_alive(shared: Arc<Shared>, parts: JobRegistryParts) {
             break;
         }
         shared.want_resync();
-        match ledger.on_exit(&parts.restarts, parts.clock.now(), parts.randomness.next_u64()) {
+        match ledger.on_exit(&parts.restarts, parts.clock.moment(), parts.randomness.next_u64()) {
             RestartDecision::Restart(delay) => {
                 shared.registry_restarts.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(delay_ms = delay.as_millis(), "job registry ended and is started again");

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::backoff::{RestartDecision, RestartLedger};
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::event::partition_for;
 use crate::ids::{EventId, Group, JobId, LaneKey, Topic, TopicPartition};
 use crate::jobs::handle::{JobRegistryParts, Shared};
@@ -89,7 +89,7 @@ struct Recovery {
     /// Its restarts.
     ledger: RestartLedger,
     /// When it ended last.
-    ended_at: Timestamp,
+    ended_at: Moment,
     /// Whether a new supervisor is on its way.
     is_pending: bool,
 }
@@ -115,7 +115,7 @@ pub struct JobRegistry {
     /// Readings that failed in a row.
     failed_readings: u32,
     /// No reading starts before this.
-    reading_not_before: Timestamp,
+    reading_not_before: Moment,
     /// The last job whose address was checked.
     swept: Option<JobId>,
     /// The lanes that this process had when the store was last to be read for them.
@@ -215,7 +215,7 @@ impl JobRegistry {
             generation: 0,
             reading: None,
             failed_readings: 0,
-            reading_not_before: Timestamp::default(),
+            reading_not_before: Moment::default(),
             swept: None,
             lanes_revision: 0,
         }
@@ -255,7 +255,7 @@ impl JobRegistry {
             self.deliver(job_id, view, ctx);
         }
         self.sweep(ctx);
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.moment();
         let window = self.parts.restarts.window;
         self.recoveries.retain(|_, recovery| recovery.is_pending || now.since(recovery.ended_at) <= window);
         let lanes_revision = self.parts.board.lanes_revision();
@@ -348,7 +348,7 @@ impl JobRegistry {
     /// Has a new supervisor built, after a delay that grows. A job whose budget is spent waits for a whole
     /// window: giving one job up must not end the others, and giving it up for ever would hide it.
     fn recover(&mut self, job_id: JobId, ctx: &mut Context<Self>) {
-        let now = self.parts.clock.now();
+        let now = self.parts.clock.moment();
         let random = self.parts.randomness.next_u64();
         let recovery = self.recoveries.entry(job_id.clone()).or_default();
         recovery.ended_at = now;
@@ -399,7 +399,7 @@ impl JobRegistry {
 
     /// Starts to read every live job, when something was missed and no reading is under way.
     fn read_if_behind(&mut self, ctx: &mut Context<Self>) {
-        let is_early = self.parts.clock.now() < self.reading_not_before;
+        let is_early = self.parts.clock.moment() < self.reading_not_before;
         if self.reading.is_some() || is_early || !self.shared.take_behind() {
             return;
         }
@@ -426,7 +426,7 @@ impl JobRegistry {
                 self.failed_readings = self.failed_readings.saturating_add(1);
                 let random = self.parts.randomness.next_u64();
                 let delay = self.parts.restarts.backoff.delay(self.failed_readings, random);
-                self.reading_not_before = self.parts.clock.now().plus(delay);
+                self.reading_not_before = self.parts.clock.moment().plus(delay);
                 self.reading = None;
                 self.shared.want_resync();
                 return;
@@ -452,7 +452,7 @@ impl JobRegistry {
         self.pending.retain(|job_id, _| self.children.contains_key(job_id));
         self.reading = None;
         self.failed_readings = 0;
-        self.reading_not_before = self.parts.clock.now().plus(READING_GAP);
+        self.reading_not_before = self.parts.clock.moment().plus(READING_GAP);
         self.shared.resyncs.fetch_add(1, Ordering::Relaxed);
         self.count_live();
     }

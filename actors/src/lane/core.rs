@@ -148,7 +148,7 @@ impl LaneCore {
                 let next = opened.next.unwrap_or(inspection.low);
                 let (low, high) = (resumes_at(kind, &inspection), inspection.high);
                 let gap = FoundGap { kind, next, low, high, found_at: env.clock.now() };
-                status.placed(next, high, gap.found_at);
+                status.placed(next, high, env.clock.moment());
                 note_gap(&env, &lane, &status, opened.fence, Some(gap)).await?;
                 return Err(LaneExit::Gap(kind));
             }
@@ -199,7 +199,7 @@ impl LaneCore {
                 LaneExit::Failed(format!("failed to start reading: {error}"))
             }
         })?;
-        core.status.placed(position, inspection.high, core.env.clock.now());
+        core.status.placed(position, inspection.high, core.env.clock.moment());
         core.status.parked(core.parked.len(), core.parked_records());
         core.show_rest(opened.held_because.as_deref());
         Ok(core)
@@ -264,7 +264,7 @@ impl LaneCore {
         self.window.trim();
         if batch.next <= position {
             self.read_position = batch.next;
-            self.status.progressed(self.position, self.log_end, self.env.clock.now());
+            self.status.progressed(self.position, self.log_end, self.env.clock.moment());
             return Ok(None);
         }
         batch.from = batch.from.max(position);
@@ -283,7 +283,7 @@ impl LaneCore {
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
         self.status.queued(queued);
-        self.status.progressed(self.position, self.log_end, self.env.clock.now());
+        self.status.progressed(self.position, self.log_end, self.env.clock.moment());
         let mut records = VecDeque::from(std::mem::take(&mut batch.records));
         while self.trials.is_log()
             && let Some(record) = records.pop_front()
@@ -639,8 +639,9 @@ impl LaneCore {
         self.trials.settle(trials);
         self.window.trim();
         self.take_over(summary);
-        let committed_at = self.env.clock.now();
-        self.status.committed(committed_at, next, &outcomes, self.parked.len(), self.parked_records());
+        let now = self.env.clock.reading();
+        let committed_at = now.wall;
+        self.status.committed(now, next, &outcomes, self.parked.len(), self.parked_records());
         self.status.set_state(self.rest_state());
         self.env.metrics.count_outcomes(&self.lane, &outcomes);
         self.reader.commit_advisory(self.lane.topic_partition, next);

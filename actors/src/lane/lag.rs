@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Now, Timestamp};
 use crate::ids::Offset;
 
 /// Samples that are kept of where the partition ended. Once they are used up, neighbours are joined and samples
@@ -29,7 +29,7 @@ struct Delivered {
 struct Sample {
     end: Offset,
     /// When the end first passed the sample before this one.
-    heard_at: Timestamp,
+    heard_at: Moment,
 }
 
 /// Where a lane stands between what it has applied and the end of its partition.
@@ -71,7 +71,7 @@ impl Lag {
 
     /// Notes where a new incarnation found its position and the end of the partition. When either went back the
     /// log is another one, and nothing known of it counts any more.
-    pub fn placed(&mut self, next: Offset, log_end: Offset, now: Timestamp) {
+    pub fn placed(&mut self, next: Offset, log_end: Offset, now: Moment) {
         if next < self.next || log_end < self.log_end {
             *self = Self::default();
         }
@@ -108,7 +108,7 @@ impl Lag {
     }
 
     /// Notes where the partition ends now.
-    pub fn ends_at(&mut self, end: Offset, now: Timestamp) {
+    pub fn ends_at(&mut self, end: Offset, now: Moment) {
         if end <= self.log_end {
             return;
         }
@@ -143,14 +143,18 @@ impl Lag {
     /// Gives how far the lane is behind in time: the age of the oldest record that was delivered and is not
     /// applied; where none was delivered, or its timestamp is missing or in the future, the time since the
     /// partition's end was first heard to lie beyond the position.
-    pub fn time(&self, now: Timestamp) -> Duration {
+    pub fn time(&self, now: Now) -> Duration {
         let oldest = self
             .delivered
             .front()
             .map(|record| record.timestamp)
-            .filter(|timestamp| timestamp.as_micros() > 0 && *timestamp <= now);
-        let behind_since = oldest.or_else(|| self.samples.front().map(|sample| sample.heard_at));
-        behind_since.map_or(Duration::ZERO, |since| now.since(since))
+            .filter(|timestamp| timestamp.as_micros() > 0 && *timestamp <= now.wall);
+        match (oldest, self.samples.front()) {
+            // Somebody else's clock has dated it: only the date can tell.
+            (Some(dated), _) => now.wall.since(dated),
+            (None, Some(sample)) => now.moment.since(sample.heard_at),
+            (None, None) => Duration::ZERO,
+        }
     }
 }
 
@@ -163,21 +167,29 @@ mod tests {
         Timestamp::from_millis(1_700_000_000_000 + millis)
     }
 
+    fn moment(millis: i64) -> Moment {
+        Moment::from_millis(5_000_000 + millis)
+    }
+
+    fn now(millis: i64) -> Now {
+        Now { wall: at(millis), moment: moment(millis) }
+    }
+
     /// Makes a lag of a lane that has applied everything below 10, at the time 0.
     fn caught_up() -> Lag {
         let mut lag = Lag::default();
-        lag.placed(Offset(10), Offset(10), at(0));
+        lag.placed(Offset(10), Offset(10), moment(0));
         lag
     }
 
-    fn millis(lag: &Lag, now: i64) -> u128 {
-        lag.time(at(now)).as_millis()
+    fn millis(lag: &Lag, at: i64) -> u128 {
+        lag.time(now(at)).as_millis()
     }
 
     #[test]
     fn lag_nothing_unread_is_zero_however_long() {
         let mut lag = caught_up();
-        lag.ends_at(Offset(12), at(100));
+        lag.ends_at(Offset(12), moment(100));
         lag.delivered([(Offset(10), at(90)), (Offset(11), at(95))]);
         lag.applied(Offset(12));
 
@@ -187,7 +199,7 @@ mod tests {
     #[test]
     fn lag_delivered_record_counts_from_its_timestamp() {
         let mut lag = caught_up();
-        lag.ends_at(Offset(12), at(5_000));
+        lag.ends_at(Offset(12), moment(5_000));
         lag.delivered([(Offset(10), at(1_000)), (Offset(11), at(4_000))]);
 
         assert_eq!(millis(&lag, 6_000), 5_000);
@@ -198,9 +210,9 @@ mod tests {
     #[test]
     fn lag_nothing_delivered_counts_from_when_the_end_passed() {
         let mut lag = caught_up();
-        lag.ends_at(Offset(12), at(1_000));
-        lag.ends_at(Offset(15), at(3_000));
-        lag.ends_at(Offset(15), at(9_000));
+        lag.ends_at(Offset(12), moment(1_000));
+        lag.ends_at(Offset(15), moment(3_000));
+        lag.ends_at(Offset(15), moment(9_000));
 
         assert_eq!((lag.records(), millis(&lag, 10_000)), (5, 9_000));
         lag.applied(Offset(11));
@@ -213,7 +225,7 @@ mod tests {
     fn lag_useless_timestamp_counts_from_samples() {
         for timestamp in [Timestamp::from_millis(-1), Timestamp::default(), at(60_000)] {
             let mut lag = caught_up();
-            lag.ends_at(Offset(11), at(1_000));
+            lag.ends_at(Offset(11), moment(1_000));
             lag.delivered([(Offset(10), timestamp)]);
 
             assert_eq!(millis(&lag, 4_000), 3_000, "{timestamp}");
@@ -234,10 +246,10 @@ mod tests {
     fn lag_new_incarnation_keeps_the_oldest_record_and_takes_the_others_again() {
         let mut lag = caught_up();
         let records = [(Offset(10), at(1_000)), (Offset(11), at(2_000)), (Offset(12), at(3_000))];
-        lag.ends_at(Offset(13), at(3_000));
+        lag.ends_at(Offset(13), moment(3_000));
         lag.delivered(records);
 
-        lag.placed(Offset(10), Offset(13), at(7_000));
+        lag.placed(Offset(10), Offset(13), moment(7_000));
         assert_eq!(millis(&lag, 8_000), 7_000, "before anything is delivered again");
         lag.delivered(records);
         lag.applied(Offset(12));
@@ -248,10 +260,10 @@ mod tests {
     #[test]
     fn lag_log_made_anew_forgets_the_old_one() {
         let mut lag = caught_up();
-        lag.ends_at(Offset(13), at(1_000));
+        lag.ends_at(Offset(13), moment(1_000));
         lag.delivered([(Offset(10), at(900))]);
 
-        lag.placed(Offset(0), Offset(2), at(50_000));
+        lag.placed(Offset(0), Offset(2), moment(50_000));
 
         assert_eq!((lag.next(), lag.log_end(), lag.records()), (Offset(0), Offset(2), 2));
         assert_eq!(millis(&lag, 51_000), 1_000);
@@ -269,7 +281,7 @@ mod tests {
             for (records, pause) in steps {
                 now += pause;
                 end += records;
-                lag.ends_at(Offset(end), at(now));
+                lag.ends_at(Offset(end), moment(now));
                 heard.push((end, now));
             }
             let span = now - heard[0].1;

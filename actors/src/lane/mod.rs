@@ -165,7 +165,7 @@ impl Handler<RecordsRouted> for Lane {
 
     fn handle(&mut self, RecordsRouted { batch }: RecordsRouted, _ctx: &mut Self::Context) {
         if batch.incarnation == self.incarnation {
-            self.status.delivered(&batch, self.clock.now());
+            self.status.delivered(&batch, self.clock.moment());
             self.inbox.batches.borrow_mut().push_back(batch);
             self.inbox.changed.notify_one();
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::effect::Outcome;
 use crate::ids::Offset;
 
@@ -144,14 +144,14 @@ struct Arrival {
     end: Offset,
     /// Records of it that are not answered.
     left: usize,
-    at: Timestamp,
+    at: Moment,
 }
 
 /// What a lane answered of late.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pace {
     /// When the lane began, and the younger span.
-    began: Option<(Timestamp, Timestamp)>,
+    began: Option<(Moment, Moment)>,
     current: Answered,
     /// The span before; empty while the lane is younger.
     previous: Answered,
@@ -166,14 +166,14 @@ impl Pace {
     }
 
     /// Notes a batch that came, by the offset behind its last record and how many of its records are to be answered.
-    pub(super) fn arrived(&mut self, end: Offset, records: usize, now: Timestamp) {
+    pub(super) fn arrived(&mut self, end: Offset, records: usize, now: Moment) {
         self.roll(now);
         self.arrivals.push_back(Arrival { end, left: records, at: now });
     }
 
     /// Notes records that were answered together, of one batch or of several, by the position behind them. There are
     /// none where a batch only moved the position.
-    pub(super) fn answered(&mut self, next: Offset, outcomes: &[Outcome], now: Timestamp) {
+    pub(super) fn answered(&mut self, next: Offset, outcomes: &[Outcome], now: Moment) {
         self.roll(now);
         let mut rest = outcomes;
         while let Some(arrival) = self.arrivals.front_mut() {
@@ -195,7 +195,7 @@ impl Pace {
     }
 
     /// Sums up what was answered of late.
-    pub(super) fn sum(&mut self, now: Timestamp) -> Sum {
+    pub(super) fn sum(&mut self, now: Moment) -> Sum {
         let (lane, span) = self.roll(now);
         let mut answered = self.previous.clone();
         answered.add(&self.current);
@@ -205,7 +205,7 @@ impl Pace {
     }
 
     /// Begins a new span when it is time; gives when the lane and the younger span began.
-    fn roll(&mut self, now: Timestamp) -> (Timestamp, Timestamp) {
+    fn roll(&mut self, now: Moment) -> (Moment, Moment) {
         let (lane, span) = self.began.get_or_insert((now, now));
         let age = now.since(*span);
         if age >= SPAN * 2 {
@@ -225,8 +225,8 @@ mod tests {
 
     use super::*;
 
-    fn at(millis: i64) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + millis)
+    fn at(millis: i64) -> Moment {
+        Moment::from_millis(1_700_000_000_000 + millis)
     }
 
     fn near(value: Option<f64>, wanted: f64) -> bool {

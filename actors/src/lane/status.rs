@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Now, Timestamp};
 use crate::effect::Outcome;
 use crate::heartbeat;
 use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
@@ -29,7 +29,7 @@ struct LaneFacts {
     /// The offset that the next record of the partition would get, as last heard.
     high: Offset,
     /// Where the first open transaction holds readers back, and since when.
-    held_at: Option<(Offset, Timestamp)>,
+    held_at: Option<(Offset, Moment)>,
     pace: Pace,
     queued_batches: u64,
     parked_keys: u64,
@@ -128,7 +128,7 @@ impl LaneStatus {
     }
 
     /// Notes where a new incarnation found its position and the end of its partition.
-    pub fn placed(&self, next: Offset, log_end: Offset, now: Timestamp) {
+    pub fn placed(&self, next: Offset, log_end: Offset, now: Moment) {
         let mut facts = self.facts();
         facts.lag.placed(next, log_end, now);
         facts.high = log_end;
@@ -136,7 +136,7 @@ impl LaneStatus {
     }
 
     /// Notes a batch that came to the lane and waits to be applied.
-    pub fn delivered(&self, batch: &RecordBatch, now: Timestamp) {
+    pub fn delivered(&self, batch: &RecordBatch, now: Moment) {
         let mut facts = self.facts();
         facts.lag.delivered(batch.records.iter().map(|record| (record.offset, record.timestamp)));
         // What lies below the position only fills the duplicate window.
@@ -146,7 +146,7 @@ impl LaneStatus {
     }
 
     /// Notes how far the lane is, and where the partition ended when a batch was read.
-    pub fn progressed(&self, next: Offset, log_end: Offset, now: Timestamp) {
+    pub fn progressed(&self, next: Offset, log_end: Offset, now: Moment) {
         let mut facts = self.facts();
         facts.lag.applied(next);
         facts.lag.ends_at(log_end, now);
@@ -158,7 +158,7 @@ impl LaneStatus {
     }
 
     /// Notes where the partition ends, heard while the lane itself need not be reading.
-    pub fn log_ends_at(&self, ends: LogEnds, now: Timestamp) {
+    pub fn log_ends_at(&self, ends: LogEnds, now: Moment) {
         let LogEnds { stable, high } = ends;
         let mut facts = self.facts();
         facts.lag.ends_at(stable, now);
@@ -175,7 +175,7 @@ impl LaneStatus {
     /// Notes a commit that moved the lane to a position.
     pub fn committed(
         &self,
-        at: Timestamp,
+        at: Now,
         next: Offset,
         outcomes: &[Outcome],
         parked_keys: usize,
@@ -185,10 +185,10 @@ impl LaneStatus {
         facts.state = ActorState::Running;
         // Draining and timers leave the position where it is.
         if next > facts.lag.next() {
-            facts.pace.answered(next, outcomes, at);
+            facts.pace.answered(next, outcomes, at.moment);
         }
         facts.lag.applied(next);
-        facts.last_commit_at = Some(at);
+        facts.last_commit_at = Some(at.wall);
         facts.parked_keys = parked_keys as u64;
         facts.parked_records = parked_records;
         for outcome in outcomes {
@@ -216,14 +216,14 @@ impl LaneStatus {
     }
 
     /// Gives a snapshot.
-    pub fn snapshot(&self, lane: &LaneKey, now: Timestamp) -> LaneSnapshot {
+    pub fn snapshot(&self, lane: &LaneKey, now: Now) -> LaneSnapshot {
         self.snapshot_and_sum(lane, now).0
     }
 
     /// Gives a snapshot, and what it answered of late so that it can be added up.
-    fn snapshot_and_sum(&self, lane: &LaneKey, now: Timestamp) -> (LaneSnapshot, Sum) {
+    fn snapshot_and_sum(&self, lane: &LaneKey, now: Now) -> (LaneSnapshot, Sum) {
         let mut facts = self.facts();
-        let sum = facts.pace.sum(now);
+        let sum = facts.pace.sum(now.moment);
         let count = |outcome: Outcome| facts.outcomes.get(outcome as usize).copied().unwrap_or(0);
         let snapshot = LaneSnapshot {
             topic_partition: lane.topic_partition,
@@ -236,7 +236,9 @@ impl LaneStatus {
             log_high_offset: facts.high.max(facts.lag.log_end()).0,
             lag_records: facts.lag.records() + facts.parked_records,
             lag_seconds: whole_millis(facts.lag.time(now)),
-            transaction_open_seconds: facts.held_at.map_or(0.0, |(_, since)| whole_millis(now.since(since))),
+            transaction_open_seconds: facts
+                .held_at
+                .map_or(0.0, |(_, since)| whole_millis(now.moment.since(since))),
             recent: sum.figures(),
             queued_batches: facts.queued_batches,
             parked_keys: facts.parked_keys,
@@ -389,7 +391,7 @@ impl StatusBoard {
     }
 
     /// Gives a snapshot of everything.
-    pub fn snapshot(&self, now: Timestamp) -> TreeSnapshot {
+    pub fn snapshot(&self, now: Now) -> TreeSnapshot {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let lanes = self.lanes();
         let groups = groups
@@ -414,7 +416,7 @@ impl StatusBoard {
             })
             .collect();
         TreeSnapshot {
-            taken_at: now,
+            taken_at: now.wall,
             groups,
             job_supervisors: self.job_supervisors.get().map_or(0, |count| (count.0)()),
             threads: heartbeat::threads(),

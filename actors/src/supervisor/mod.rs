@@ -95,7 +95,7 @@ impl Supervisor {
         }
         let environment = &child.spec.environment;
         environment.board.set_group(group, ActorState::Restarting, Some(failure.to_owned()));
-        let (now, random) = (environment.clock.now(), environment.randomness.next_u64());
+        let (now, random) = (environment.clock.moment(), environment.randomness.next_u64());
         match child.restarts.on_exit(&self.restarts, now, random) {
             RestartDecision::Restart(delay) => {
                 tracing::warn!(group = %group, error = failure, "dispatcher ended: it is started again");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Randomness, Timestamp};
+use crate::clock::{Clock, Moment, Randomness, Timestamp};
 
 /// A wall clock that a test moves.
 ///
@@ -27,6 +27,8 @@ use crate::clock::{Clock, Randomness, Timestamp};
 pub struct ManualClock {
     /// Microseconds since 1970, without what tokio's clock adds.
     micros: AtomicI64,
+    /// Microseconds that the test has moved it on, however it was set, without what tokio's clock adds.
+    moved_micros: AtomicI64,
     /// Since when tokio's clock adds to it.
     follows_since: Option<Instant>,
 }
@@ -34,19 +36,29 @@ pub struct ManualClock {
 impl ManualClock {
     /// Makes a clock that stands still at a time.
     pub const fn at(start: Timestamp) -> Self {
-        Self { micros: AtomicI64::new(start.as_micros()), follows_since: None }
+        Self {
+            micros: AtomicI64::new(start.as_micros()),
+            moved_micros: AtomicI64::new(0),
+            follows_since: None,
+        }
     }
 
     /// Makes a clock that shows `start` now and goes on as tokio's clock does: under a paused clock, timers
     /// and wall clock then agree. Call it inside the runtime.
     pub fn following_tokio(start: Timestamp) -> Self {
-        Self { micros: AtomicI64::new(start.as_micros()), follows_since: Some(Instant::now()) }
+        Self {
+            micros: AtomicI64::new(start.as_micros()),
+            moved_micros: AtomicI64::new(0),
+            follows_since: Some(Instant::now()),
+        }
     }
 
     /// Moves the clock on.
     pub fn advance(&self, duration: Duration) {
         let moved = Timestamp::from_micros(self.micros.load(Ordering::SeqCst)).plus(duration);
         self.micros.store(moved.as_micros(), Ordering::SeqCst);
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        self.moved_micros.fetch_add(micros, Ordering::SeqCst);
     }
 
     /// Sets the clock, backwards too, as real wall clocks can be.
@@ -63,6 +75,11 @@ impl Clock for ManualClock {
             None => set,
             Some(since) => set.plus(since.elapsed()),
         }
+    }
+
+    fn moment(&self) -> Moment {
+        let moved = Moment::from_micros(self.moved_micros.load(Ordering::SeqCst));
+        moved.plus(self.follows_since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }
 

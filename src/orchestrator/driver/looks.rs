@@ -138,7 +138,10 @@ impl Shared {
 
     fn is_cancel_overdue(&self, row: &JobRow) -> bool {
         let now = self.clock.now();
-        row.cancel.as_ref().is_some_and(|wish| now.since(wish.requested_at) > CANCEL_REPEAT_AFTER)
+        row.cancel.as_ref().is_some_and(|wish| {
+            // A wish of the future means that the clock was set back; repeating it does no harm.
+            now < wish.requested_at || now.since(wish.requested_at) > CANCEL_REPEAT_AFTER
+        })
     }
 
     /// Publishes start, samples and end, as far as they are new.

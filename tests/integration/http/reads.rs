@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use horizons_actors::clock::Clock as _;
+use horizons_actors::clock::{Clock as _, Timestamp};
 use horizons_actors::effect::{
     AuditEntry, AuditMark, DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal, TimelineEntry,
 };
@@ -412,7 +412,7 @@ async fn actors_tree_is_the_boards() {
     let world = World::start().await;
     world.board.set_group(&Group::jobs(), ActorState::Running, None);
     let status = world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle));
-    status.placed(Offset(3), Offset(9), at(0));
+    status.placed(Offset(3), Offset(9), world.clock.moment());
     world.clock.advance(Duration::from_millis(2_500));
     world.board.count_job_supervisors_with(|| 2);
 
@@ -442,7 +442,7 @@ fn record_at(offset: u64) -> LogRecord {
 fn answer_and_hold(world: &World) {
     let key = lane(Group::jobs(), Topic::JobLifecycle);
     let status = world.board.lane(&key);
-    status.placed(Offset(3), Offset(7), world.clock.now());
+    status.placed(Offset(3), Offset(7), world.clock.moment());
     let batch = RecordBatch {
         topic_partition: key.topic_partition,
         incarnation: Incarnation::default(),
@@ -452,10 +452,10 @@ fn answer_and_hold(world: &World) {
         log_end: Offset(7),
         credit: Credit::unlimited(key.topic_partition),
     };
-    status.delivered(&batch, world.clock.now());
+    status.delivered(&batch, world.clock.moment());
     world.clock.advance(Duration::from_millis(100));
     let outcomes = [Outcome::Applied, Outcome::Waiting, Outcome::Duplicate, Outcome::Parked];
-    status.committed(world.clock.now(), Offset(7), &outcomes, 1, 2);
+    status.committed(world.clock.reading(), Offset(7), &outcomes, 1, 2);
     status.held("1 of the last 4 records were poison");
     world.clock.advance(Duration::from_millis(1_900));
 }
@@ -496,10 +496,29 @@ async fn actors_tree_and_metrics_tell_the_pace_and_what_is_held() {
 }
 
 #[tokio::test]
+async fn actors_tree_wall_clock_that_is_set_makes_no_other_rate_and_no_other_lag() {
+    for step_millis in [-3_600_000, 3_600_000] {
+        let world = World::start().await;
+        world.board.set_group(&Group::jobs(), ActorState::Running, None);
+        answer_and_hold(&world);
+        let behind = world.board.lane(&lane(Group::jobs(), Topic::JobMetrics));
+        behind.placed(Offset(3), Offset(9), world.clock.moment());
+        world.clock.advance(Duration::from_secs(2));
+        world.clock.set(Timestamp::from_millis(world.clock.now().as_millis() + step_millis));
+
+        let tree = world.get("/actors").await.json();
+
+        let lanes = &tree["groups"][0]["lanes"];
+        assert_eq!(lanes[0]["events_per_second"], json!(1.0), "{step_millis}: {lanes}");
+        assert_eq!(lanes[1]["lag_seconds"], json!(2.0), "{step_millis}: {lanes}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_text_has_lanes_requests_and_the_process() {
     let world = World::start().await;
     let status = world.board.lane(&lane(Group::jobs(), Topic::JobLifecycle));
-    status.placed(Offset(3), Offset(9), at(0));
+    status.placed(Offset(3), Offset(9), world.clock.moment());
     world.clock.advance(Duration::from_secs(90));
     world.store.faults().away();
     world.get("/jobs/secret-job").await;

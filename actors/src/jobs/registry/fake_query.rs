@@ -174,6 +174,10 @@ impl crate::clock::Clock for TokioClock {
     fn now(&self) -> Timestamp {
         Timestamp::default().plus(self.0.elapsed())
     }
+
+    fn moment(&self) -> crate::clock::Moment {
+        crate::clock::Moment::default().plus(self.0.elapsed())
+    }
 }
 
 /// Randomness that always gives the same.

@@ -139,7 +139,7 @@ fn open_transaction_shows_the_end_that_readers_do_not_see_and_how_long_it_holds(
         tokio::time::sleep(Duration::from_secs(90)).await;
         let open = world.snapshot("job-0");
         let registry = Registry::new();
-        LaneMetrics::register(&registry).unwrap().observe_board(&world.board, world.clock.now());
+        LaneMetrics::register(&registry).unwrap().observe_board(&world.board, world.clock.reading());
         let metrics = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         world.log.hold_at(partition, None);
         world.settle().await;

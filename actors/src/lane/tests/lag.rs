@@ -92,7 +92,7 @@ fn lag_series_of_a_revoked_partition_are_gone() {
         let registry = Registry::new();
         let metrics = LaneMetrics::register(&registry).unwrap();
         let series = |name: &str| {
-            metrics.observe_board(&world.board, world.clock.now());
+            metrics.observe_board(&world.board, world.clock.reading());
             let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
             text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect::<Vec<_>>()
         };

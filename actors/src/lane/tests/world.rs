@@ -502,7 +502,7 @@ impl World {
 
     pub(super) fn snapshot(&self, job: &str) -> LaneSnapshot {
         let lane = lane_of(job);
-        self.board.lane(&lane).snapshot(&lane, self.clock.now())
+        self.board.lane(&lane).snapshot(&lane, self.clock.reading())
     }
 
     pub(super) async fn wait_for_state(&self, job: &str, state: ActorState) {
