@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::config::StoreEngine;
 use crate::exit::{Exit, Failure};
+use crate::shown::shown;
 
 use super::audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json};
 use super::client::{Call, Client, ClientError, ClientOptions};
@@ -117,7 +118,9 @@ fn print_reports(reports: &[VerificationReport], form: Form, context: &Context<'
             let kind = kind.as_str().unwrap_or_default();
             output.line(&format!(
                 "{} index {}: {kind}: {}",
-                report.topic_partition, finding.index, finding.detail
+                report.topic_partition,
+                finding.index,
+                shown(&finding.detail)
             ))?;
         }
         Ok(())

@@ -38,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Agent, AgentCheck, Config, Loaded, LogLevel, Source, load};
 use crate::exit::{Exit, Failure};
+use crate::shown::shown;
 use crate::telemetry::{self, wants_colour};
 
 pub use audit_json::{JsonFieldError, entry_from_json, entry_to_json, log_from_json, log_to_json};
@@ -279,7 +280,7 @@ fn print_done(
 ) -> Result<Exit, Failure> {
     with_output(Form::from_flag(options.json), context, |output| {
         match output.form() {
-            Form::Text => output.line(sentence)?,
+            Form::Text => output.line(&shown(sentence))?,
             Form::Json => output.json(&answer.body)?,
         }
         Ok(Exit::Done)

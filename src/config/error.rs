@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::shown::shown;
+
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -108,7 +110,7 @@ impl ConfigError {
     }
 }
 
-/// Writes each item on a line of its own, indented.
+/// Writes each item on a line of its own, indented; what a file or a variable holds makes no further ones.
 fn lines(items: &[impl fmt::Display]) -> String {
-    items.iter().map(|item| format!("\n  {item}")).collect()
+    items.iter().map(|item| format!("\n  {}", shown(&item.to_string()))).collect()
 }
