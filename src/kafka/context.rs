@@ -103,6 +103,11 @@ impl GroupContext {
         }
     }
 
+    /// Gives how long a revocation waits for lanes.
+    pub(super) const fn rebalance_wait(&self) -> Duration {
+        self.rebalance_wait
+    }
+
     /// Gives back what is fetched; of the rest the library knows nothing.
     fn let_go(&self, consumer: &BaseConsumer<Self>, partitions: &[TopicPartition]) -> KafkaResult<()> {
         let fetched = self.names.read(&consumer.assignment()?);

@@ -25,6 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use horizons_actors::heartbeat;
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
@@ -57,6 +58,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Rounds of questions that must fail before a log counts as away: a leader that moves is no loss.
 const FAILURES_UNTIL_AWAY: u32 = 2;
+
+/// How long a look may take before the thread counts as stuck: each of its requests has a limit, for every partition.
+const LOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// A question.
 enum Ask {
@@ -230,7 +234,9 @@ impl Rounds {
     }
 
     fn run(mut self) {
+        let heartbeat = heartbeat::register("kafka-inspector");
         while let Some(Work { asks, is_tick, is_recheck }) = self.wait() {
+            heartbeat.works_at_most("a look", LOOK_LIMIT);
             // A panic would be the client library's; lanes that wait for it must hear something.
             let served = guard(|| {
                 if !asks.is_empty() {
@@ -244,6 +250,7 @@ impl Rounds {
                 tracing::error!(error = %panic, "inspector panicked: it looks again");
                 (self.looker, self.high_looker) = (None, None);
             }
+            heartbeat.waits("questions");
         }
     }
 

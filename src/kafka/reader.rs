@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::guard::guard;
@@ -113,13 +114,18 @@ enum Polled {
 impl Reader {
     /// Runs until the reader is closed or shut out.
     pub(super) fn run(mut self) {
+        let heartbeat = heartbeat::register(format!("reader-{}", self.shared.group));
+        // A revocation waits for lanes, which is within a round.
+        let round_limit = self.consumer.context().rebalance_wait() * 2;
         loop {
+            heartbeat.works_at_most("a round", round_limit);
             let seen = self.shared.bell.rings();
             // A panic is the dispatcher's or the library's; the thread must outlive it, or the group would stall.
             let round = guard(|| self.round()).unwrap_or_else(|panic| {
                 tracing::error!(group = %self.shared.group, error = %panic, "reader panicked: it reads on");
                 Round::Idle(TRY_AGAIN)
             });
+            heartbeat.waits("the log");
             match round {
                 Round::Busy => {}
                 Round::Idle(limit) => self.shared.bell.wait(seen, limit),
@@ -131,6 +137,7 @@ impl Reader {
                 }
             }
         }
+        heartbeat.waits("the client to close");
         self.end();
     }
 

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::Offset;
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::outbox::{OutboxPartition, OutboxStore, WantedRows};
@@ -97,6 +98,9 @@ impl LookError {
     }
 }
 
+/// How long a look may take before the thread counts as stuck: each of its requests has a limit, for every partition.
+const LOOK_LIMIT: Duration = Duration::from_secs(600);
+
 /// What the thread needs.
 pub(super) struct Looker {
     pub(super) store: Arc<dyn OutboxStore>,
@@ -132,7 +136,14 @@ impl Looking {
 
 impl Looker {
     fn work(&self, requests: &Receiver<Vec<LookRequest>>) {
-        while let Ok(requests) = requests.recv() {
+        let heartbeat = heartbeat::register("relay-look");
+        let next = || {
+            heartbeat.waits("requests");
+            let requests = requests.recv();
+            heartbeat.works_at_most("a look", LOOK_LIMIT);
+            requests
+        };
+        while let Ok(requests) = next() {
             let mut topics: BTreeMap<_, Vec<LookRequest>> = BTreeMap::new();
             for request in requests {
                 topics.entry(request.partition.topic).or_default().push(request);

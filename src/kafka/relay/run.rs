@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use horizons_actors::clock::Clock;
+use horizons_actors::heartbeat;
 use horizons_actors::ids::Epoch;
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
@@ -27,6 +28,9 @@ use crate::kafka::producer::IdempotentProducer;
 
 /// How long the relay rests after a failure of the store, or a panic.
 const REST: Duration = Duration::from_millis(200);
+
+/// How long a step may take before the thread counts as stuck: the longest makes the producer anew.
+const STEP_LIMIT: Duration = Duration::from_secs(120);
 
 /// An answer of the store that is waited for between other things.
 pub(super) struct Pending<T>(Option<Reply<T, StoreError>>);
@@ -176,14 +180,18 @@ impl Relay {
     /// Works until told to end.
     pub(super) fn run(mut self) {
         let mut sleep = Duration::ZERO;
+        let heartbeat = heartbeat::register("relay");
         loop {
+            heartbeat.waits("work");
             let mut mail = self.inbox.take(sleep);
+            heartbeat.works_at_most("a step", STEP_LIMIT);
             match mail.ending.take() {
                 Some(Ending::Abrupt) => {
                     tracing::info!("relay abandoned");
                     return;
                 }
                 Some(Ending::Orderly(until)) => {
+                    heartbeat.waits("its end");
                     self.end(mail, until);
                     return;
                 }
