@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use horizons_actors::ids::Topic;
 use horizons_actors::probes::{Probe, ProbeState};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -164,6 +165,41 @@ impl DiskMetrics {
 
 fn gauge_value(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// How many partitions the topics of an event log on Kafka have.
+#[derive(Debug, Clone)]
+pub struct TopicMetrics {
+    partitions: IntGaugeVec,
+    unadopted: IntGaugeVec,
+}
+
+impl TopicMetrics {
+    /// Declares the metrics on a registry.
+    ///
+    /// *Errors*: when a name is declared twice.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let partitions = IntGaugeVec::new(
+            Opts::new("horizons_topic_partitions", "Partitions that the topic has at the brokers"),
+            &["topic"],
+        )?;
+        let unadopted = IntGaugeVec::new(
+            Opts::new(
+                "horizons_topic_partitions_unadopted",
+                "Partitions that were added to the topic and of which nothing is read until they are adopted",
+            ),
+            &["topic"],
+        )?;
+        registry.register(Box::new(partitions.clone()))?;
+        registry.register(Box::new(unadopted.clone()))?;
+        Ok(Self { partitions, unadopted })
+    }
+
+    /// Notes how many partitions a topic has, and how many of them count.
+    pub fn set_partitions(&self, topic: Topic, found: u16, counted: u16) {
+        self.partitions.with_label_values(&[topic.name()]).set(i64::from(found));
+        self.unadopted.with_label_values(&[topic.name()]).set(i64::from(found.saturating_sub(counted)));
+    }
 }
 
 /// Marks a connection that is served.

@@ -63,6 +63,8 @@ pub enum CommandKind {
     ResumeLane(LaneKey),
     /// Let a lane go on behind a gap in its log.
     AcceptGap(GapAcceptance),
+    /// Let the partitions count that were added to a topic.
+    AdoptLayout(LayoutAdoption),
     /// Append a record that somebody else made, as it is.
     AppendRecord {
         /// The topic.
@@ -98,6 +100,7 @@ impl CommandKind {
             CommandKind::DiscardHead(_) => "parked.discard",
             CommandKind::ResumeLane(_) => "lane.resume",
             CommandKind::AcceptGap(_) => "gap.accept",
+            CommandKind::AdoptLayout(_) => "layout.adopt",
             CommandKind::AppendRecord { .. } => "record.append",
             CommandKind::SetAsideRecord { .. } => "record.set_aside",
             CommandKind::SendRecordAgain { .. } => "record.send_again",
@@ -112,6 +115,7 @@ impl CommandKind {
             CommandKind::ReleaseKey(key) | CommandKind::DiscardHead(key) => key.lane.to_string(),
             CommandKind::ResumeLane(lane) => lane.to_string(),
             CommandKind::AcceptGap(gap) => gap.lane.to_string(),
+            CommandKind::AdoptLayout(adoption) => adoption.topic.name().to_owned(),
             CommandKind::AppendRecord { topic, .. } => topic.name().to_owned(),
             CommandKind::SetAsideRecord { topic, partition, offset } => {
                 format!("{topic}-{partition}@{offset}")
@@ -145,6 +149,19 @@ pub struct JobRequest {
     pub parameters: Parameters,
     /// The system to run on.
     pub tacc_system: TaccSystem,
+}
+
+/// Partitions that are to count, as they were seen in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayoutAdoption {
+    /// The topic.
+    pub topic: Topic,
+    /// The number of epochs that the stored layout had when the log was looked at.
+    pub epochs: usize,
+    /// The partitions that the log has.
+    pub partitions: u16,
+    /// Where each of them ended then.
+    pub ends: Vec<Offset>,
 }
 
 /// Names a key that is parked in a lane.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::command::Order;
 use crate::event::{EventType, JobStatus};
-use crate::ids::{Attempt, EventId, JobId, Offset, Sequence};
+use crate::ids::{Attempt, EventId, JobId, Offset, Partition, Sequence};
 use crate::record::{Digest32, LogRecord, OutgoingRecord};
 use crate::rejection::Rejection;
 use crate::state::{AuditSegment, StateKey, StateValue};
@@ -91,6 +91,9 @@ pub struct Effects {
     pub records_parked: Vec<ParkedRecord>,
     /// Parked records that have been answered.
     pub records_unparked: Vec<ParkedRecordId>,
+    /// Rows that another lane of the group has had, and that are written here from now on. The lane says this, no
+    /// behaviour does.
+    pub moves: Vec<StateMove>,
     /// Trials that ended with this transaction. The lane writes these, no behaviour does.
     pub trials_settled: Vec<SettledTrial>,
     /// Why the lane is to hold still from now on, until an operator resumes it. The lane says this, no behaviour
@@ -237,6 +240,15 @@ pub struct Refusal {
     pub detail: String,
     /// The stamp of the batch.
     pub refused_at: Timestamp,
+}
+
+/// A row that goes from one lane of a group to another, because its job is at home there since the layout changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateMove {
+    /// The partition of the lane that has had it; the topic is the same.
+    pub from: Partition,
+    /// The row.
+    pub key: StateKey,
 }
 
 /// A stored moment at which a behaviour wants to be asked again.

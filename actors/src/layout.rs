@@ -86,6 +86,63 @@ impl Layout {
         self.epochs().rev().find(|epoch| epoch.starts_at(partition) <= offset).unwrap_or(&self.first)
     }
 
+    /// Counts the epochs.
+    pub const fn count(&self) -> usize {
+        self.later.len() + 1
+    }
+
+    /// Gives the epoch with this number, from 0.
+    pub fn epoch(&self, number: usize) -> Option<&LayoutEpoch> {
+        self.epochs().nth(number)
+    }
+
+    /// Gives the number of the epoch that is in force at an offset of a partition.
+    pub fn number_at(&self, partition: Partition, offset: Offset) -> usize {
+        let later = self.later.iter().rposition(|epoch| epoch.starts_at(partition) <= offset);
+        later.map_or(0, |index| index + 1)
+    }
+
+    /// Gives the next offset of a partition, after one, at which another epoch begins.
+    pub fn boundary_after(&self, partition: Partition, offset: Offset) -> Option<Offset> {
+        self.later.iter().map(|epoch| epoch.starts_at(partition)).filter(|start| *start > offset).min()
+    }
+
+    /// Tells whether a partition is one of those that keys are spread over, now or at any time.
+    pub fn has(&self, partition: Partition) -> bool {
+        self.epochs().any(|epoch| partition.0 < epoch.partitions)
+    }
+
+    /// Makes the epoch that follows, with more partitions. It is in force from where each partition of before ended when it
+    /// was asked, or where somebody has read to since; all of the partitions that were added belong to it.
+    pub fn following(
+        &self,
+        partitions: u16,
+        ended: &[Offset],
+        read: impl Fn(Partition) -> Offset,
+    ) -> LayoutEpoch {
+        let former = self.partitions();
+        let start = |number: u16| match number < former {
+            true => ended.get(usize::from(number)).copied().unwrap_or_default().max(read(Partition(number))),
+            false => Offset(0),
+        };
+        LayoutEpoch { partitions, from: (0..partitions).map(start).collect() }
+    }
+
+    /// Lets the newest epoch count in a partition that was made anew from its first record on: its offsets are others.
+    pub fn begin_anew(&mut self, partition: Partition) {
+        for epoch in std::iter::once(&mut self.first).chain(&mut self.later) {
+            if let Some(start) = epoch.from.get_mut(usize::from(partition.0)) {
+                *start = Offset(0);
+            }
+        }
+    }
+
+    /// Adds an epoch.
+    pub fn grown(mut self, epoch: LayoutEpoch) -> Self {
+        self.later.push(epoch);
+        self
+    }
+
     /// Tells whether a record stands where its key is at home. A record without a key has no home: whether its topic
     /// takes such records is for the decoder.
     pub fn place(&self, key: Option<&[u8]>, partition: Partition, offset: Offset) -> Place {
@@ -103,8 +160,9 @@ mod tests {
 
     /// Ten partitions, then twelve, from offset 100 on in each of the ten.
     fn grown() -> Layout {
-        let later = LayoutEpoch { partitions: 12, from: vec![Offset(100); 10] };
-        Layout::new(Topic::JobLifecycle, Layout::first_of(Topic::JobLifecycle).newest().clone(), vec![later])
+        let first = Layout::first_of(Topic::JobLifecycle);
+        let following = first.following(12, &[Offset(100); 12], |_| Offset(0));
+        first.grown(following)
     }
 
     #[test]
@@ -123,6 +181,25 @@ mod tests {
         assert_eq!(layout.at(Partition(9), Offset(99)).partitions, 10);
         assert_eq!(layout.at(Partition(9), Offset(100)).partitions, 12);
         assert_eq!(layout.at(Partition(11), Offset(0)).partitions, 12);
+        assert_eq!(
+            (layout.number_at(Partition(9), Offset(99)), layout.number_at(Partition(11), Offset(0))),
+            (0, 1)
+        );
+        assert_eq!(layout.boundary_after(Partition(9), Offset(99)), Some(Offset(100)));
+        assert_eq!(layout.boundary_after(Partition(9), Offset(100)), None);
+        assert!(layout.has(Partition(11)) && !layout.has(Partition(12)));
+    }
+
+    #[test]
+    fn following_never_begins_before_what_somebody_has_read() {
+        let layout = Layout::first_of(Topic::JobLifecycle);
+
+        let epoch = layout.following(12, &[Offset(5); 12], |partition| Offset(u64::from(partition.0)));
+
+        assert_eq!(
+            epoch.from.iter().map(|start| start.0).collect::<Vec<_>>(),
+            [5, 5, 5, 5, 5, 5, 6, 7, 8, 9, 0, 0]
+        );
     }
 
     proptest! {

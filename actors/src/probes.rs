@@ -102,9 +102,10 @@ impl ProbeKind {
     pub const fn degraded_means(self) -> Option<&'static str> {
         match self {
             ProbeKind::Store | ProbeKind::Disk | ProbeKind::DataFolder => None,
-            ProbeKind::EventLog => {
-                Some("the brokers do not answer a group, or have not answered since the start")
-            }
+            ProbeKind::EventLog => Some(
+                "the brokers do not answer a group, or have not answered since the start, or a topic has another number \
+                     of partitions than its layout counts",
+            ),
             ProbeKind::Dispatcher => Some("it ended and is started again"),
             ProbeKind::Lanes => Some(
                 "a lane has a gap, is held by a flood, waits (for the store, the log, or behind a full parked key), \

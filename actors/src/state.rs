@@ -5,7 +5,8 @@
 
 use crate::clock::Timestamp;
 use crate::event::{JobStatus, TaccSystem};
-use crate::ids::{AgentName, Attempt, EventId, JobId, Offset, Sequence, UserId};
+use crate::ids::{AgentName, Attempt, EventId, JobId, Offset, Partition, Sequence, Topic, UserId};
+use crate::layout::Layout;
 use crate::record::Digest32;
 
 /// Names a row of a behaviour's state within its lane.
@@ -18,6 +19,8 @@ pub enum StateKey {
     /// What the orchestrator has written about one lifecycle sequence of a job; never cached, never written
     /// by a lane.
     LifecycleOwner(JobId, Sequence),
+    /// The partitions that the orchestrator gave a job of its own; never cached, never written by a lane.
+    JobHome(JobId),
     /// The aggregate of one attempt's metrics.
     JobAggregate(JobId, Attempt),
     /// How many jobs of this lane entered a status.
@@ -29,7 +32,20 @@ pub enum StateKey {
 impl StateKey {
     /// Tells whether only this lane writes the row, so that a lane may keep it in memory.
     pub const fn is_lane_owned(&self) -> bool {
-        !matches!(self, StateKey::LifecycleOwner(..))
+        !matches!(self, StateKey::LifecycleOwner(..) | StateKey::JobHome(_))
+    }
+
+    /// Gives the job that a lane's row is about: the row goes where the job is at home.
+    pub const fn moving_with(&self) -> Option<&JobId> {
+        match self {
+            StateKey::JobView(job_id)
+            | StateKey::JobAggregate(job_id, _)
+            | StateKey::LastSequence(job_id) => Some(job_id),
+            StateKey::AuditLog
+            | StateKey::LifecycleOwner(..)
+            | StateKey::JobHome(_)
+            | StateKey::StatusCount(_) => None,
+        }
     }
 }
 
@@ -42,6 +58,8 @@ pub enum StateValue {
     JobView(JobView),
     /// See [`StateKey::LifecycleOwner`]; absent when the orchestrator does not know the job at all.
     LifecycleOwner(LifecycleOwner),
+    /// See [`StateKey::JobHome`]; absent when the orchestrator does not know the job at all.
+    JobHome(JobHome),
     /// See [`StateKey::JobAggregate`].
     JobAggregate(JobAggregate),
     /// See [`StateKey::StatusCount`].
@@ -132,6 +150,32 @@ impl JobView {
 pub struct LifecycleOwner {
     /// The event that carries the sequence, once there is one.
     pub event_id: Option<EventId>,
+}
+
+/// The partitions that a job's events go to for all its life, whatever becomes of its topics' layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobHome {
+    /// Of `job-lifecycle`.
+    pub lifecycle: Partition,
+    /// Of `job-metrics`.
+    pub metrics: Partition,
+}
+
+impl JobHome {
+    /// Gives the home that a new job gets, by the layouts of the two topics.
+    pub fn by(job_id: &JobId, layout: impl Fn(Topic) -> Layout) -> Self {
+        let home = |topic| layout(topic).home_now(job_id.as_str().as_bytes());
+        Self { lifecycle: home(Topic::JobLifecycle), metrics: home(Topic::JobMetrics) }
+    }
+
+    /// Gives the partition of one of the topics that are keyed by job.
+    pub const fn of(&self, topic: Topic) -> Option<Partition> {
+        match topic {
+            Topic::JobLifecycle => Some(self.lifecycle),
+            Topic::JobMetrics => Some(self.metrics),
+            Topic::Notifications | Topic::AuditTrail | Topic::SystemHealth => None,
+        }
+    }
 }
 
 impl LifecycleOwner {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use horizons_actors::command::Command;
+use horizons_actors::command::{Command, LayoutAdoption};
+use horizons_actors::ids::Topic;
+use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
     AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted,
@@ -12,6 +15,7 @@ use horizons_actors::ports::commands::{
 use horizons_actors::ports::store::AppendedAt;
 use tokio::sync::Notify;
 
+use super::layouts::TopicWatch;
 use super::relay::RelayPort;
 use crate::disk::DiskState;
 use crate::orchestrator::Orchestrator;
@@ -26,6 +30,16 @@ pub(super) struct CommandPort {
     pub(super) asked: Arc<Notify>,
     /// Whether the disk is full.
     pub(super) disk: Arc<DiskState>,
+    /// Where this process shows what it knows of layouts.
+    pub(super) board: Arc<StatusBoard>,
+    /// Looks at the topics, where the event log is on Kafka.
+    pub(super) topics: Option<Arc<TopicWatch>>,
+}
+
+/// Answers an order about a topic of a log that is not on Kafka.
+fn no_topics<T: Send + 'static>() -> Reply<T, CommandError> {
+    let (what, reason) = ("topics".to_owned(), "the event log is embedded: they do not grow".to_owned());
+    async { Err(CommandError::NotPossible { what, reason }) }.boxed()
 }
 
 /// Refuses what is new while the disk is full.
@@ -134,6 +148,29 @@ impl Commands for CommandPort {
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
         let (orchestrator, asked) = (self.orchestrator.clone(), Arc::clone(&self.asked));
         told(asked, async move { orchestrator.accept_gap(command).await })
+    }
+
+    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
+        let Some(topics) = self.topics.clone() else { return no_topics() };
+        async move {
+            let looked = tokio::task::spawn_blocking(move || topics.adoption(topic)).await;
+            looked.map_err(|error| CommandError::Broken(error.to_string()))?
+        }
+        .boxed()
+    }
+
+    fn adopt_layout(&self, command: Command) -> Reply<Layout, CommandError> {
+        if self.topics.is_none() {
+            return no_topics();
+        }
+        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
+        async move {
+            let layout = orchestrator.adopt_layout(command).await?;
+            // New records go by it at once; lanes, here and elsewhere, find it in the store.
+            board.learn_layout(layout.clone());
+            Ok(layout)
+        }
+        .boxed()
     }
 }
 

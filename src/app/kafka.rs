@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use horizons_actors::ids::LogId;
+use horizons_actors::layout::Layout;
 
 use crate::config::{Config, KafkaSecurity, KafkaUser};
 use crate::db::log_choice::kafka_log_id;
@@ -11,7 +12,7 @@ use crate::kafka::config::{BatchLimits, KafkaConfig, SaslConfig, ScramHash, Secu
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::producer::{Compression, MESSAGE_MAX_BYTES, ProducerConfig};
 use crate::kafka::relay::{RelayConfig, Writers};
-use crate::kafka::topics::{PlannedTopic, plan};
+use crate::kafka::topics::{PlannedTopic, plan, plan_under};
 
 /// What the relay's producer waits for more records: nothing, as batches form while others are in flight.
 const LINGER: Duration = Duration::ZERO;
@@ -44,6 +45,11 @@ pub(super) fn kafka_config(config: &Config) -> KafkaConfig {
 /// Gives the topics that the configuration wants.
 pub(super) fn planned_topics(config: &Config) -> Vec<PlannedTopic> {
     plan(&config.kafka.topic_prefix, config.kafka.replication_factor)
+}
+
+/// The same, with as many partitions as these layouts count.
+pub(super) fn planned_topics_under(config: &Config, layouts: &[Layout]) -> Vec<PlannedTopic> {
+    plan_under(&config.kafka.topic_prefix, config.kafka.replication_factor, layouts)
 }
 
 /// Asks the brokers who they are, and gives the id of the log that their topics under the prefix are. Blocks.

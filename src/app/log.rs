@@ -17,7 +17,7 @@ use crate::embedded_log::{BatchLimits, EmbeddedLog};
 use crate::exit::{Exit, Failure, end_now};
 use crate::kafka::KafkaLog;
 use crate::kafka::error::KafkaLogError;
-use crate::kafka::topics::TopicAdmin;
+use crate::kafka::topics::{Difference, TopicAdmin};
 
 /// How long a start waits for brokers.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -81,7 +81,11 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
     let checked = TopicAdmin::new(kafka_config(config)).and_then(|admin| admin.check(&planned));
     let differences = checked.map_err(judge)?;
     let (fatal, others): (Vec<_>, Vec<_>) = differences.iter().partition(|difference| difference.is_fatal());
+    // Whether added partitions are adopted, the store knows, which is not open yet: the watch on topics tells.
     for difference in others {
+        if matches!(difference, Difference::Partitions { .. }) {
+            continue;
+        }
         tracing::warn!(%difference, "a topic is not as Horizons makes it");
     }
     if fatal.is_empty() {

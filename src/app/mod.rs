@@ -13,6 +13,7 @@ mod disk;
 mod faults;
 mod folder;
 mod kafka;
+mod layouts;
 mod log;
 mod output;
 mod probes;
@@ -58,6 +59,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use self::folder::FolderWatch;
+use self::layouts::TopicWatch;
 use self::probes::Probed;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
@@ -140,6 +142,8 @@ pub struct Running {
     /// Attempts that cannot be ended.
     troubles: Arc<Troubles>,
     attempts_folder: PathBuf,
+    /// Looks at the topics, where the event log is on Kafka.
+    topics: Option<Arc<TopicWatch>>,
     /// Held as long as jobs are driven here.
     scheduler_lease: Option<Arc<Lease>>,
     /// Whether the data folder is still there.
@@ -194,7 +198,9 @@ impl Running {
         let disk_watch = disk::start(config, Arc::clone(&disk), disk_metrics)?;
         let StartedScheduler { scheduler, output } =
             scheduler::start(config, Arc::clone(&clock), Arc::clone(&disk), Arc::clone(&troubles))?;
-        let orchestrator = Orchestrator::new(
+        layouts::learn(store.as_ref(), &board, &front)?;
+        let known = Arc::clone(&board);
+        let orchestrator = Orchestrator::under(
             Arc::clone(&store) as _,
             scheduler,
             Arc::clone(&clock),
@@ -213,6 +219,7 @@ impl Running {
                 look_interval: config.scheduler.poll_interval.max(LOOK_INTERVAL_MIN),
                 ..OrchestratorConfig::default()
             },
+            Arc::new(move |topic| known.layout(topic)),
         );
 
         let watched = |name: &str| (name.to_owned(), Arbiter::new());
@@ -265,6 +272,10 @@ impl Running {
                 Arc::clone(&clock),
                 &registry,
             )?)),
+        };
+        let topics = match config.event_log {
+            EventLogKind::Embedded => None,
+            EventLogKind::Kafka => Some(TopicWatch::start(config, Arc::clone(&board), &registry)?),
         };
         let groups = groups(
             config,
@@ -340,6 +351,7 @@ impl Running {
             disk_watch,
             troubles,
             attempts_folder: attempts_folder(config),
+            topics,
             scheduler_lease,
             presence,
             folder_watch,

@@ -65,6 +65,7 @@ pub(super) fn start_http(
                 relay: running.relay.clone(),
                 asked: Arc::clone(&running.asked),
                 disk: Arc::clone(&running.disk),
+                topics: running.topics.clone(),
             },
             presence: Arc::clone(&running.presence),
         }),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use horizons_actors::ids::LogId;
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::log::RecordSource;
 use horizons_actors::ports::outbox::OutboxStore;
 use horizons_actors::ports::query::QueryStore;
@@ -16,8 +17,10 @@ use super::{escalate, log};
 use crate::config::{Config, EventLogKind, Migrations as WhoMigrates, SchedulerKind, StoreEngine};
 use crate::db::error::OpenError;
 use crate::db::log_choice::LogChoice;
-use crate::db::postgres::{ConnectionUrl, Lease, Migrations, PostgresConfig, PostgresStore, Taken, migrate};
-use crate::db::sqlite::{SqliteConfig, SqliteStore};
+use crate::db::postgres::{
+    ConnectionUrl, Lease, Migrations, PostgresConfig, PostgresReader, PostgresStore, Taken, migrate,
+};
+use crate::db::sqlite::{SqliteConfig, SqliteReader, SqliteStore};
 use crate::exit::{Exit, Failure};
 use crate::kafka::relay::Writers;
 
@@ -191,6 +194,28 @@ pub(super) fn open_sqlite_for(
         ..SqliteConfig::new(&config.store.folder)
     };
     SqliteStore::open(store).map(Arc::new).map_err(|error| open_failure(&error))
+}
+
+/// Reads the layouts of topics out of the configured store, if there is one that can be read: without, topics have what they
+/// begin with.
+pub(super) fn stored_layouts(config: &Config) -> Vec<Layout> {
+    let read = match config.store.engine {
+        StoreEngine::Sqlite => SqliteReader::open(&config.store.folder).map(|reader| reader.layouts()),
+        StoreEngine::Postgres => {
+            PostgresReader::open(&postgres_config(config)).map(|reader| reader.layouts())
+        }
+    };
+    match read {
+        Ok(Ok(layouts)) => layouts,
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error, "failed to read the layouts of topics");
+            Vec::new()
+        }
+        Err(error) => {
+            tracing::debug!(error = %error, "no store to read the layouts of topics from");
+            Vec::new()
+        }
+    }
 }
 
 /// Gives the exit code of a store that cannot be opened.

@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 
 use serde_json::{Value, json};
 
-use super::kafka::{kafka_config, planned_topics};
+use super::kafka::{kafka_config, planned_topics_under};
+use super::store::stored_layouts;
 use crate::cli::{Colour, Form, Output, TopicsAct};
 use crate::config::{Config, EventLogKind};
 use crate::exit::{Exit, Failure};
@@ -36,7 +37,7 @@ pub fn topics(config: Config, act: TopicsAct, form: Form) -> Result<Exit, Failur
         return Err(Failure::text(Exit::Config, text));
     }
     let admin = TopicAdmin::new(kafka_config(&config)).map_err(failure)?;
-    let planned = planned_topics(&config);
+    let planned = planned_topics_under(&config, &stored_layouts(&config));
     let stdout = std::io::stdout();
     let colour = if stdout.is_terminal() { Colour::On } else { Colour::Off };
     let mut stdout = stdout.lock();

@@ -1,10 +1,12 @@
 //! `horizons topics`: the topics of an event log on Kafka.
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
-use super::{ConfigOption, Context, Form, start_quiet_log};
+use super::client::{Call, ClientOptions};
+use super::{ConfigOption, Context, Form, ask, print_done, start_quiet_log};
 
 /// Create, check and describe the topics of an event log on Kafka
 #[derive(Debug, Subcommand)]
@@ -20,6 +22,35 @@ pub(super) enum TopicsCommand {
     /// Show every topic with its partitions, copies, retention and ends
     #[command(after_help = "Example:\n  horizons topics describe --json")]
     Describe(TopicsArguments),
+    /// Let the partitions count that were added to a topic, from where they end now; asks a running server
+    #[command(
+        name = "adopt-layout",
+        after_help = "Example:\n  horizons topics adopt-layout job-lifecycle --reason 'producers are stopped'\n\nUntil then nothing \
+                      is read of them. Keys of other producers go to other partitions from then on: stop those producers, or \
+                      be sure that they have seen the new partitions. Cannot be taken back."
+    )]
+    AdoptLayout(AdoptArguments),
+}
+
+/// Names a topic that has grown.
+#[derive(Debug, Args)]
+pub(super) struct AdoptArguments {
+    /// Topic, without a prefix
+    topic: String,
+    /// Why; stands in the audit trail
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+/// Has a server adopt a topic's added partitions.
+fn adopt(arguments: &AdoptArguments, context: &Context<'_>) -> Result<Exit, Failure> {
+    let AdoptArguments { topic, reason, client } = arguments;
+    let path = format!("/topics/{topic}/layout");
+    let answer = ask(client, context, Call::post(&path, json!({ "reason": reason })))?;
+    let partitions = answer.body.get("partitions").and_then(Value::as_u64).unwrap_or_default();
+    print_done(client, context, &format!("{partitions} partitions of {topic} count"), &answer)
 }
 
 /// Which brokers, and for whom the answer is.
@@ -46,6 +77,7 @@ pub enum TopicsAct {
 /// Runs one of the commands.
 pub(super) fn run(command: &TopicsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     let (act, arguments) = match command {
+        TopicsCommand::AdoptLayout(arguments) => return adopt(arguments, context),
         TopicsCommand::Create(arguments) => (TopicsAct::Create, arguments),
         TopicsCommand::Check(arguments) => (TopicsAct::Check, arguments),
         TopicsCommand::Describe(arguments) => (TopicsAct::Describe, arguments),

@@ -7,13 +7,13 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use horizons_actors::command::{Command, Order, ParkedKeyId};
+use horizons_actors::command::{Command, LayoutAdoption, Order, ParkedKeyId};
 use horizons_actors::gap::{FoundGap, GapAcceptance};
 use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction,
-    OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
+    LayoutAdopted, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
@@ -70,6 +70,11 @@ pub(super) enum CommandWork {
         acceptance: GapAcceptance,
         audit: OutgoingRecord,
         answer: Answer<GapAccepted, StoreError>,
+    },
+    AdoptLayout {
+        adoption: LayoutAdoption,
+        audit: OutgoingRecord,
+        answer: Answer<LayoutAdopted, StoreError>,
     },
 }
 

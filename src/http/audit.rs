@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use horizons_actors::auditor::{root, to_hex};
 use horizons_actors::event::{Event, Payload, decode, event_json};
 use horizons_actors::ids::{Generation, JobId, Partition, Topic, TopicPartition};
+use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::query::{AuditFilter, AuditPosition, StoredAuditEntry, StoredAuditLog};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -35,7 +36,7 @@ async fn entries(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
     let after: Option<(Topic, Partition, Generation, u64)> = query.cursor(CURSOR_KIND)?;
     let filter = AuditFilter {
         topic,
-        partition: query.parsed("partition", |text| parse_partition(text, topic))?,
+        partition: query.parsed("partition", |text| parse_partition(text, topic, &shared.state.board))?,
         generation: query.parsed("generation", parse_generation)?,
         job_id: query.parsed("job", JobId::asked_for)?,
         after: after.map(|(topic, partition, generation, index)| AuditPosition {
@@ -56,10 +57,10 @@ async fn entries(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, A
 }
 
 /// Reads a partition, which means something together with its topic only.
-fn parse_partition(text: &str, topic: Option<Topic>) -> Result<u16, String> {
+fn parse_partition(text: &str, topic: Option<Topic>, board: &StatusBoard) -> Result<u16, String> {
     let Some(topic) = topic else { return Err("wanted `topic` beside it".to_owned()) };
-    let partition = text.parse::<u16>().ok().filter(|number| *number < topic.partitions());
-    let last = topic.partitions() - 1;
+    let partition = text.parse::<u16>().ok().filter(|number| *number < board.layout(topic).partitions());
+    let last = board.layout(topic).partitions().saturating_sub(1);
     partition.ok_or_else(|| format!("wanted 0..={last} of `{topic}`, got `{}`", shortened(text)))
 }
 

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
+use horizons_actors::lane::status::StatusBoard;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
@@ -118,12 +119,13 @@ impl Fields {
     /// Takes a lane's `group`, `topic` and `partition`.
     ///
     /// *Errors*: `Invalid` when one is absent, or no name of a group, a topic or one of its partitions.
-    pub(super) fn lane(&mut self) -> Result<LaneKey, ApiError> {
+    pub(super) fn lane(&mut self, board: &StatusBoard) -> Result<LaneKey, ApiError> {
         let group = self.parsed("group", Group::parse)?;
         let topic = self.parsed("topic", Topic::parse)?;
         let partition = self.partition("partition")?;
-        if partition >= topic.partitions() {
-            let last = topic.partitions() - 1;
+        let partitions = board.layout(topic).partitions();
+        if partition >= partitions {
+            let last = partitions.saturating_sub(1);
             let reason = format!("wanted 0..={last} of `{topic}`, got {partition}");
             return Err(invalid(self.path("partition"), reason));
         }

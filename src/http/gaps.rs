@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use horizons_actors::command::CommandKind;
 use horizons_actors::gap::{GapAcceptance, GapKind};
 use horizons_actors::ids::Offset;
+use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::query::StoredGap;
 use serde_json::{Value, json};
 use warp::http::StatusCode;
@@ -35,7 +36,7 @@ async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiE
 }
 
 async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let (acceptance, reason) = read_acceptance(&request)?;
+    let (acceptance, reason) = read_acceptance(&request, &shared.state.board)?;
     let state = &shared.state;
     let kind = CommandKind::AcceptGap(acceptance);
     let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind);
@@ -50,9 +51,9 @@ async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, Ap
     Ok(json_answer(StatusCode::ACCEPTED, &answer))
 }
 
-fn read_acceptance(request: &ApiRequest) -> Result<(GapAcceptance, String), ApiError> {
+fn read_acceptance(request: &ApiRequest, board: &StatusBoard) -> Result<(GapAcceptance, String), ApiError> {
     let mut fields = request.document()?;
-    let lane = fields.lane()?;
+    let lane = fields.lane(board)?;
     let kind = fields.parsed("kind", |text| {
         GapKind::from_name(text).ok_or("wanted `trimmed`, `beyond_end`, `replaced` or `corrupt`")
     })?;

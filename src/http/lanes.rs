@@ -21,7 +21,7 @@ pub(super) const ROUTES: &[Route] =
 
 async fn resume(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     let mut fields = request.document()?;
-    let lane = fields.lane()?;
+    let lane = fields.lane(&shared.state.board)?;
     let reason = fields.text("reason")?;
     fields.finish("`group`, `topic`, `partition`, `reason`")?;
     let state = &shared.state;

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::ids::UuidText;
 use horizons_actors::ids::{Generation, Group, LaneKey, Partition, Topic, TopicPartition};
+use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::commands::CommandError;
 use horizons_actors::ports::query::{ParkedId, StoredParkedKey};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ async fn wish(
     request: ApiRequest,
     kind: fn(ParkedKeyId) -> CommandKind,
 ) -> Result<Response, ApiError> {
-    let (key, reason) = read_key(&request)?;
+    let (key, reason) = read_key(&request, &shared.state.board)?;
     let in_lower_case = lower_case_uuid(&key);
     let state = &shared.state;
     let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind(key));
@@ -115,9 +116,9 @@ fn lower_case_uuid(key: &ParkedKeyId) -> Option<ParkedKeyId> {
     }
 }
 
-fn read_key(request: &ApiRequest) -> Result<(ParkedKeyId, String), ApiError> {
+fn read_key(request: &ApiRequest, board: &StatusBoard) -> Result<(ParkedKeyId, String), ApiError> {
     let mut fields = request.document()?;
-    let lane = fields.lane()?;
+    let lane = fields.lane(board)?;
     let key = fields.optional_base64("key_base64")?;
     let key = key.ok_or_else(|| invalid("key_base64", "wanted the key in base64, got nothing"))?;
     let reason = fields.text("reason")?;

@@ -24,16 +24,43 @@ use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
 
-pub(super) const ROUTES: &[Route] = &[Route {
-    method: RouteMethod::Post,
-    template: "/topics/{topic}/records",
-    handler: |s, r| append(s, r).boxed(),
-}];
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        method: RouteMethod::Post,
+        template: "/topics/{topic}/records",
+        handler: |s, r| append(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Post,
+        template: "/topics/{topic}/layout",
+        handler: |s, r| adopt(s, r).boxed(),
+    },
+];
+
+/// Lets partitions count that were added to a topic, from where they end now.
+async fn adopt(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
+    let topic = read_topic(&request)?;
+    let mut fields = request.document()?;
+    let reason = fields.text("reason")?;
+    fields.finish("`reason`")?;
+    let state = &shared.state;
+    let kind = CommandKind::AdoptLayout(state.commands.look_at_topic(topic).await?);
+    let command = request.command(state.clock.as_ref(), state.randomness.as_ref(), Some(reason), kind);
+    let command_id = command.command_id;
+
+    let layout = state.commands.adopt_layout(command).await?;
+    let epoch = layout.newest();
+    let answer = json!({ "command_id": command_id, "partitions": epoch.partitions, "from": epoch.from });
+    Ok(json_answer(StatusCode::ACCEPTED, &answer))
+}
+
+fn read_topic(request: &ApiRequest) -> Result<Topic, ApiError> {
+    let name = request.path_parameter(0);
+    Topic::parse(name).map_err(|_| ApiError::NotFound { what: format!("topic `{}`", shortened(name)) })
+}
 
 async fn append(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let name = request.path_parameter(0);
-    let topic = Topic::parse(name)
-        .map_err(|_| ApiError::NotFound { what: format!("topic `{}`", shortened(name)) })?;
+    let topic = read_topic(&request)?;
     let records = read_records(request.document()?)?;
     let state = &shared.state;
     let kind = CommandKind::AppendRecord { topic, record_id: EventId(state.randomness.next_uuid()) };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use horizons_actors::command::CommandKind;
 use horizons_actors::ids::{LogTopic, Offset, Partition};
+use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::ports::outbox::{OutboxPartition, SetAsideRecord};
 use horizons_actors::ports::relay::RelayView;
 use serde_json::{Value, json};
@@ -89,7 +90,7 @@ fn set_aside_json(kept: &SetAsideRecord) -> Value {
 async fn set_aside(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     relay(&shared)?;
     let mut fields = request.document()?;
-    let (topic, partition) = read_partition(&mut fields)?;
+    let (topic, partition) = read_partition(&mut fields, &shared.state.board)?;
     let offset = Offset(fields.number("offset")?);
     let reason = fields.text("reason")?;
     fields.finish("`topic`, `partition`, `offset`, `reason`")?;
@@ -105,7 +106,7 @@ async fn set_aside(shared: Arc<Shared>, request: ApiRequest) -> Result<Response,
 async fn send_again(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     relay(&shared)?;
     let mut fields = request.document()?;
-    let (topic, partition) = read_partition(&mut fields)?;
+    let (topic, partition) = read_partition(&mut fields, &shared.state.board)?;
     let reason = fields.text("reason")?;
     fields.finish("`topic`, `partition`, `reason`")?;
     let state = &shared.state;
@@ -117,11 +118,15 @@ async fn send_again(shared: Arc<Shared>, request: ApiRequest) -> Result<Response
     Ok(json_answer(StatusCode::ACCEPTED, &json!({ "command_id": command_id })))
 }
 
-fn read_partition(fields: &mut Fields) -> Result<(LogTopic, Partition), ApiError> {
+fn read_partition(fields: &mut Fields, board: &StatusBoard) -> Result<(LogTopic, Partition), ApiError> {
     let topic = fields.parsed("topic", LogTopic::parse)?;
     let partition = fields.partition("partition")?;
-    if partition >= topic.source().partitions() {
-        let last = topic.source().partitions() - 1;
+    let partitions = match topic {
+        LogTopic::Record(of) => board.layout(of).partitions(),
+        LogTopic::DeadLetter(source) => source.partitions(),
+    };
+    if partition >= partitions {
+        let last = partitions.saturating_sub(1);
         return Err(invalid("partition", format!("wanted 0..={last} of `{topic}`, got {partition}")));
     }
     Ok((topic, Partition(partition)))

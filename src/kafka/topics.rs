@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use horizons_actors::ids::{LogTopic, Offset, Partition, Topic, TopicPartition};
+use horizons_actors::layout::Layout;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::config::FromClientConfigAndContext;
@@ -57,7 +58,8 @@ pub enum Difference {
         /// The topic.
         topic: String,
     },
-    /// It has another number of partitions: keys would be looked for where they are not.
+    /// It has another number of partitions. With fewer, keys would be looked for where nothing is; those that were added
+    /// are not read before they are adopted.
     Partitions {
         /// The topic.
         topic: String,
@@ -92,7 +94,9 @@ impl Difference {
     /// Tells whether serving must not start: records would be lost, refused or not found.
     pub fn is_fatal(&self) -> bool {
         match self {
-            Difference::Missing { .. } | Difference::Partitions { .. } => true,
+            Difference::Missing { .. } => true,
+            // Those that were added are not read before they are adopted.
+            Difference::Partitions { wanted, got, .. } => *got < usize::from(*wanted),
             Difference::Setting { name, .. } => *name == CLEANUP_POLICY,
             Difference::Replication { .. } => false,
         }
@@ -103,6 +107,12 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Difference::Missing { topic } => write!(f, "`{topic}` does not exist"),
+            Difference::Partitions { topic, wanted, got } if *got > usize::from(*wanted) => {
+                write!(
+                    f,
+                    "`{topic}` has {got} partitions, and {wanted} count: `horizons topics adopt-layout`"
+                )
+            }
             Difference::Partitions { topic, wanted, got } => {
                 write!(f, "`{topic}` has {got} partitions, wanted {wanted}")
             }
@@ -121,6 +131,17 @@ const CLEANUP_POLICY: &str = "cleanup.policy";
 
 /// Plans the five topics and their dead letters.
 pub fn plan(prefix: &str, replication: u16) -> Vec<PlannedTopic> {
+    plan_under(prefix, replication, &[])
+}
+
+/// The same for topics of record that may have grown: each has as many partitions as its layout counts.
+pub fn plan_under(prefix: &str, replication: u16, layouts: &[Layout]) -> Vec<PlannedTopic> {
+    let counted = |topic: LogTopic| match topic {
+        LogTopic::Record(of) => {
+            layouts.iter().find(|layout| layout.topic() == of).map_or(of.partitions(), Layout::partitions)
+        }
+        LogTopic::DeadLetter(source) => source.partitions(),
+    };
     let of = |topic: LogTopic| {
         let source = topic.source();
         let mut settings = BTreeMap::from([
@@ -135,7 +156,7 @@ pub fn plan(prefix: &str, replication: u16) -> Vec<PlannedTopic> {
         PlannedTopic {
             topic,
             name: topic_name(prefix, topic),
-            partitions: source.partitions(),
+            partitions: counted(topic),
             replication,
             settings,
         }
@@ -287,6 +308,19 @@ impl TopicAdmin {
             std::thread::park_timeout(LOOK_PAUSE);
         }
         Ok(())
+    }
+
+    /// Counts the partitions of a topic of record; none where it does not exist.
+    ///
+    /// *Errors*: [`KafkaLogError::Request`].
+    pub fn partitions(&self, topic: Topic) -> Result<Option<u16>, KafkaLogError> {
+        let request = |source| KafkaLogError::Request { operation: "list topics", source };
+        let name = topic_name(&self.config.topic_prefix, LogTopic::Record(topic));
+        // All are asked for: asking for one by name may create it.
+        let metadata =
+            self.client.inner().fetch_metadata(None, self.config.request_limit).map_err(request)?;
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        Ok(found.map(|found| u16::try_from(found.partitions().len()).unwrap_or(u16::MAX)))
     }
 
     /// Counts the brokers.

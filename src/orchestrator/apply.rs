@@ -82,7 +82,12 @@ impl Shared {
 
     /// Gives what decisions are made with, now.
     pub(super) fn context(&self) -> Context<'_> {
-        Context { now: self.clock.now(), randomness: self.randomness.as_ref(), encode: self.encoder.as_ref() }
+        Context {
+            now: self.clock.now(),
+            randomness: self.randomness.as_ref(),
+            encode: self.encoder.as_ref(),
+            home: self.home.as_ref(),
+        }
     }
 
     /// Waits until nobody else is between read and write of the job.

@@ -23,10 +23,13 @@ use std::time::Duration;
 use horizons_actors::backoff::BackoffPolicy;
 use horizons_actors::clock::{Clock, Randomness};
 use horizons_actors::event::{Encoding, Event};
+use horizons_actors::ids::{JobId, Topic};
+use horizons_actors::layout::Layout;
 use horizons_actors::orchestrator::Unencodable;
 use horizons_actors::ports::scheduler::Scheduler;
 use horizons_actors::ports::store::JobStore;
 use horizons_actors::record::OutgoingRecord;
+use horizons_actors::state::JobHome;
 use tokio::sync::{Mutex, Notify};
 
 pub use horizons_actors::ports::commands::CommandError as OrchestratorError;
@@ -72,6 +75,9 @@ impl Default for OrchestratorConfig {
     }
 }
 
+/// Gives the layout of a topic, as last heard of.
+pub type Layouts = Arc<dyn Fn(Topic) -> Layout + Send + Sync>;
+
 /// Turns an event into its record.
 type Encoder = Box<dyn Fn(&Event) -> Result<OutgoingRecord, Unencodable> + Send + Sync>;
 
@@ -83,6 +89,10 @@ struct Shared {
     randomness: Arc<dyn Randomness>,
     config: OrchestratorConfig,
     encoder: Encoder,
+    /// Where new records go.
+    layouts: Layouts,
+    /// Where a new job is at home.
+    home: Box<dyn Fn(&JobId) -> JobHome + Send + Sync>,
     /// One of these is held from the read to the write of a job, so that a wish to cancel, which changes no
     /// sequence, cannot be overwritten from a row that was read before it.
     turns: Vec<Mutex<()>>,
@@ -120,13 +130,30 @@ impl Orchestrator {
         randomness: Arc<dyn Randomness>,
         config: OrchestratorConfig,
     ) -> Self {
+        Self::under(store, scheduler, clock, randomness, config, Arc::new(Layout::first_of))
+    }
+
+    /// The same over topics that may have grown.
+    pub fn under(
+        store: Arc<dyn JobStore>,
+        scheduler: Arc<dyn Scheduler>,
+        clock: Arc<dyn Clock>,
+        randomness: Arc<dyn Randomness>,
+        config: OrchestratorConfig,
+        layouts: Layouts,
+    ) -> Self {
         let shared = Shared {
             store,
             scheduler,
             clock,
             randomness,
             config,
-            encoder: encoder(config.encoding),
+            encoder: encoder(config.encoding, Arc::clone(&layouts)),
+            home: {
+                let layouts = Arc::clone(&layouts);
+                Box::new(move |job_id| JobHome::by(job_id, |topic| layouts(topic)))
+            },
+            layouts,
             turns: (0..TURNS).map(|_| Mutex::new(())).collect(),
             verdicts: verdict::Verdicts::default(),
             orders_written: Notify::new(),
@@ -148,9 +175,9 @@ impl Orchestrator {
     }
 }
 
-fn encoder(encoding: Encoding) -> Encoder {
+fn encoder(encoding: Encoding, layouts: Layouts) -> Encoder {
     Box::new(move |event| {
-        horizons_actors::event::encode(event, encoding).map_err(|error| Unencodable {
+        let mut record = horizons_actors::event::encode(event, encoding).map_err(|error| Unencodable {
             // Of an event, its payload; of the payload, the field that made it so large.
             field: error
                 .field()
@@ -158,7 +185,11 @@ fn encoder(encoding: Encoding) -> Encoder {
                 .unwrap_or(payload_field(event))
                 .to_owned(),
             reason: error.to_string(),
-        })
+        })?;
+        if let Some(key) = &record.key {
+            record.partition = layouts(event.topic()).home_now(key);
+        }
+        Ok(record)
     })
 }
 

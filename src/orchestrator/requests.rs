@@ -12,12 +12,14 @@ use bytes::Bytes;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
+use horizons_actors::layout::Layout;
 use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
 use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::commands::AcceptedGap;
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
+    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, LayoutAdopted, ParkedWish, ResumeAnswer,
+    StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
@@ -167,6 +169,7 @@ impl Orchestrator {
             | CommandKind::CancelJob { .. }
             | CommandKind::AppendRecord { .. }
             | CommandKind::ResumeLane(_)
+            | CommandKind::AdoptLayout(_)
             | CommandKind::AcceptGap(_)
             | CommandKind::SetAsideRecord { .. }
             | CommandKind::SendRecordAgain { .. } => return Err(wrong_kind(&command)),
@@ -263,6 +266,30 @@ impl Orchestrator {
         }
     }
 
+    /// Lets partitions count that were added to a topic, as they were seen.
+    ///
+    /// *Errors*: `Moved` when the layout is another one by now or has them already, `Invalid`, `Busy`; nothing is
+    /// stored then.
+    pub async fn adopt_layout(&self, command: Command) -> Result<Layout, OrchestratorError> {
+        let CommandKind::AdoptLayout(adoption) = &command.kind else {
+            return Err(wrong_kind(&command));
+        };
+        let adoption = adoption.clone();
+        let mut changes = Map::new();
+        changes.insert("partitions".to_owned(), json!(adoption.partitions));
+        changes.insert("ends".to_owned(), json!(adoption.ends));
+        let audit = self.shared.audit(&command, changes)?;
+        let topic = adoption.topic;
+        match self.shared.store.adopt_layout(adoption, audit).await {
+            Ok(LayoutAdopted::Adopted(layout)) => Ok(layout),
+            Ok(LayoutAdopted::Changed(layout)) => Err(OrchestratorError::Moved {
+                what: format!("layout of `{topic}`"),
+                reason: format!("it has {} partitions now", layout.partitions()),
+            }),
+            Err(error) => Err(self.shared.store_error(error)),
+        }
+    }
+
     /// Runs work to its end even when the caller goes away.
     async fn detached<F, T>(&self, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, OrchestratorError>
     where
@@ -304,10 +331,16 @@ impl Shared {
     }
 
     fn outgoing(&self, topic: Topic, record: ExternalRecord) -> OutgoingRecord {
-        let event_id = event_id(&record).unwrap_or_else(|| EventId(self.randomness.next_uuid()));
+        let partition = match &record.key {
+            Some(key) => (self.layouts)(topic).home_now(key),
+            None => {
+                let event_id = event_id(&record).unwrap_or_else(|| EventId(self.randomness.next_uuid()));
+                partition_for(topic, None, event_id)
+            }
+        };
         OutgoingRecord {
             topic: LogTopic::Record(topic),
-            partition: partition_for(topic, record.key.as_deref(), event_id),
+            partition,
             timestamp: self.clock.now(),
             key: record.key,
             headers: record.headers,

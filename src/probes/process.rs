@@ -123,6 +123,18 @@ impl EventLogProbe {
         Self { board, has_answered: Some(Box::new(has_answered)) }
     }
 
+    /// Tells of topics that have grown: what is in the added partitions waits for an operator, all else is done.
+    fn judge_topics(&self) -> Finding {
+        let apart = self.board.topics_apart();
+        if apart.is_empty() {
+            return Finding::ok(ProbeKind::EventLog, "answers");
+        }
+        let told = apart.iter().map(|(topic, found, counted)| {
+            format!("{topic} has {found} partitions, {counted} count: `horizons topics adopt-layout {topic}`")
+        });
+        Finding::degraded(ProbeKind::EventLog, listed(told.collect()))
+    }
+
     fn judge(&self) -> Finding {
         let away = self.board.groups_waiting();
         match (&self.has_answered, away.as_slice()) {
@@ -130,7 +142,7 @@ impl EventLogProbe {
                 Finding::degraded(ProbeKind::EventLog, "the brokers have not answered since the start")
             }
             (None, []) => Finding::ok(ProbeKind::EventLog, "in the store"),
-            (Some(_), []) => Finding::ok(ProbeKind::EventLog, "answers"),
+            (Some(_), []) => self.judge_topics(),
             (_, away) => {
                 let named = away.iter().map(|(group, error)| format!("group {group}: {error}"));
                 Finding::degraded(ProbeKind::EventLog, listed(named.collect()))

@@ -33,6 +33,7 @@ use crate::lane::environment::LaneEnvironment;
 use crate::lane::guard::guard;
 use crate::lane::message::{LaneExit, LaneExited, StopLane};
 use crate::lane::{Lane, LaneSetup};
+use crate::layout::Layout;
 use crate::metrics::RebalanceKind;
 use crate::ports::log::{EventLog, LogError, LogReader, Revocation};
 use crate::snapshot::ActorState;
@@ -42,6 +43,9 @@ const DISPATCHER_MAILBOX: usize = 1_024;
 
 /// How often a dispatcher looks for lanes whose end it was not told of and for changes of the assignment.
 const DISPATCHER_TICK: Duration = Duration::from_millis(50);
+
+/// How often a dispatcher looks whether a topic's layout was changed, here or in another process.
+const LAYOUT_LOOK: Duration = Duration::from_secs(1);
 
 /// How long after a stop's deadline lanes and reader may take to let go.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -95,6 +99,8 @@ pub struct Dispatcher {
     /// Why it gave up.
     failure: Option<String>,
     is_stopping: bool,
+    /// When layouts are looked at next; none while an answer is waited for.
+    layout_look_at: Option<tokio::time::Instant>,
 }
 
 impl Dispatcher {
@@ -110,6 +116,7 @@ impl Dispatcher {
             has_assignment: false,
             failure: None,
             is_stopping: false,
+            layout_look_at: Some(tokio::time::Instant::now()),
         }
     }
 
@@ -408,6 +415,43 @@ impl Dispatcher {
             .collect();
         for partition in dead {
             self.lane_ended(partition, LaneExit::Panicked("its end was not told".to_owned()), ctx);
+        }
+        self.look_at_layouts(ctx);
+    }
+
+    /// Asks the store for the layouts, now and then: another process may have adopted one.
+    fn look_at_layouts(&mut self, ctx: &mut Context<Self>) {
+        let now = tokio::time::Instant::now();
+        if self.layout_look_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let asked = self.spec.environment.store.read_layouts();
+        ctx.spawn(asked.into_actor(self).map(|answer, dispatcher, ctx| {
+            dispatcher.layout_look_at = Some(tokio::time::Instant::now() + LAYOUT_LOOK);
+            match answer {
+                Ok(layouts) => dispatcher.guarded(ctx, |dispatcher, _ctx| dispatcher.take_layouts(layouts)),
+                // Lanes that wait for the same store say so.
+                Err(error) => tracing::debug!(error = %error, "failed to read layouts: later again"),
+            }
+        }));
+    }
+
+    /// Has lanes that were opened under an older layout look again; they could not write any more.
+    fn take_layouts(&mut self, layouts: Vec<Layout>) {
+        let board = Arc::clone(&self.spec.environment.board);
+        for layout in layouts {
+            board.learn_layout(layout);
+        }
+        for (partition, slot) in &mut self.slots {
+            let lane = LaneKey { group: self.spec.group.clone(), topic_partition: *partition };
+            let epochs = board.layout(partition.topic).count();
+            if slot.lane.is_some()
+                && !slot.is_asked_to_stop
+                && board.lane(&lane).is_under_older_layout(epochs)
+            {
+                tracing::info!(lane = %lane, "the topic's layout was changed: the lane opens anew");
+                slot.ask_to_stop(None);
+            }
         }
     }
 

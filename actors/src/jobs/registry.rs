@@ -18,12 +18,11 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture,
 };
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use crate::backoff::{RestartDecision, RestartLedger};
 use crate::clock::Moment;
-use crate::event::partition_for;
-use crate::ids::{EventId, Group, JobId, LaneKey, Topic, TopicPartition};
+use crate::event::partition_among;
+use crate::ids::{Group, JobId, LaneKey, Topic, TopicPartition};
 use crate::jobs::handle::{JobRegistryParts, Shared};
 use crate::jobs::message::{
     ChildExited, GetJobCounts, GetJobState, GetJobSupervisor, JobCounts, JobSupervisorSnapshot,
@@ -223,11 +222,14 @@ impl JobRegistry {
 
     /// Tells whether the lane that follows a job is this process's.
     fn owns(&self, job_id: &JobId) -> bool {
-        // The event id has no say where there is a key.
-        let partition =
-            partition_for(Topic::JobLifecycle, Some(job_id.as_str().as_bytes()), EventId(Uuid::nil()));
-        let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition };
-        self.parts.board.find_lane(&LaneKey { group: Group::jobs(), topic_partition }).is_some()
+        // A job of our own stays where it began, one of others goes where the newest layout says: which one a view is
+        // of does not tell, and a supervisor too many only answers what the view says.
+        let layout = self.parts.board.layout(Topic::JobLifecycle);
+        layout.epochs().any(|epoch| {
+            let partition = partition_among(epoch.partitions, job_id.as_str().as_bytes());
+            let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition };
+            self.parts.board.find_lane(&LaneKey { group: Group::jobs(), topic_partition }).is_some()
+        })
     }
 
     /// Runs a handler's body; a panic is noted and ends the registry, and its factory builds another.

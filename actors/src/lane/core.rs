@@ -22,6 +22,7 @@ use crate::lane::brake::FloodBrake;
 use crate::lane::environment::LaneEnvironment;
 use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
+use crate::lane::layout::Passage;
 use crate::lane::message::LaneExit;
 use crate::lane::notice::CommitNotice;
 use crate::lane::retry::{forget_gap, note_gap, resumes_at, retry};
@@ -29,7 +30,7 @@ use crate::lane::start::{rewind, start_answer};
 use crate::lane::status::LaneStatus;
 use crate::lane::trial::{Trials, is_convicted, settled};
 use crate::lane::window::DuplicateWindow;
-use crate::layout::{Layout, Place};
+use crate::layout::Layout;
 use crate::ports::PortError;
 use crate::ports::log::{LogError, LogReader, StartAnswer};
 use crate::ports::store::{CommitError, DesiredState, Fence, LaneTransaction, ParkedKeyState, StoreError};
@@ -52,13 +53,15 @@ pub(super) struct LaneCore {
     /// The id under which this generation of the lane is stored and hashed.
     pub(super) log_id: LogId,
     /// Where keys are at home.
-    layout: Layout,
+    pub(super) layout: Layout,
+    /// How far it is in newer epochs of the layout.
+    pub(super) passage: Passage,
     /// Whether it was told that records stand in a wrong partition: once for each life.
     pub(super) has_told_wrong_partition: bool,
     /// The fence of the next transaction.
     pub(super) fence: Fence,
     /// The stored position; none before the first transaction.
-    stored_next: Option<Offset>,
+    pub(super) stored_next: Option<Offset>,
     /// The next record to apply.
     pub(super) position: Offset,
     /// The next record that the reader will deliver; below `position` while the window is rebuilt.
@@ -167,6 +170,7 @@ impl LaneCore {
         let core = Self {
             log_id: opened.log_id,
             layout: opened.layout,
+            passage: Passage::default(),
             has_told_wrong_partition: false,
             fence: opened.fence,
             stored_next: opened.next,
@@ -200,6 +204,7 @@ impl LaneCore {
             }
         })?;
         core.status.placed(position, inspection.high, core.env.clock.moment());
+        core.status.under_layout(core.layout.count());
         core.status.parked(core.parked.len(), core.parked_records());
         core.show_rest(opened.held_because.as_deref());
         Ok(core)
@@ -279,7 +284,8 @@ impl LaneCore {
         mut batch: RecordBatch,
         queued: usize,
     ) -> Result<Option<RecordBatch>, LaneExit> {
-        let next = batch.next;
+        let beyond = self.behind_boundary(&mut batch);
+        let (next, beyond) = beyond.map_or((batch.next, Vec::new()), |(boundary, beyond)| (boundary, beyond));
         self.env.faults.hit(FaultPoint::BeforeBatch, &self.lane);
         self.read_position = next;
         self.status.queued(queued);
@@ -294,12 +300,12 @@ impl LaneCore {
             }
             if self.is_held() {
                 // What is not tried is not even decoded.
-                return Ok(self.rest_of(batch, records.into()));
+                return Ok(self.rest_of(batch, records.into_iter().chain(beyond).collect()));
             }
         }
         if records.is_empty() {
             self.pass(next).await?;
-            return Ok(None);
+            return Ok(self.rest_of(batch, beyond));
         }
         let fresh: Vec<Entry> = records
             .into_iter()
@@ -332,7 +338,8 @@ impl LaneCore {
         }
         self.panics.clear();
         self.repeats.clear();
-        Ok(self.rest_of(batch, chunks.into_iter().flatten().map(|entry| entry.record).collect()))
+        let left = chunks.into_iter().flatten().map(|entry| entry.record);
+        Ok(self.rest_of(batch, left.chain(beyond).collect()))
     }
 
     /// Moves the position past offsets that hold no record, unless the lane ends or is past them already.
@@ -358,15 +365,6 @@ impl LaneCore {
         let topic = self.lane.topic_partition.topic;
         if let Ok(Ok(event)) = guard(|| (self.env.decoder)(topic, record)) {
             let _known_already = self.window.check(event.event_id, record.offset);
-        }
-    }
-
-    /// Tells whether a record stands in another partition than its key's home. What it holds is not looked at.
-    fn wrong_partition(&self, record: &LogRecord) -> Option<Rejection> {
-        let partition = self.lane.topic_partition.partition;
-        match self.layout.place(record.key.as_deref(), partition, record.offset) {
-            Place::Home => None,
-            Place::Elsewhere { home } => Some(Rejection::WrongPartition { home }),
         }
     }
 
@@ -536,6 +534,10 @@ impl LaneCore {
         }
         let rows = self.retry(|| self.env.store.load(self.lane.clone(), keys.clone())).await?;
         self.cache.extend(rows);
+        if self.has_former() {
+            keys.retain(|key| !self.cache.contains_key(key));
+            self.load_former(keys).await?;
+        }
         Ok(())
     }
 
@@ -588,7 +590,8 @@ impl LaneCore {
         next: Offset,
         fingerprint: Option<Digest32>,
     ) -> Result<CommitStep, LaneExit> {
-        let Built { effects, notices, outcomes, now } = built;
+        let Built { mut effects, notices, outcomes, now } = built;
+        effects.moves = self.moves_of(&effects.states);
         let summary = Summary::of(&effects);
         let states = effects.states.clone();
         let trials = effects.trials_settled.clone();
@@ -632,6 +635,7 @@ impl LaneCore {
         self.stored_next = Some(next);
         self.position = next;
         self.next_timer = next_timer;
+        self.moved(&states);
         self.cache.extend(states);
         for view in retired {
             self.cache.remove(&StateKey::JobView(view.job_id));

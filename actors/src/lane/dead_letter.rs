@@ -6,7 +6,7 @@
 //! dead-letter store keeps the original whole.
 
 use crate::clock::Timestamp;
-use crate::ids::{LaneKey, LogTopic};
+use crate::ids::{LaneKey, LogTopic, Partition};
 use crate::record::{Headers, LogRecord, OutgoingRecord};
 use crate::rejection::{Rejection, short_detail};
 
@@ -36,7 +36,8 @@ const HEADERS: &str = "headers";
 const KEY: &str = "key";
 const ALL_PARTS: [&str; 3] = [PAYLOAD, HEADERS, KEY];
 
-/// Makes the record for the dead-letter topic, in the partition of the same number.
+/// Makes the record for the dead-letter topic, in the partition of the same number: of one that was added to the source
+/// later, modulo those that dead-letter topics have.
 pub fn dead_letter_record(
     lane: &LaneKey,
     record: &LogRecord,
@@ -61,7 +62,7 @@ pub fn dead_letter_record(
         let omission = (!omitted.is_empty()).then_some((header::OMITTED.as_bytes(), Some(names.as_bytes())));
         OutgoingRecord {
             topic: LogTopic::DeadLetter(origin.topic),
-            partition: origin.partition,
+            partition: Partition(origin.partition.0 % origin.topic.partitions()),
             timestamp: now,
             key: record.key.clone().filter(|_| is_kept(KEY)),
             headers: Headers::new(original.chain(added).chain(omission)),
@@ -77,7 +78,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ids::{Group, Offset, Partition, Topic, TopicPartition};
+    use crate::ids::{Group, Offset, Topic, TopicPartition};
     use crate::record::TimestampType;
 
     #[test]

@@ -18,6 +18,7 @@ pub mod environment;
 pub mod fault;
 pub mod guard;
 pub mod lag;
+mod layout;
 pub mod message;
 pub mod notice;
 mod pace;
@@ -222,6 +223,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             }
             core.tick().await?;
             core.rest_aside();
+            core.note_passage(core.position).await?;
         }
         let is_running = !core.is_held();
         let batch = match is_running || core.is_rewinding() {
@@ -237,14 +239,21 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             join_waiting(&mut batch, &mut inbox.batches.borrow_mut(), &core.env.settings);
         }
         let queued = inbox.batches.borrow().len();
-        match core.absorb(batch)? {
-            Some(fresh) if is_running => {
-                if let Some(rest) = core.process(fresh, queued).await? {
-                    inbox.batches.borrow_mut().push_front(rest);
-                }
-            }
-            Some(fresh) => inbox.batches.borrow_mut().push_front(fresh),
-            None => {}
+        core.learn_homes(&batch).await?;
+        let Some(fresh) = core.absorb(batch)? else { continue };
+        if !is_running {
+            inbox.batches.borrow_mut().push_front(fresh);
+            continue;
+        }
+        let first = fresh.records.first().map_or(fresh.from, |record| record.offset);
+        if !core.may_go_on(first).await? {
+            inbox.batches.borrow_mut().push_front(fresh);
+            // Another lane must come to where this one waits for it, or an operator act.
+            tokio::time::sleep(tick_interval).await;
+            continue;
+        }
+        if let Some(rest) = core.process(fresh, queued).await? {
+            inbox.batches.borrow_mut().push_front(rest);
         }
     }
     core.end_in_order().await;

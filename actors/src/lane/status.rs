@@ -11,9 +11,10 @@ use std::time::Duration;
 use crate::clock::{Moment, Now, Timestamp};
 use crate::effect::Outcome;
 use crate::heartbeat;
-use crate::ids::{Group, Incarnation, LaneKey, Offset, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, Offset, Topic, TopicPartition};
 use crate::lane::lag::Lag;
 use crate::lane::pace::{Pace, Sum};
+use crate::layout::Layout;
 use crate::ports::log::LogEnds;
 use crate::record::RecordBatch;
 use crate::snapshot::{ActorState, GroupSnapshot, LaneSnapshot, TreeSnapshot};
@@ -48,6 +49,8 @@ pub struct LaneStatus {
     /// Set when operators changed something that the lane must read again; never lost, whatever happens to
     /// messages.
     is_nudged: AtomicBool,
+    /// How many epochs the layout had when the lane was opened.
+    layout_epochs: AtomicU64,
 }
 
 impl Default for LaneStatus {
@@ -70,6 +73,7 @@ impl Default for LaneStatus {
             }),
             busy_since: AtomicI64::new(0),
             is_nudged: AtomicBool::new(false),
+            layout_epochs: AtomicU64::new(0),
         }
     }
 }
@@ -210,6 +214,17 @@ impl LaneStatus {
         self.is_nudged.store(true, Ordering::Release);
     }
 
+    /// Notes how many epochs the layout has that the lane works under.
+    pub fn under_layout(&self, epochs: usize) {
+        self.layout_epochs.store(epochs as u64, Ordering::Relaxed);
+    }
+
+    /// Tells whether the lane was opened under a layout with fewer epochs than this; not before it is open.
+    pub fn is_under_older_layout(&self, epochs: usize) -> bool {
+        let known = self.layout_epochs.load(Ordering::Relaxed);
+        known > 0 && known < epochs as u64
+    }
+
     /// Takes the wish to read again.
     pub fn take_nudge(&self) -> bool {
         self.is_nudged.swap(false, Ordering::AcqRel)
@@ -306,6 +321,10 @@ pub struct StatusBoard {
     /// Raised whenever a lane comes or goes.
     lanes_revision: AtomicU64,
     job_supervisors: OnceLock<CountSupervisors>,
+    /// The layouts of topics, as last heard of.
+    layouts: Mutex<BTreeMap<Topic, Layout>>,
+    /// How many partitions topics have in the log, where somebody looked.
+    partitions: Mutex<BTreeMap<Topic, u16>>,
 }
 
 /// Counts the live job supervisors, without asking any actor.
@@ -349,6 +368,33 @@ impl StatusBoard {
     /// Gives a number that changes whenever a lane comes or goes.
     pub fn lanes_revision(&self) -> u64 {
         self.lanes_revision.load(Ordering::Acquire)
+    }
+
+    /// Notes a topic's layout; an older one than is known is left.
+    pub fn learn_layout(&self, layout: Layout) {
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_newer = layouts.get(&layout.topic()).is_none_or(|known| known.count() <= layout.count());
+        if is_newer {
+            layouts.insert(layout.topic(), layout);
+        }
+    }
+
+    /// Notes how many partitions a topic has in the log.
+    pub fn note_partitions(&self, topic: Topic, found: u16) {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(topic, found);
+    }
+
+    /// Lists the topics that have another number of partitions than their layout counts: what there is, and what counts.
+    pub fn topics_apart(&self) -> Vec<(Topic, u16, u16)> {
+        let found = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let counted = found.into_iter().map(|(topic, found)| (topic, found, self.layout(topic).partitions()));
+        counted.filter(|(_, found, counted)| found != counted).collect()
+    }
+
+    /// Gives a topic's layout as last heard of: what it begins with, before anything was.
+    pub fn layout(&self, topic: Topic) -> Layout {
+        let layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.get(&topic).cloned().unwrap_or_else(|| Layout::first_of(topic))
     }
 
     /// Lists the lanes.

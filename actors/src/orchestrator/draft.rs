@@ -135,7 +135,10 @@ impl<'a> Draft<'a> {
 
     /// Publishes an event as it is.
     pub(super) fn publish(&mut self, event: Event) -> Result<(), Refusal> {
-        let record = (self.context.encode)(&event)?;
+        let mut record = (self.context.encode)(&event)?;
+        if let Some(partition) = self.write.row.home.of(event.topic()) {
+            record.partition = partition;
+        }
         self.write.events.push(OutgoingEvent { event, record });
         Ok(())
     }

@@ -10,11 +10,13 @@ use crate::event::{Event, JobStatus, Payload, TaccSystem};
 use crate::ids::{
     AgentName, CommandId, CorrelationId, DatasetId, JobId, LogTopic, Partition, SchedulerJobId, UserId,
 };
+use crate::layout::Layout;
 use crate::orchestrator::{Context, Decision, Ended, Input, Refusal, Unencodable, decide};
 use crate::parameters::{ParameterValue, Parameters};
 use crate::ports::scheduler::{AttemptEnd, AttemptExit, AttemptReport, AttemptSample, AttemptTotals};
 use crate::ports::store::{JobExpectation, JobRow, JobWrite};
 use crate::record::{Headers, OutgoingRecord};
+use crate::state::JobHome;
 
 /// A parameter that the encoder of these tests refuses, as a real one does a record that is too large.
 pub(super) const UNENCODABLE_PARAMETER: &str = "unencodable";
@@ -78,7 +80,8 @@ impl World {
 
     /// Decides without writing.
     pub(super) fn decide(&self, input: &Input) -> Result<Decision, Refusal> {
-        let context = Context { now: NOW, randomness: &self.randomness, encode: &encode };
+        let home = |job_id: &JobId| JobHome::by(job_id, Layout::first_of);
+        let context = Context { now: NOW, randomness: &self.randomness, encode: &encode, home: &home };
         decide(self.row.as_ref(), input, &context)
     }
 

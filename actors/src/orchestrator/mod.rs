@@ -23,9 +23,11 @@ pub use request::{IDEMPOTENCY_KEY_MAX_BYTES, REASON_MAX_CHARS, audit_event, requ
 use crate::clock::{Randomness, Timestamp};
 use crate::command::Command;
 use crate::event::{Event, JobStatus};
+use crate::ids::JobId;
 use crate::ports::scheduler::{AttemptEnd, AttemptReport, AttemptSample};
 use crate::ports::store::{JobRow, JobWrite};
 use crate::record::OutgoingRecord;
+use crate::state::JobHome;
 
 /// The error code of a job that the scheduler refused.
 pub const ERROR_CODE_REFUSED: &str = "scheduler_refused";
@@ -36,6 +38,9 @@ pub const ERROR_CODE_LOST: &str = "attempt_lost";
 /// Turns an event into its record, final to the byte.
 pub type Encode<'a> = &'a (dyn Fn(&Event) -> Result<OutgoingRecord, Unencodable> + Send + Sync);
 
+/// Gives the partitions of a new job.
+pub type Home<'a> = &'a (dyn Fn(&JobId) -> JobHome + Send + Sync);
+
 /// What a decision is given beside row and input.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
@@ -45,6 +50,8 @@ pub struct Context<'a> {
     pub randomness: &'a dyn Randomness,
     /// How events become records.
     pub encode: Encode<'a>,
+    /// Where a new job is at home.
+    pub home: Home<'a>,
 }
 
 /// Tells why an event has no record.

@@ -73,6 +73,7 @@ fn new_row(job_id: &JobId, command: &Command, request: &JobRequest, context: &Co
         dataset_id: request.dataset_id.clone(),
         parameters: request.parameters.to_json(),
         tacc_system: request.tacc_system,
+        home: (context.home)(job_id),
         correlation_id: command.correlation_id,
         status: JobStatus::Submitted,
         attempt: Attempt(1),

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use crate::command::Command;
+use crate::command::{Command, LayoutAdoption};
 use crate::event::JobStatus;
-use crate::ids::{Generation, JobId, Offset};
+use crate::ids::{Generation, JobId, Offset, Topic};
+use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::store::{AppendedAt, JobRow};
 use crate::record::Headers;
@@ -42,6 +43,20 @@ pub trait Commands: Send + Sync {
 
     /// Lets a lane go on behind a gap in its log: the command says which gap, as it was shown.
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError>;
+
+    /// Looks what an adoption of a topic's added partitions would be. An embedded log's topics do not grow.
+    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
+        let what = format!("topic `{topic}`");
+        let reason = "the event log is embedded: its topics do not grow".to_owned();
+        Box::pin(std::future::ready(Err(CommandError::NotPossible { what, reason })))
+    }
+
+    /// Lets a topic's added partitions count: the command says which, as they were seen.
+    fn adopt_layout(&self, _command: Command) -> Reply<Layout, CommandError> {
+        let what = "layout of a topic".to_owned();
+        let reason = "the event log is embedded: its topics do not grow".to_owned();
+        Box::pin(std::future::ready(Err(CommandError::NotPossible { what, reason })))
+    }
 }
 
 /// A gap that was accepted.

@@ -30,12 +30,20 @@ pub struct OutboxPartition {
 }
 
 impl OutboxPartition {
-    /// Lists every partition that can hold rows: those of the topics of record and of their dead letters.
+    /// Lists every partition that can hold rows as long as no topic has grown: those of the topics of record and of
+    /// their dead letters.
     pub fn all() -> impl Iterator<Item = OutboxPartition> {
+        Self::all_of(Topic::partitions)
+    }
+
+    /// The same with so many partitions of the topics of record. Those of dead letters stay as they are.
+    pub fn all_of(partitions: impl Fn(Topic) -> u16) -> impl Iterator<Item = OutboxPartition> {
         let topics = Topic::ALL.into_iter();
-        topics.flat_map(|topic| [LogTopic::Record(topic), LogTopic::DeadLetter(topic)]).flat_map(|topic| {
-            let partitions = 0..topic.source().partitions();
-            partitions.map(move |number| OutboxPartition { topic, partition: Partition(number) })
+        let counted = topics.flat_map(move |topic| {
+            [(LogTopic::Record(topic), partitions(topic)), (LogTopic::DeadLetter(topic), topic.partitions())]
+        });
+        counted.flat_map(|(topic, partitions)| {
+            (0..partitions).map(move |number| OutboxPartition { topic, partition: Partition(number) })
         })
     }
 }

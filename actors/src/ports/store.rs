@@ -7,20 +7,20 @@
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::command::{Command, Order, ParkedKeyId};
+use crate::command::{Command, LayoutAdoption, Order, ParkedKeyId};
 use crate::effect::{Effects, ParkedRecord, Timer};
 use crate::event::{Event, JobStatus, TaccSystem};
 use crate::gap::{FoundGap, GapAcceptance, GapKind};
 use crate::ids::{
-    AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, Generation, JobId, LaneKey, LogId,
-    LogTopic, Offset, Partition, ProcessId, Revision, SchedulerJobId, Sequence, UserId,
+    AgentName, Attempt, CorrelationId, DatasetId, Epoch, EventId, Generation, Group, JobId, LaneKey, LogId,
+    LogTopic, Offset, Partition, ProcessId, Revision, SchedulerJobId, Sequence, Topic, UserId,
 };
 use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::outbox::OutboxPartition;
 use crate::ports::wishes::{WishRevision, Wishes};
 use crate::record::{Digest32, OutgoingRecord};
-use crate::state::{StateKey, StateValue};
+use crate::state::{JobHome, StateKey, StateValue};
 use crate::trial::{Thought, Trial, TrialPhase, TrialSubject};
 
 /// Tells why the store did not do what was asked.
@@ -220,6 +220,17 @@ pub struct Progress {
     pub next: Option<Offset>,
 }
 
+/// How far a lane of a group and topic is, as other lanes of it must know when the topic's layout changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanePosition {
+    /// The partition.
+    pub partition: Partition,
+    /// Its stored position; none before its first transaction.
+    pub next: Option<Offset>,
+    /// The keys that are parked in it.
+    pub parked: Vec<Bytes>,
+}
+
 /// What lanes need of the store.
 pub trait LaneStore: Send + Sync {
     /// Takes a new epoch for the lane and reads where it stands, in one transaction behind every write that
@@ -232,6 +243,13 @@ pub trait LaneStore: Send + Sync {
 
     /// Reads what operators want of the lane now.
     fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError>;
+
+    /// Reads the layouts of all topics that have one stored.
+    fn read_layouts(&self) -> Reply<Vec<Layout>, StoreError>;
+
+    /// Reads how far the lanes of a group and topic are that were ever opened, in all processes, in the order of
+    /// their partitions.
+    fn read_positions(&self, group: Group, topic: Topic) -> Reply<Vec<LanePosition>, StoreError>;
 
     /// Loads rows of the behaviour's state; absent rows are left out.
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError>;
@@ -288,6 +306,8 @@ pub struct JobRow {
     pub parameters: String,
     /// The system.
     pub tacc_system: TaccSystem,
+    /// The partitions that its events go to, from the first to the last.
+    pub home: JobHome,
     /// The request that created it.
     pub correlation_id: CorrelationId,
     /// The status.
@@ -494,6 +514,15 @@ pub trait JobStore: Send + Sync {
     /// Lists what operators have asked about since a revision, by whichever process: every call above that stored
     /// a wish, a cancelled job, and a record that was set aside. One cheap statement when there is nothing.
     fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError>;
+
+    /// Lets more partitions of a topic count from now on, with the command's audit record, in one transaction. No
+    /// incarnation of before can write to a lane of the topic after it, and each partition's boundary is at or above
+    /// what any of them has written. Nothing is written unless the answer is [`LayoutAdopted::Adopted`].
+    fn adopt_layout(
+        &self,
+        adoption: LayoutAdoption,
+        audit: OutgoingRecord,
+    ) -> Reply<LayoutAdopted, StoreError>;
 }
 
 /// What became of a wish about a parked key.
@@ -519,6 +548,15 @@ pub enum ResumeAnswer {
     NotHeld,
     /// There is no such lane in this store.
     NoLane,
+}
+
+/// What became of a new layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayoutAdopted {
+    /// It counts from now on.
+    Adopted(Layout),
+    /// The stored layout is another one than was seen, or has as many partitions already.
+    Changed(Layout),
 }
 
 /// What became of a decision about a gap.

@@ -17,7 +17,7 @@ use super::lanes::{self, Lanes, StoredLane};
 use super::ports::limit;
 use super::schema::gaps;
 use super::state::{named, parsed, uuid};
-use super::trials;
+use super::{layouts, trials};
 use crate::db::words::{Words, WordsRef};
 
 /// What a row says that a lane found.
@@ -113,6 +113,7 @@ pub(super) fn accept(
             let next = stored.generation.following();
             let new = lanes::make(connection, log_id, &acceptance.lane, next)?;
             lanes::hand_on(connection, number, new.number)?;
+            layouts::begin_anew(connection, log_id, acceptance.lane.topic_partition)?;
             made = Some(new);
             next
         }

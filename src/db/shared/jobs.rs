@@ -8,12 +8,14 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{Order, OrderKind};
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{
-    AgentName, CorrelationId, DatasetId, JobId, SchedulerJobId, Sequence, Topic, UserId,
+    AgentName, CorrelationId, DatasetId, JobId, Partition, SchedulerJobId, Sequence, Topic, UserId,
 };
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::store::{
     CancelRequest, Idempotency, JobExpectation, JobFailure, JobRow, JobWrite, JobWritten, OrderAnswer,
     OrderPlace, OutgoingEvent, StoreError,
 };
+use horizons_actors::state::JobHome;
 
 use super::effects::write_orders;
 use super::engine::{Connection, engine, insert_or_ignore};
@@ -48,6 +50,24 @@ pub(super) struct JobColumns {
     execution_time_seconds: Option<f64>,
     submitted_at: i64,
     updated_at: i64,
+    lifecycle_partition: Option<i64>,
+    metrics_partition: Option<i64>,
+}
+
+/// Gives the home of a job as its row says.
+pub(super) fn home(
+    job_id: &JobId,
+    lifecycle: Option<i64>,
+    metrics: Option<i64>,
+) -> Result<JobHome, StoreError> {
+    let read = |number: i64| {
+        u16::try_from(number).map(Partition).map_err(|_| unreadable("partition of a job", number))
+    };
+    let first = JobHome::by(job_id, Layout::first_of);
+    Ok(JobHome {
+        lifecycle: lifecycle.map(read).transpose()?.unwrap_or(first.lifecycle),
+        metrics: metrics.map(read).transpose()?.unwrap_or(first.metrics),
+    })
 }
 
 impl JobColumns {
@@ -79,6 +99,8 @@ impl JobColumns {
             execution_time_seconds: row.execution_time_seconds,
             submitted_at: row.submitted_at.as_micros(),
             updated_at: row.updated_at.as_micros(),
+            lifecycle_partition: Some(i64::from(row.home.lifecycle.0)),
+            metrics_partition: Some(i64::from(row.home.metrics.0)),
         })
     }
 
@@ -98,8 +120,10 @@ impl JobColumns {
             }
             _ => None,
         };
+        let job_id = parsed("job id", &self.job_id, JobId::parse)?;
         Ok(JobRow {
-            job_id: parsed("job id", &self.job_id, JobId::parse)?,
+            home: home(&job_id, self.lifecycle_partition, self.metrics_partition)?,
+            job_id,
             user_id: parsed("user id", &self.user_id, UserId::parse)?,
             agent: parsed("agent", &self.agent, AgentName::parse)?,
             dataset_id: parsed("data set", &self.dataset_id, DatasetId::parse)?,

@@ -10,8 +10,8 @@ use horizons_actors::ids::{
     Epoch, Generation, Group, LaneKey, LogId, Offset, Partition, ProcessId, Revision, Topic, TopicPartition,
 };
 use horizons_actors::ports::store::{
-    DesiredState, Fence, LaneOpened, LaneOrders, LaneTransaction, ParkedKeyState, ParkedWish, Progress,
-    ResumeAnswer, StoreError,
+    DesiredState, Fence, LaneOpened, LaneOrders, LanePosition, LaneTransaction, ParkedKeyState, ParkedWish,
+    Progress, ResumeAnswer, StoreError,
 };
 use horizons_actors::record::Digest32;
 
@@ -490,6 +490,52 @@ pub(super) fn read_orders(connection: &mut Connection, number: i64) -> Result<La
         Some((name, held_because)) => LaneOrders { parked, desired: desired(&name)?, held_because },
         None => LaneOrders { parked, ..LaneOrders::default() },
     })
+}
+
+/// Reads how far the lanes of a group and topic are, in the order of their partitions.
+pub(super) fn positions(
+    connection: &mut Connection,
+    lanes: &Lanes,
+    group: &Group,
+    topic: Topic,
+) -> Result<Vec<LanePosition>, StoreError> {
+    let mut numbers: BTreeMap<i64, Partition> = BTreeMap::new();
+    let mut newest: BTreeMap<Partition, i64> = BTreeMap::new();
+    for stored in lanes.sorted(connection)? {
+        let TopicPartition { topic: of, partition } = stored.lane.topic_partition;
+        if stored.lane.group == *group && of == topic {
+            // In order of generation: the newest one stays.
+            newest.insert(partition, stored.number);
+        }
+    }
+    numbers.extend(newest.iter().map(|(partition, number)| (*number, *partition)));
+    let wanted: Vec<i64> = numbers.keys().copied().collect();
+    let mut positions: BTreeMap<Partition, LanePosition> = newest
+        .keys()
+        .map(|partition| (*partition, LanePosition { partition: *partition, next: None, parked: Vec::new() }))
+        .collect();
+    // Progress first: a key that is parked behind a position is seen then.
+    let progressed: Vec<(i64, Option<i64>)> = progress::table
+        .filter(progress::lane.eq_any(&wanted))
+        .select((progress::lane, progress::next_offset))
+        .load(connection)
+        .map_err(engine)?;
+    let parked: Vec<(i64, Vec<u8>)> = parked_keys::table
+        .filter(parked_keys::lane.eq_any(&wanted))
+        .select((parked_keys::lane, parked_keys::key))
+        .load(connection)
+        .map_err(engine)?;
+    for (number, next) in progressed {
+        if let Some(position) = numbers.get(&number).and_then(|partition| positions.get_mut(partition)) {
+            position.next = next.map(|next| Offset(next.cast_unsigned()));
+        }
+    }
+    for (number, key) in parked {
+        if let Some(position) = numbers.get(&number).and_then(|partition| positions.get_mut(partition)) {
+            position.parked.push(Bytes::from(key));
+        }
+    }
+    Ok(positions.into_values().collect())
 }
 
 /// What moving a lane's progress has shown beside, so that nobody need ask again; none where nobody looked.

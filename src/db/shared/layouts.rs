@@ -3,14 +3,19 @@
 //! Promises that a topic has a first epoch from the moment its first lane is opened, and that none is ever
 //! forgotten: a record is judged by the one that is in force at its offset.
 
+use std::collections::BTreeMap;
+
 use diesel::prelude::*;
 use horizons_actors::clock::{Clock, SystemClock};
-use horizons_actors::ids::{LogId, Offset, Topic};
+use horizons_actors::command::LayoutAdoption;
+use horizons_actors::ids::{LogId, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::layout::{Layout, LayoutEpoch};
-use horizons_actors::ports::store::StoreError;
+use horizons_actors::ports::store::{LayoutAdopted, StoreError};
 
 use super::engine::{Connection, engine, insert_or_ignore};
-use super::schema::layout_epochs;
+use super::readers::read_now;
+use super::schema::{lanes, layout_epochs, progress};
+use super::store::Reader;
 use crate::db::error::unreadable;
 
 /// Reads a topic's layout, storing what it begins with if there is none. Inside a transaction that writes.
@@ -46,6 +51,100 @@ pub(super) fn read(
     Ok(Some(Layout::new(topic, first?, epochs.collect::<Result<_, _>>()?)))
 }
 
+/// Reads the layouts of all topics that have one.
+pub(super) fn read_all(connection: &mut Connection, log_id: &LogId) -> Result<Vec<Layout>, StoreError> {
+    let mut all = Vec::new();
+    for topic in Topic::ALL {
+        all.extend(read(connection, log_id, topic)?);
+    }
+    Ok(all)
+}
+
+impl Reader {
+    /// Reads the layouts of all topics that have one. Blocks.
+    ///
+    /// *Errors*: [`StoreError`] when the database cannot be read.
+    pub fn layouts(&self) -> Result<Vec<Layout>, StoreError> {
+        let log_id = self.log_id();
+        read_now(&self.pool, |connection| read_all(connection, &log_id))
+    }
+}
+
+/// Lets more partitions of a topic count. Whoever owned a lane of the topic owns it no more, and no boundary is below what
+/// one has written.
+pub(super) fn adopt(
+    connection: &mut Connection,
+    log_id: &LogId,
+    adoption: &LayoutAdoption,
+) -> Result<LayoutAdopted, StoreError> {
+    let topic = adoption.topic;
+    let layout = read_or_make(connection, log_id, topic)?;
+    if layout.count() != adoption.epochs || layout.partitions() >= adoption.partitions {
+        return Ok(LayoutAdopted::Changed(layout));
+    }
+    let of_topic = lanes::table
+        .filter(lanes::topic.eq(i64::from(topic.code())))
+        .order(lanes::lane)
+        .select((lanes::lane, lanes::partition, lanes::group_name, lanes::generation))
+        .load::<(i64, i64, String, i64)>(connection)
+        .map_err(engine)?;
+    // Of a lane that began anew only the newest generation is read on.
+    let mut newest: BTreeMap<(i64, &str), (i64, i64)> = BTreeMap::new();
+    for (lane, partition, group, generation) in &of_topic {
+        let known = newest.entry((*partition, group)).or_insert((*generation, *lane));
+        *known = (*known).max((*generation, *lane));
+    }
+    let mut read: BTreeMap<i64, i64> = BTreeMap::new();
+    for ((partition, _), (_, lane)) in newest {
+        let next: Option<Option<i64>> = diesel::update(progress::table.filter(progress::lane.eq(lane)))
+            .set(progress::owner_epoch.eq(progress::owner_epoch + 1))
+            .returning(progress::next_offset)
+            .get_result(connection)
+            .optional()
+            .map_err(engine)?;
+        let known = read.entry(partition).or_default();
+        *known = next.flatten().unwrap_or_default().max(*known);
+    }
+    let read = |partition: Partition| {
+        Offset(read.get(&i64::from(partition.0)).copied().unwrap_or_default().cast_unsigned())
+    };
+    let following = layout.following(adoption.partitions, &adoption.ends, read);
+    let number = i64::try_from(layout.count()).unwrap_or(i64::MAX);
+    diesel::insert_into(layout_epochs::table)
+        .values(columns(log_id, topic, number, &following))
+        .execute(connection)
+        .map_err(engine)?;
+    Ok(LayoutAdopted::Adopted(layout.grown(following)))
+}
+
+/// Lets the newest epoch count in a partition that was made anew from its first record on: its offsets are others.
+pub(super) fn begin_anew(
+    connection: &mut Connection,
+    log_id: &LogId,
+    partition: TopicPartition,
+) -> Result<(), StoreError> {
+    let TopicPartition { topic, partition } = partition;
+    let Some(layout) = read(connection, log_id, topic)? else { return Ok(()) };
+    for (number, epoch) in (0_i64..).zip(layout.epochs()) {
+        let mut from = epoch.from.clone();
+        let Some(start) = from.get_mut(usize::from(partition.0)) else { continue };
+        *start = Offset(0);
+        let row = layout_epochs::table
+            .filter(layout_epochs::log_id.eq(log_id.as_str()))
+            .filter(layout_epochs::topic.eq(i64::from(topic.code())))
+            .filter(layout_epochs::epoch.eq(number));
+        diesel::update(row)
+            .set(layout_epochs::from_offsets.eq(bytes_of(&from)))
+            .execute(connection)
+            .map_err(engine)?;
+    }
+    Ok(())
+}
+
+fn bytes_of(from: &[Offset]) -> Vec<u8> {
+    from.iter().flat_map(|offset| offset.0.to_be_bytes()).collect()
+}
+
 fn epoch(partitions: i64, from: &[u8]) -> Result<LayoutEpoch, StoreError> {
     let partitions = u16::try_from(partitions).map_err(|_| unreadable("partitions", partitions))?;
     let (offsets, rest) = from.as_chunks::<8>();
@@ -74,7 +173,7 @@ fn columns(log_id: &LogId, topic: Topic, number: i64, epoch: &LayoutEpoch) -> Co
         topic: i64::from(topic.code()),
         epoch: number,
         partitions: i64::from(epoch.partitions),
-        from_offsets: epoch.from.iter().flat_map(|offset| offset.0.to_be_bytes()).collect(),
+        from_offsets: bytes_of(&epoch.from),
         adopted_at: SystemClock.now().as_micros(),
     }
 }

@@ -75,6 +75,13 @@ pub(super) fn take(
                 asked.extend(seen.as_ref().map(|thought| &thought.lane));
             }
             CommandWork::Outbox(_) => wanted.is_of_relay = true,
+            CommandWork::AdoptLayout { adoption, .. } => {
+                wanted.names.insert(format!("layout of {}", adoption.topic));
+                let all = context.lanes.sorted(connection)?;
+                let of_topic =
+                    all.iter().filter(|stored| stored.lane.topic_partition.topic == adoption.topic);
+                wanted.lanes.extend(of_topic.map(|stored| stored.number));
+            }
             CommandWork::AppendRecords { .. } | CommandWork::SendAgain { .. } => {}
         }
     }

@@ -11,7 +11,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::Command;
-use horizons_actors::ids::{Epoch, LogTopic, Offset, Partition};
+use horizons_actors::ids::{Epoch, LogId, LogTopic, Offset, Partition, Topic};
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::log::{LogHeads, RecordSource};
 use horizons_actors::ports::outbox::{
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use super::engine::{self, Connection, engine, insert_or_ignore};
 use super::key::{self, OFFSET_END};
+use super::layouts;
 use super::pages::{RECORD_WEIGHT, fit, weigh, weighed_rows};
 use super::ports::limit;
 use super::queue::{CommandWork, OutboxWork};
@@ -48,11 +50,12 @@ pub(super) enum OutboxResult {
 /// Carries a piece of the relay's work out. What is to be published with it is the second value.
 pub(super) fn write<'a>(
     connection: &mut Connection,
+    log_id: &LogId,
     work: &'a OutboxWork,
 ) -> Result<(OutboxResult, Option<&'a OutgoingRecord>), StoreError> {
     let result = match work {
         OutboxWork::Take { holder, duration, .. } => {
-            OutboxResult::Taken(take_lease(connection, *holder, *duration)?)
+            OutboxResult::Taken(take_lease(connection, log_id, *holder, *duration)?)
         }
         OutboxWork::Renew { holder, epoch, duration, .. } => {
             let epoch = epoch.0.cast_signed();
@@ -117,13 +120,19 @@ pub(super) fn answer_failed(work: OutboxWork, error: StoreError) {
 /// Takes the lease, and with it every cursor.
 fn take_lease(
     connection: &mut Connection,
+    log_id: &LogId,
     holder: RelayId,
     duration: Duration,
 ) -> Result<Option<RelayLease>, StoreError> {
     let Some(epoch) = engine::take_relay_lease(connection, &holder.to_string(), duration)? else {
         return Ok(None);
     };
-    for OutboxPartition { topic, partition } in OutboxPartition::all() {
+    let layouts = layouts::read_all(connection, log_id)?;
+    let partitions = |topic: Topic| {
+        let layout = layouts.iter().find(|layout| layout.topic() == topic);
+        layout.map_or(topic.partitions(), Layout::partitions)
+    };
+    for OutboxPartition { topic, partition } in OutboxPartition::all_of(partitions) {
         insert_or_ignore!(
             connection,
             outbox_cursors::table,

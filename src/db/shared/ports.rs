@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
-use horizons_actors::command::{Command, Order, ParkedKeyId};
+use horizons_actors::command::{Command, LayoutAdoption, Order, ParkedKeyId};
 use horizons_actors::effect::{ParkedRecord, Timer, TimerId};
 use horizons_actors::gap::{FoundGap, GapAcceptance};
-use horizons_actors::ids::{Epoch, JobId, LaneKey, ProcessId};
+use horizons_actors::ids::{Epoch, Group, JobId, LaneKey, ProcessId, Topic};
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
-    LaneOrders, LaneStore, LaneTransaction, OrderAnswer, OrderPlace, ParkedWish, Progress, ResumeAnswer,
-    StoreError, WishAnswer,
+    LaneOrders, LanePosition, LaneStore, LaneTransaction, LayoutAdopted, OrderAnswer, OrderPlace, ParkedWish,
+    Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::ports::wishes::{WishRevision, Wishes};
 use horizons_actors::record::OutgoingRecord;
@@ -27,7 +28,7 @@ use super::engine::engine;
 use super::queue::{CommandWork, LaneNote, LaneWork};
 use super::schema::timers;
 use super::store::Store;
-use super::{jobs, lanes, parking, state, wishes};
+use super::{jobs, lanes, layouts, parking, state, wishes};
 use crate::db::words::Words;
 
 /// Stands for a lane that was never opened: numbers start at 1.
@@ -116,6 +117,16 @@ impl LaneStore for Store {
             Some(number) => lanes::read_orders(connection, number),
             None => Ok(LaneOrders::default()),
         })
+    }
+
+    fn read_layouts(&self) -> Reply<Vec<Layout>, StoreError> {
+        let log_id = self.log_id();
+        self.reader.for_lanes.ask(move |connection| layouts::read_all(connection, &log_id))
+    }
+
+    fn read_positions(&self, group: Group, topic: Topic) -> Reply<Vec<LanePosition>, StoreError> {
+        let lanes = Arc::clone(&self.reader.lanes);
+        self.reader.for_lanes.ask(move |connection| lanes::positions(connection, &lanes, &group, topic))
     }
 
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
@@ -248,5 +259,13 @@ impl JobStore for Store {
     fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError> {
         let lanes = Arc::clone(&self.reader.lanes);
         self.reader.for_lanes.ask(move |connection| wishes::since(connection, &lanes, seen))
+    }
+
+    fn adopt_layout(
+        &self,
+        adoption: LayoutAdoption,
+        audit: OutgoingRecord,
+    ) -> Reply<LayoutAdopted, StoreError> {
+        self.command(|answer| CommandWork::AdoptLayout { adoption, audit, answer })
     }
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::OrderKind;
-use horizons_actors::effect::Effects;
+use horizons_actors::effect::{Effects, StateMove};
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition, ProcessId};
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, Progress, ResumeAnswer,
-    StoreError, WishAnswer,
+    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, LayoutAdopted, Progress,
+    ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::ports::wishes::Wished;
 use horizons_actors::record::OutgoingRecord;
@@ -27,7 +27,7 @@ use super::outbox::{self, OutboxResult};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneNote, LaneWork, OutboxWork, Round};
 use super::records::{self, Appended};
-use super::{gaps, jobs, locks, parking, trials, wishes};
+use super::{gaps, jobs, layouts, locks, parking, state_rows, trials, wishes};
 use crate::db::outcome::RoundError;
 use crate::faults;
 
@@ -71,6 +71,7 @@ pub(super) enum CommandResult {
     Outbox(OutboxResult),
     SentAgain,
     Accepted(GapAccepted),
+    Adopted(LayoutAdopted),
 }
 
 /// What work of a lane is answered after the commit.
@@ -142,6 +143,15 @@ fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> R
             && rows.has(number)
         {
             mem::take(&mut rows).write(connection)?;
+        }
+        if let (LaneWork::Commit { transaction, .. }, Owner::Owned(..)) = (work, &owner) {
+            for StateMove { from, key } in &transaction.effects.moves {
+                let mut former = transaction.lane.clone();
+                former.topic_partition.partition = *from;
+                if let Some(former) = context.lanes.find(connection, &former)? {
+                    state_rows::remove(connection, former, key)?;
+                }
+            }
         }
         lanes.push(write_lane(connection, work, owner, &mut gathered, &mut rows, &mut audit)?);
     }
@@ -223,7 +233,7 @@ fn write_command<'a>(
             Ok(CommandResult::Acquitted)
         }
         CommandWork::Outbox(work) => {
-            let (result, published) = outbox::write(connection, work)?;
+            let (result, published) = outbox::write(connection, context.log_id, work)?;
             if let (OutboxWork::SetAside { partition, .. }, Some(_)) = (work.as_ref(), published) {
                 gathered.wished.push(Wished::Outbox(*partition));
             }
@@ -244,6 +254,13 @@ fn write_command<'a>(
             }
             gathered.made.extend(made);
             Ok(CommandResult::Accepted(answer))
+        }
+        CommandWork::AdoptLayout { adoption, audit, .. } => {
+            let answer = layouts::adopt(connection, context.log_id, adoption)?;
+            if matches!(answer, LayoutAdopted::Adopted(_)) {
+                gathered.outbox.push(audit);
+            }
+            Ok(CommandResult::Adopted(answer))
         }
     }
 }

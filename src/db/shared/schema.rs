@@ -135,6 +135,8 @@ diesel::table! {
         execution_time_seconds -> Nullable<Double>,
         submitted_at -> BigInt,
         updated_at -> BigInt,
+        lifecycle_partition -> Nullable<BigInt>,
+        metrics_partition -> Nullable<BigInt>,
     }
 }
 

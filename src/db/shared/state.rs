@@ -83,6 +83,7 @@ struct Wanted<'a> {
     aggregates: Vec<&'a str>,
     owners: Vec<(&'a JobId, Sequence)>,
     sequences: Vec<&'a str>,
+    homes: Vec<&'a str>,
     single: Vec<&'a StateKey>,
 }
 
@@ -95,6 +96,7 @@ impl<'a> Wanted<'a> {
                 StateKey::JobAggregate(job_id, _) => wanted.aggregates.push(job_id.as_str()),
                 StateKey::LifecycleOwner(job_id, sequence) => wanted.owners.push((job_id, *sequence)),
                 StateKey::LastSequence(job_id) => wanted.sequences.push(job_id.as_str()),
+                StateKey::JobHome(job_id) => wanted.homes.push(job_id.as_str()),
                 // One, or a few, and only until a lane has them in memory.
                 StateKey::AuditLog | StateKey::StatusCount(_) => wanted.single.push(key),
             }
@@ -108,6 +110,7 @@ impl<'a> Wanted<'a> {
             self.aggregates.is_empty(),
             self.owners.is_empty(),
             self.sequences.is_empty(),
+            self.homes.is_empty(),
         ];
         self.single.len() + lists.into_iter().filter(|is_empty| !is_empty).count()
     }
@@ -155,6 +158,18 @@ impl<'a> Wanted<'a> {
                 found.insert(key, StateValue::LastSequence(Sequence(last.cast_unsigned())));
             }
         }
+        if !self.homes.is_empty() {
+            let rows: Vec<(String, Option<i64>, Option<i64>)> = jobs::table
+                .filter(jobs::job_id.eq_any(&self.homes))
+                .select((jobs::job_id, jobs::lifecycle_partition, jobs::metrics_partition))
+                .load(connection)
+                .map_err(engine)?;
+            for (job_id, lifecycle, metrics) in rows {
+                let job_id = parsed("job id", &job_id, JobId::parse)?;
+                let home = super::jobs::home(&job_id, lifecycle, metrics)?;
+                found.insert(StateKey::JobHome(job_id), StateValue::JobHome(home));
+            }
+        }
         if !self.owners.is_empty() {
             let owners = engine::load_owners(connection, &self.owners)?;
             for ((job_id, sequence), owner) in self.owners.iter().zip(owners) {
@@ -183,6 +198,16 @@ fn load(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<Option
         }
         StateKey::LifecycleOwner(job_id, sequence) => {
             Ok(load_owner(connection, job_id, *sequence)?.map(StateValue::LifecycleOwner))
+        }
+        StateKey::JobHome(job_id) => {
+            let row: Option<(Option<i64>, Option<i64>)> = jobs::table
+                .filter(jobs::job_id.eq(job_id.as_str()))
+                .select((jobs::lifecycle_partition, jobs::metrics_partition))
+                .first(connection)
+                .optional()
+                .map_err(engine)?;
+            let home = row.map(|(lifecycle, metrics)| super::jobs::home(job_id, lifecycle, metrics));
+            Ok(home.transpose()?.map(StateValue::JobHome))
         }
         StateKey::JobAggregate(job_id, attempt) => {
             let row: Option<JobAggregateRow> = job_aggregates::table

@@ -173,3 +173,39 @@ fn store_aggregates(connection: &mut Connection, aggregates: &[JobAggregateRow])
     );
     Ok(())
 }
+
+/// Removes a row of a lane whose job another lane goes on with.
+pub(super) fn remove(connection: &mut Connection, lane: i64, key: &StateKey) -> Result<(), StoreError> {
+    match key {
+        StateKey::JobView(job_id) => {
+            let live = live_job_views::table
+                .filter(live_job_views::job_id.eq(job_id.as_str()))
+                .filter(live_job_views::lane.eq(lane));
+            diesel::delete(live).execute(connection).map_err(engine)?;
+            let view = job_views::table
+                .filter(job_views::job_id.eq(job_id.as_str()))
+                .filter(job_views::lane.eq(lane));
+            diesel::delete(view).execute(connection).map_err(engine)?;
+        }
+        StateKey::JobAggregate(job_id, attempt) => {
+            let aggregate = job_aggregates::table
+                .filter(job_aggregates::job_id.eq(job_id.as_str()))
+                .filter(job_aggregates::attempt.eq(i64::from(attempt.0)))
+                .filter(job_aggregates::lane.eq(lane));
+            diesel::delete(aggregate).execute(connection).map_err(engine)?;
+        }
+        StateKey::LastSequence(job_id) => {
+            let sequence = job_sequences::table
+                .filter(job_sequences::job_id.eq(job_id.as_str()))
+                .filter(job_sequences::lane.eq(lane));
+            diesel::delete(sequence).execute(connection).map_err(engine)?;
+        }
+        StateKey::AuditLog
+        | StateKey::LifecycleOwner(..)
+        | StateKey::JobHome(_)
+        | StateKey::StatusCount(_) => {
+            return Err(StoreError::Broken(format!("state row `{key:?}` goes nowhere")));
+        }
+    }
+    Ok(())
+}

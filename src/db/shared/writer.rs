@@ -188,6 +188,9 @@ fn answer_done(round: Round, done: Done) {
             (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
                 let _ = answer.send(Ok(accepted));
             }
+            (CommandWork::AdoptLayout { answer, .. }, CommandResult::Adopted(adopted)) => {
+                let _ = answer.send(Ok(adopted));
+            }
             // Dropping the work answers that the store is away; results are made from the same list.
             (_, result) => tracing::error!(?result, "answer does not belong to its command"),
         }
@@ -228,6 +231,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::SendAgain { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
             CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::AdoptLayout { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }
     }
     for work in round.lanes {

@@ -370,6 +370,18 @@ impl Relay {
             tracing::debug!(%error, "failed to read the ends of the outbox");
             self.trouble = Some(error.to_string());
         }
+        self.take_added_partitions(now);
+    }
+
+    /// Takes the lease anew when rows were written for partitions that it has no cursors of: a topic has grown.
+    fn take_added_partitions(&mut self, now: Instant) {
+        let Some(leading) = &self.leading else { return };
+        if self.heads.ends().keys().all(|partition| leading.index.contains_key(partition)) {
+            return;
+        }
+        tracing::info!("a topic has grown: the relay takes its lease anew");
+        self.lease.stopped();
+        self.step_down(now);
     }
 
     /// Ends in good order, as far as the time allows.

@@ -229,6 +229,10 @@ pub(super) fn job_row(job_id: &str, second: u64) -> JobRow {
         agent: AgentName::parse("imaging").unwrap(),
         dataset_id: DatasetId::parse("dataset-1").unwrap(),
         parameters: "{\"depth\":3}".to_owned(),
+        home: horizons_actors::state::JobHome::by(
+            &JobId::parse(job_id).unwrap(),
+            horizons_actors::layout::Layout::first_of,
+        ),
         tacc_system: TaccSystem::Local,
         correlation_id: CorrelationId(Uuid::from_u128(7)),
         status: JobStatus::Queued,

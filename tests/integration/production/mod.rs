@@ -19,6 +19,7 @@ mod flood;
 mod gaps;
 mod kills;
 mod lag;
+mod layout;
 mod letters;
 mod life;
 mod members;

@@ -22,6 +22,13 @@ impl Kafka {
         self.create_topic_with(topic, partitions, &[]);
     }
 
+    /// Gives a topic more partitions, and waits for their leaders.
+    pub(crate) fn add_partitions(&self, topic: &str, partitions: usize) {
+        let grown = rdkafka::admin::NewPartitions::new(topic, partitions);
+        check_all(wait_on(self.admin().create_partitions(&[grown], &patience())));
+        wait_for("added partitions' leaders", || self.leaders(topic).len() == partitions);
+    }
+
     /// The same, with settings of the topic (`retention.ms`, `min.insync.replicas` …).
     pub(crate) fn create_topic_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let replicas = i32::try_from(self.broker_count()).expect("brokers are few");

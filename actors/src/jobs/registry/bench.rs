@@ -75,7 +75,7 @@ impl Handler<Break> for JobSupervisor {
 
 /// Gives the lane that follows a job.
 pub(super) fn lane_of(job_id: &str) -> LaneKey {
-    let partition = partition_for(Topic::JobLifecycle, Some(job_id.as_bytes()), EventId(Uuid::nil()));
+    let partition = partition_among(Topic::JobLifecycle.partitions(), job_id.as_bytes());
     LaneKey {
         group: Group::jobs(),
         topic_partition: TopicPartition { topic: Topic::JobLifecycle, partition },

@@ -7,6 +7,7 @@ mod flood;
 mod home;
 mod joined;
 mod lag;
+mod layout;
 mod ownership;
 mod parking;
 mod passing;

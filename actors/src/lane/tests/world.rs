@@ -255,8 +255,23 @@ impl Witness for Seen {
     }
 }
 
+/// A clock that never tells the same time twice, so that what is stamped tells the order in which it happened.
+struct Ticking {
+    clock: Arc<ManualClock>,
+    told: AtomicU64,
+}
+
+impl Clock for Ticking {
+    fn now(&self) -> Timestamp {
+        let ticks = self.told.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.clock.now().plus(Duration::from_micros(ticks))
+    }
+}
+
 /// How a world differs from the default.
 pub(super) struct Options {
+    /// Whether lanes are never told the same time twice.
+    pub(super) is_ticking: bool,
     pub(super) settings: LaneSettings,
     pub(super) credits: CreditLimits,
     pub(super) batch_records: usize,
@@ -271,6 +286,7 @@ pub(super) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            is_ticking: false,
             settings: LaneSettings::default(),
             credits: CreditLimits { lane_records: 1_000, lane_bytes: 1 << 20, total_bytes: 8 << 20 },
             batch_records: 10,
@@ -393,7 +409,10 @@ impl World {
             log_id: self.log.id(),
             process: self.process,
             store: Arc::new(self.store.clone()),
-            clock: Arc::clone(&self.clock) as _,
+            clock: match self.options.is_ticking {
+                true => Arc::new(Ticking { clock: Arc::clone(&self.clock), told: AtomicU64::new(0) }),
+                false => Arc::clone(&self.clock) as _,
+            },
             randomness: Arc::new(SeededRandomness::new(7)),
             decoder: self.decoder(),
             listener: Arc::clone(&self.notices) as _,

@@ -12,6 +12,7 @@
 pub mod gaps;
 pub mod jobs;
 pub mod lanes;
+pub mod layouts;
 pub mod log;
 pub mod outbox;
 pub mod pages;
@@ -52,6 +53,9 @@ macro_rules! store_contract {
             lanes::load_state_of_two_lanes_is_apart,
             lanes::timers_set_replaced_cleared_fall_due_in_order,
             lanes::hold_outlives_owner_until_resumed,
+            layouts::layout_begins_with_the_first_lane_and_grows_once,
+            layouts::adoption_fences_every_lane_of_the_topic,
+            layouts::positions_are_seen_and_rows_move_between_lanes,
             trials::open_lane_counts_processes_that_did_not_end_in_order,
             trials::open_lane_counts_anew_where_the_lane_moved,
             trials::trial_is_charged_in_phase_trying_alone,

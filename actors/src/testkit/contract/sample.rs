@@ -11,12 +11,13 @@ use crate::ids::{
     Attempt, CommandId, CorrelationId, EventId, Group, JobId, LaneKey, LogTopic, Offset, Partition,
     ProcessId, Sequence, Topic, TopicPartition,
 };
+use crate::layout::Layout;
 use crate::ports::store::{
     Fence, JobExpectation, JobRow, JobWrite, LaneCommitted, LaneOpened, LaneTransaction, OutgoingEvent,
 };
 use crate::record::{Headers, LogRecord, OutgoingRecord, TimestampType};
 use crate::rejection::Rejection;
-use crate::state::{AuditLogState, AuditSegment, StateKey, StateValue};
+use crate::state::{AuditLogState, AuditSegment, JobHome, StateKey, StateValue};
 use crate::testkit::EventBuilder;
 
 /// Takes a text that the contract wrote.
@@ -202,6 +203,7 @@ pub fn job(job_id: &str, submitted_at: Timestamp) -> JobRow {
         dataset_id: id("dataset-1"),
         parameters: r#"{"depth":3}"#.to_owned(),
         tacc_system: TaccSystem::Local,
+        home: JobHome::by(&id(job_id), Layout::first_of),
         correlation_id: CorrelationId(Uuid::from_u128(9)),
         status: JobStatus::Submitted,
         attempt: Attempt(1),

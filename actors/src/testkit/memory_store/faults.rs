@@ -57,6 +57,8 @@ pub enum StoreCall {
     SendAgain,
     /// `JobStore::accept_gap`
     AcceptGap,
+    /// `JobStore::adopt_layout`
+    AdoptLayout,
     /// Every call of `QueryStore`
     Query,
     /// Every call of `RecordSource`, and the reads of `OutboxStore`

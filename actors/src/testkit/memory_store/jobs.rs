@@ -7,10 +7,10 @@ use futures_util::FutureExt;
 
 use super::super::locked;
 use super::faults::StoreCall;
-use super::lanes::accept_gap;
+use super::lanes::{accept_gap, adopt_layout};
 use super::outbox::{Ends, ends_after};
 use super::{MemoryStore, State};
-use crate::command::{Command, Order, OrderKind, ParkedKeyId};
+use crate::command::{Command, LayoutAdoption, Order, OrderKind, ParkedKeyId};
 use crate::event::JobStatus;
 use crate::gap::GapAcceptance;
 use crate::ids::{Attempt, EventId, JobId, LaneKey, Sequence, Topic, UserId};
@@ -18,7 +18,7 @@ use crate::ports::Reply;
 use crate::ports::outbox::OutboxPartition;
 use crate::ports::store::{
     AppendedAt, DesiredState, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite,
-    JobWritten, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
+    JobWritten, LayoutAdopted, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
 };
 use crate::ports::wishes::{WishRevision, Wished, Wishes};
 use crate::record::{Digest32, OutgoingRecord};
@@ -335,6 +335,24 @@ impl JobStore for MemoryStore {
         let since = state.wishes.iter().filter(|(_, revision)| **revision > seen);
         let about = since.map(|(about, _)| about.clone()).collect();
         std::future::ready(Ok(Wishes { revision: state.wish_revision, about })).boxed()
+    }
+
+    fn adopt_layout(
+        &self,
+        adoption: LayoutAdoption,
+        audit: OutgoingRecord,
+    ) -> Reply<LayoutAdopted, StoreError> {
+        self.run_write(StoreCall::AdoptLayout, None, move |state| {
+            state.outbox.check(std::slice::from_ref(&audit))?;
+            let answer = adopt_layout(state, &adoption);
+            let mut ends = Ends::default();
+            if matches!(answer, LayoutAdopted::Adopted(_)) {
+                state.outbox.set_partitions(adoption.topic, adoption.partitions);
+                state.outbox.append(&audit);
+                ends = ends_after(std::slice::from_ref(&audit), &state.outbox);
+            }
+            Ok((answer, ends))
+        })
     }
 }
 

@@ -5,25 +5,30 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
+use super::super::locked;
 use super::faults::StoreCall;
 use super::outbox::{Ends, ends_after};
 use super::trials::TrialTables;
 use super::{CommittedTransaction, MemoryStore, State};
 use crate::clock::Timestamp;
-use crate::command::{Command, ParkedKeyId};
+use crate::command::{Command, LayoutAdoption, ParkedKeyId};
 use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
-    ParkedRecordId, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, TimelineEntry, Timer, TimerId,
+    ParkedRecordId, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, StateMove, TimelineEntry, Timer, TimerId,
 };
 use crate::gap::{FoundGap, GapAcceptance, GapRemedy};
-use crate::ids::{Epoch, Generation, JobId, LaneKey, LogId, Offset, ProcessId, Revision};
+use crate::ids::{
+    Epoch, Generation, Group, JobId, LaneKey, LogId, Offset, Partition, ProcessId, Revision, Topic,
+    TopicPartition,
+};
 use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::query::{GapDecision, StoredGap};
 use crate::ports::store::{
-    CommitError, DesiredState, Fence, GapAccepted, LaneCommitted, LaneOpened, LaneOrders, LaneStore,
-    LaneTransaction, ParkedKeyState, ParkedWish, Progress, StoreError,
+    CommitError, DesiredState, Fence, GapAccepted, LaneCommitted, LaneOpened, LaneOrders, LanePosition,
+    LaneStore, LaneTransaction, LayoutAdopted, ParkedKeyState, ParkedWish, Progress, StoreError,
 };
 use crate::record::Digest32;
 use crate::state::{AuditSegment, LifecycleOwner, StateKey, StateValue};
@@ -285,6 +290,12 @@ impl LaneTables {
         }
     }
 
+    /// Ends whatever incarnation owns the lane, and gives how far it has written.
+    fn take_from_owner(&mut self) -> Offset {
+        self.epoch = self.epoch.following();
+        self.next.unwrap_or_default()
+    }
+
     /// Tells whether an epoch owns the lane.
     fn is_owned_by(&self, epoch: Epoch) -> bool {
         self.epoch == epoch
@@ -343,6 +354,7 @@ fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommit
     let rows = effects.row_count();
     let outgoing = std::mem::take(&mut effects.outbox);
     jobs.insert_orders(std::mem::take(&mut effects.orders));
+    let moves = std::mem::take(&mut effects.moves);
     tables.write(effects);
     tables.revision = tables.revision.following();
     match tables.next == Some(next) {
@@ -356,6 +368,13 @@ fn commit(state: &mut State, transaction: LaneTransaction) -> Result<(LaneCommit
     }
     let committed =
         LaneCommitted { fence: tables.fence(), next_timer: tables.timers.values().min().copied() };
+    for StateMove { from, key } in moves {
+        let mut former = lane.clone();
+        former.topic_partition.partition = from;
+        if let Some(former) = lanes.get_mut(&former) {
+            former.states.remove(&key);
+        }
+    }
     journal.push(CommittedTransaction { lane, fence, from, next, now, rows });
     Ok((committed, ends_after(&outgoing, outbox)))
 }
@@ -387,10 +406,34 @@ pub(super) fn accept_gap(state: &mut State, command: &Command, acceptance: &GapA
             let next = tables.following_generation();
             let former = std::mem::replace(tables, next);
             state.former_lanes.push((acceptance.lane.clone(), former));
+            let TopicPartition { topic, partition } = acceptance.lane.topic_partition;
+            if let Some(layout) = state.layouts.get_mut(&topic) {
+                layout.begin_anew(partition);
+            }
         }
     }
     let generation = state.lanes.get(&acceptance.lane).map(|tables| tables.generation).unwrap_or_default();
     GapAccepted::Accepted { generation, resumes_at: gap.low }
+}
+
+/// Lets more partitions of a topic count.
+pub(super) fn adopt_layout(state: &mut State, adoption: &LayoutAdoption) -> LayoutAdopted {
+    let topic = adoption.topic;
+    let layout = state.layouts.get(&topic).cloned().unwrap_or_else(|| Layout::first_of(topic));
+    if layout.count() != adoption.epochs || layout.partitions() >= adoption.partitions {
+        return LayoutAdopted::Changed(layout);
+    }
+    let mut read: HashMap<Partition, Offset> = HashMap::new();
+    for (lane, tables) in state.lanes.iter_mut().filter(|(lane, _)| lane.topic_partition.topic == topic) {
+        let next = tables.take_from_owner();
+        let known = read.entry(lane.topic_partition.partition).or_default();
+        *known = next.max(*known);
+    }
+    let read = |partition: Partition| read.get(&partition).copied().unwrap_or_default();
+    let epoch = layout.following(adoption.partitions, &adoption.ends, read);
+    let layout = layout.grown(epoch);
+    state.layouts.insert(topic, layout.clone());
+    LayoutAdopted::Adopted(layout)
 }
 
 impl LaneStore for MemoryStore {
@@ -462,6 +505,31 @@ impl LaneStore for MemoryStore {
         })
     }
 
+    fn read_layouts(&self) -> Reply<Vec<Layout>, StoreError> {
+        // No call of a script: whoever asks does so by the clock, and no test counts on it.
+        match self.is_dead() {
+            true => std::future::pending().boxed(),
+            false => {
+                let layouts = locked(&self.shared.state).layouts.values().cloned().collect();
+                std::future::ready(Ok(layouts)).boxed()
+            }
+        }
+    }
+
+    fn read_positions(&self, group: Group, topic: Topic) -> Reply<Vec<LanePosition>, StoreError> {
+        self.run_read(StoreCall::ReadOrders, move |state| {
+            let lanes = state.lanes.iter();
+            let of_topic =
+                lanes.filter(|(lane, _)| lane.group == group && lane.topic_partition.topic == topic);
+            let position = |(lane, tables): (&LaneKey, &LaneTables)| LanePosition {
+                partition: lane.topic_partition.partition,
+                next: tables.next,
+                parked: tables.parked_keys.keys().cloned().collect(),
+            };
+            Ok(of_topic.map(position).collect())
+        })
+    }
+
     fn load(&self, lane: LaneKey, keys: Vec<StateKey>) -> Reply<Vec<(StateKey, StateValue)>, StoreError> {
         self.run_read(StoreCall::Load, move |state| {
             let tables = state.lanes.get(&lane);
@@ -470,6 +538,9 @@ impl LaneStore for MemoryStore {
                     .jobs
                     .lifecycle_owner(job_id, *sequence)
                     .map(|event_id| StateValue::LifecycleOwner(LifecycleOwner { event_id })),
+                StateKey::JobHome(job_id) => {
+                    state.jobs.rows.get(job_id).map(|row| StateValue::JobHome(row.home))
+                }
                 _ => tables.and_then(|tables| tables.states.get(key)).cloned(),
             };
             Ok(keys.into_iter().filter_map(|key| find(&key).map(|value| (key, value))).collect())

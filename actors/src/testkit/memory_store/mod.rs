@@ -222,6 +222,11 @@ impl MemoryStore {
         Ok(offset)
     }
 
+    /// Gives a topic so many partitions in the log, as an administrator does; its layout stays as it is.
+    pub fn set_partitions(&self, topic: Topic, partitions: u16) {
+        locked(&self.shared.state).outbox.set_partitions(topic, partitions);
+    }
+
     /// Gives every record of a partition, of dead-letter topics too.
     pub fn records(&self, topic: LogTopic, partition: Partition) -> Vec<LogRecord> {
         locked(&self.shared.state).outbox.all(topic, partition)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::locked;
 use super::MemoryStore;
 use super::faults::{StoreCall, carry_out};
-use crate::ids::{LogTopic, Offset, Partition, TopicPartition};
+use crate::ids::{LogTopic, Offset, Partition, Topic, TopicPartition};
 use crate::ports::log::{LogHeads, RecordSource};
 use crate::ports::outbox::OutboxPartition;
 use crate::ports::store::StoreError;
@@ -36,20 +36,34 @@ impl Stored {
 pub(super) struct Outbox {
     partitions: BTreeMap<OutboxPartition, Stored>,
     weight_bytes: u64,
+    /// How many partitions a topic has, where that is not what it begins with.
+    counts: BTreeMap<Topic, u16>,
 }
 
 impl Outbox {
     /// Checks that every record's partition exists.
     pub(super) fn check(&self, records: &[OutgoingRecord]) -> Result<(), StoreError> {
-        match records.iter().find(|record| record.partition.0 >= record.topic.source().partitions()) {
+        match records.iter().find(|record| record.partition.0 >= self.partitions_of(record.topic)) {
             None => Ok(()),
             Some(record) => {
-                let (topic, partitions) = (record.topic, record.topic.source().partitions());
+                let (topic, partitions) = (record.topic, self.partitions_of(record.topic));
                 Err(StoreError::Broken(format!(
                     "wanted a partition below {partitions} of `{topic}`, got {}",
                     record.partition
                 )))
             }
+        }
+    }
+
+    /// Gives a topic of record so many partitions.
+    pub(super) fn set_partitions(&mut self, topic: Topic, partitions: u16) {
+        self.counts.insert(topic, partitions);
+    }
+
+    fn partitions_of(&self, topic: LogTopic) -> u16 {
+        match topic {
+            LogTopic::Record(topic) => self.counts.get(&topic).copied().unwrap_or(topic.partitions()),
+            LogTopic::DeadLetter(source) => source.partitions(),
         }
     }
 

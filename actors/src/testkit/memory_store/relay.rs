@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::locked;
-use super::MemoryStore;
 use super::faults::StoreCall;
 use super::outbox::ends_after;
+use super::{MemoryStore, State};
 use crate::command::Command;
-use crate::ids::{Epoch, Offset};
+use crate::ids::{Epoch, Offset, Topic};
 use crate::ports::Reply;
 use crate::ports::log::RecordSource;
 use crate::ports::outbox::{
@@ -41,14 +41,20 @@ pub(super) struct RelayTables {
 }
 
 impl RelayTables {
-    fn take(&mut self, holder: RelayId, duration: Duration, now: Instant) -> Option<RelayLease> {
+    fn take(
+        &mut self,
+        holder: RelayId,
+        duration: Duration,
+        now: Instant,
+        partitions: impl Fn(Topic) -> u16,
+    ) -> Option<RelayLease> {
         let is_free = self.held.as_ref().is_none_or(|held| held.holder == holder || held.until <= now);
         if !is_free {
             return None;
         }
         self.held = Some(Held { holder, until: now + duration });
         self.epoch = self.epoch.following();
-        for partition in OutboxPartition::all() {
+        for partition in OutboxPartition::all_of(partitions) {
             let fresh = Cursor { partition, next: Offset(0), tail: None, epoch: self.epoch };
             self.cursors.entry(partition).or_insert(fresh).epoch = self.epoch;
         }
@@ -85,7 +91,10 @@ impl OutboxStore for MemoryStore {
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
         self.run_write(StoreCall::Lease, None, move |state| {
-            Ok((state.relay.take(holder, duration, Instant::now()), Vec::new()))
+            let State { relay, layouts, .. } = state;
+            let partitions =
+                |topic: Topic| layouts.get(&topic).map_or(topic.partitions(), |layout| layout.partitions());
+            Ok((relay.take(holder, duration, Instant::now(), partitions), Vec::new()))
         })
     }
 

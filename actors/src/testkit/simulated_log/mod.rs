@@ -38,7 +38,7 @@ use tokio::time::{Instant, timeout_at};
 use self::member::{MemberReader, MemberTask};
 use self::view::View;
 use super::locked;
-use crate::ids::{Group, Incarnation, LaneKey, LogId, Offset, Topic, TopicPartition};
+use crate::ids::{Group, Incarnation, LaneKey, LogId, Offset, Partition, Topic, TopicPartition};
 use crate::lane::credit::CreditPool;
 use crate::ports::log::{EventLog, LogError, LogReader, LogSink, RecordSource, Revocation};
 
@@ -114,6 +114,8 @@ struct LogState {
     failing_reads: HashMap<TopicPartition, usize>,
     failing_calls: usize,
     is_away: bool,
+    /// How many partitions a topic has, where that is not what it begins with.
+    counts: HashMap<Topic, u16>,
 }
 
 /// Takes one off a count; tells whether there was one.
@@ -129,6 +131,15 @@ impl LogState {
             return Err(LogError::Unavailable("scripted".to_owned()));
         }
         Ok(())
+    }
+
+    fn partitions_of(&self, topic: Topic) -> u16 {
+        self.counts.get(&topic).copied().unwrap_or(topic.partitions())
+    }
+
+    fn all_partitions(&self, topic: Topic) -> impl Iterator<Item = TopicPartition> + use<> {
+        (0..self.partitions_of(topic))
+            .map(move |number| TopicPartition { topic, partition: Partition(number) })
     }
 
     fn owner(&self, group: &Group, partition: TopicPartition) -> Option<MemberId> {
@@ -333,7 +344,8 @@ impl SimulatedLog {
         let members = state.open_members(group);
         let in_group = members.iter().filter_map(|id| state.members.get(id.0));
         let topics: BTreeSet<Topic> = in_group.flat_map(|member| member.topics.clone()).collect();
-        let partitions: Vec<TopicPartition> = topics.into_iter().flat_map(Topic::all_partitions).collect();
+        let partitions: Vec<TopicPartition> =
+            topics.into_iter().flat_map(|topic| state.all_partitions(topic)).collect();
 
         let mut moves = Vec::new();
         for (turn, member) in members.iter().enumerate() {
@@ -351,6 +363,29 @@ impl SimulatedLog {
             });
         }
         moves
+    }
+
+    /// Gives a topic more partitions, as an administrator does. Each group's first open member gets those that are new.
+    pub fn grow(&self, topic: Topic, partitions: u16) {
+        let mut state = locked(&self.shared.state);
+        let former = state.partitions_of(topic);
+        state.counts.insert(topic, partitions);
+        let groups: BTreeSet<Group> = state
+            .members
+            .iter()
+            .filter(|member| !member.is_closed && member.topics.contains(&topic))
+            .map(|member| member.group.clone())
+            .collect();
+        let added: Vec<TopicPartition> = (former..partitions)
+            .map(|number| TopicPartition { topic, partition: Partition(number) })
+            .collect();
+        for group in groups {
+            if let Some(member) = state.open_members(&group).first().copied() {
+                state.assign(member, added.clone());
+            }
+        }
+        drop(state);
+        self.shared.wake_all();
     }
 
     /// Holds a partition's records back from one group.
@@ -469,7 +504,8 @@ impl EventLog for SimulatedLog {
                 is_closed: false,
             });
             if is_first && self.shared.is_first_member_assigned {
-                state.assign(member, topics.into_iter().flat_map(Topic::all_partitions).collect());
+                let all = topics.into_iter().flat_map(|topic| state.all_partitions(topic)).collect();
+                state.assign(member, all);
             }
             member
         };
