@@ -89,7 +89,7 @@ async fn settle(world: &World) {
 async fn wait_for_waiting(world: &World, partition: Partition, what: &str) {
     wait_until(&format!("lane {partition} to wait for {what}"), LIMIT, || {
         let lane = lane_at(partition);
-        let snapshot = world.board.lane(&lane).snapshot(&lane, crate::clock::Clock::now(&*world.clock));
+        let snapshot = world.board.lane(&lane).snapshot(&lane, crate::clock::Clock::reading(&*world.clock));
         snapshot.state == ActorState::Waiting && snapshot.last_error.is_some_and(|error| error.contains(what))
     })
     .await;

@@ -13,7 +13,7 @@ use prometheus::Registry;
 use super::flood::{Gathered, GatheringLog};
 use super::ownership::{ReaderCalls, WatchedLog};
 use crate::backoff::{BackoffPolicy, RestartPolicy};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::command::{Order, OrderKind};
 use crate::dispatcher::GroupSpec;
 use crate::effect::{TimelineEntry, Timer, TimerId};
@@ -265,6 +265,10 @@ impl Clock for Ticking {
     fn now(&self) -> Timestamp {
         let ticks = self.told.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         self.clock.now().plus(Duration::from_micros(ticks))
+    }
+
+    fn moment(&self) -> Moment {
+        self.clock.moment()
     }
 }
 

@@ -37,7 +37,7 @@ pub async fn layout_begins_with_the_first_lane_and_grows_once(store: Arc<impl St
         (adopted, again),
         (LayoutAdopted::Adopted(wanted.clone()), LayoutAdopted::Changed(wanted.clone()))
     );
-    assert_eq!(store.read_layouts().await.expect("layouts can be read"), [wanted.clone()]);
+    assert_eq!(store.read_layouts().await.expect("layouts can be read"), std::slice::from_ref(&wanted));
     let added = store.open_lane(jobs_lane(11), PROCESS).await.expect("a lane can be opened");
     assert_eq!(added.layout, wanted);
 }
@@ -54,7 +54,7 @@ pub async fn adoption_fences_every_lane_of_the_topic(store: Arc<impl Store>) {
     let adopted = adopt(&*store, 1).await;
     let late = store.commit(owner.step(Effects::default())).await;
 
-    let LayoutAdopted::Adopted(layout) = adopted else { panic!("wanted it adopted, got {adopted:?}") };
+    let LayoutAdopted::Adopted(layout) = adopted else { unreachable!("wanted it adopted, got {adopted:?}") };
     let starts = [2, 3, 10].map(|number| layout.newest().starts_at(Partition(number)));
     assert_eq!(starts, [Offset(1), Offset(3), Offset(0)]);
     assert!(matches!(late, Err(CommitError::Fenced)), "{late:?}");

@@ -16,7 +16,8 @@ use crate::clock::Timestamp;
 use crate::command::{Command, LayoutAdoption, ParkedKeyId};
 use crate::effect::{
     AuditEntry, DeadLetter, DeadLetterOutcome, DeadLetterSettlement, Effects, ParkedKey, ParkedRecord,
-    ParkedRecordId, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, StateMove, TimelineEntry, Timer, TimerId,
+    ParkedRecordId, RETIRED_ENTRIES, Refusal, RetiredView, Retirement, StateMove, TimelineEntry, Timer,
+    TimerId,
 };
 use crate::gap::{FoundGap, GapAcceptance, GapRemedy};
 use crate::ids::{
