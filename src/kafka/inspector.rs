@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use horizons_actors::heartbeat;
-use horizons_actors::ids::{Offset, TopicPartition};
+use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
 use horizons_actors::lane::guard::guard;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::log::{Inspection, LogEnds, LogError};
@@ -400,9 +400,14 @@ impl Rounds {
     /// Asks where assigned partitions end, and tells the readers.
     fn tick(&mut self, is_recheck: bool) {
         let readers: Vec<Arc<Shared>> = self.inner.queue().watched.iter().filter_map(Weak::upgrade).collect();
-        let partitions: BTreeSet<TopicPartition> = readers.iter().flat_map(|reader| reader.owned()).collect();
-        if partitions.is_empty() {
+        if readers.is_empty() {
             return;
+        }
+        let mut partitions: BTreeSet<TopicPartition> =
+            readers.iter().flat_map(|reader| reader.owned()).collect();
+        if partitions.is_empty() {
+            // A member that lost everything while the brokers are away is to say so, and when they answer again.
+            partitions.insert(TopicPartition { topic: Topic::JobLifecycle, partition: Partition(0) });
         }
         let ends = match self.looker() {
             Ok(looker) => looker.highs(&partitions, TICK_LIMIT),
@@ -421,7 +426,12 @@ impl Rounds {
             })
             .collect();
         for reader in &readers {
-            let error = reader.owned().iter().find_map(|one| ends.get(one)?.as_ref().err().cloned());
+            let owned = reader.owned();
+            let error = match owned.as_slice() {
+                // It has no partition of its own to ask about: whether brokers answer at all is what it tells.
+                [] if known.is_empty() => ends.values().find_map(|end| end.as_ref().err().cloned()),
+                owned => owned.iter().find_map(|one| ends.get(one)?.as_ref().err().cloned()),
+            };
             match error {
                 Some(error) if !known.is_empty() || self.failures >= FAILURES_UNTIL_AWAY => {
                     reader.tell_health(Err(error));
