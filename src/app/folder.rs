@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use horizons_actors::command::Command;
 use horizons_actors::heartbeat;
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
     AcceptedGap, Cancelling, CommandError, Commands, ExternalRecord, Submitted,
@@ -154,5 +155,9 @@ impl Commands for GuardedCommands {
 
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
         self.ask(|commands| commands.accept_gap(command))
+    }
+
+    fn adopt_layout(&self, command: Command) -> Reply<Layout, CommandError> {
+        self.ask(|commands| commands.adopt_layout(command))
     }
 }
