@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use horizons_actors::command::Command;
+use horizons_actors::command::{Command, LayoutAdoption};
 use horizons_actors::heartbeat;
+use horizons_actors::ids::Topic;
 use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
@@ -155,6 +156,10 @@ impl Commands for GuardedCommands {
 
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
         self.ask(|commands| commands.accept_gap(command))
+    }
+
+    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
+        self.ask(|commands| commands.look_at_topic(topic))
     }
 
     fn adopt_layout(&self, command: Command) -> Reply<Layout, CommandError> {

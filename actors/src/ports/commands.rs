@@ -45,18 +45,10 @@ pub trait Commands: Send + Sync {
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError>;
 
     /// Looks what an adoption of a topic's added partitions would be. An embedded log's topics do not grow.
-    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
-        let what = format!("topic `{topic}`");
-        let reason = "the event log is embedded: its topics do not grow".to_owned();
-        Box::pin(std::future::ready(Err(CommandError::NotPossible { what, reason })))
-    }
+    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError>;
 
     /// Lets a topic's added partitions count: the command says which, as they were seen.
-    fn adopt_layout(&self, _command: Command) -> Reply<Layout, CommandError> {
-        let what = "layout of a topic".to_owned();
-        let reason = "the event log is embedded: its topics do not grow".to_owned();
-        Box::pin(std::future::ready(Err(CommandError::NotPossible { what, reason })))
-    }
+    fn adopt_layout(&self, command: Command) -> Reply<Layout, CommandError>;
 }
 
 /// A gap that was accepted.

@@ -15,7 +15,7 @@ use horizons::probes::{
     StoreProbe,
 };
 use horizons_actors::clock::Timestamp;
-use horizons_actors::command::{Command, CommandKind};
+use horizons_actors::command::{Command, CommandKind, LayoutAdoption};
 use horizons_actors::effect::Effects;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{
@@ -23,6 +23,7 @@ use horizons_actors::ids::{
     Partition, Sequence, Topic, UserId,
 };
 use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::layout::Layout;
 use horizons_actors::metrics::LaneMetrics;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
@@ -149,6 +150,16 @@ impl Commands for FakeCommands {
     fn accept_gap(&self, command: Command) -> Reply<AcceptedGap, CommandError> {
         let CommandKind::AcceptGap(gap) = command.kind.clone() else { unreachable!("{command:?}") };
         self.answer(command, move |_| AcceptedGap { generation: Generation(0), resumes_at: gap.low })
+    }
+
+    fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
+        let (what, reason) = (format!("topic `{topic}`"), "its topics do not grow here".to_owned());
+        std::future::ready(Err(CommandError::NotPossible { what, reason })).boxed()
+    }
+
+    fn adopt_layout(&self, _command: Command) -> Reply<Layout, CommandError> {
+        let (what, reason) = ("layout".to_owned(), "its topics do not grow here".to_owned());
+        std::future::ready(Err(CommandError::NotPossible { what, reason })).boxed()
     }
 }
 

@@ -102,13 +102,11 @@ fn grow(engine: Engine) {
 }
 
 #[test]
-#[ignore = "an adoption does not reach the topics since commands are guarded: to be mended first"]
 fn partitions_added_under_postgres_are_told_and_adopted_in_order() {
     grow(Engine::Postgres);
 }
 
 #[test]
-#[ignore = "an adoption does not reach the topics since commands are guarded: to be mended first"]
 fn partitions_added_under_sqlite_are_told_and_adopted_in_order() {
     grow(Engine::Sqlite);
 }
