@@ -1,10 +1,11 @@
 //! Stock clients: KafkaJS and kcat, and what they say of records.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::kafka::{Kafka, script};
+use super::kafka::{Kafka, SecureListener, script};
 use super::tools::run;
 
 /// A record as a stock client is given it or tells it. Bytes that are no UTF-8 arrive as the client renders them.
@@ -71,15 +72,7 @@ impl Kafka {
 
     /// Reads so many records of a topic by KafkaJS, from its beginning.
     pub(crate) fn kafkajs_consume(&self, topic: &str, count: usize) -> Vec<StockRecord> {
-        let printed = run(kafkajs(Kafkajs::Consume).args([self.direct(), topic, &count.to_string()]), b"");
-        parse_lines(&printed)
-            .iter()
-            .map(|record| {
-                let pairs = record["headers"].as_array().expect("headers are a list");
-                let headers = pairs.iter().map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
-                stock_record(record, headers, &record["value"])
-            })
-            .collect()
+        parse_kafkajs(&run(kafkajs(Kafkajs::Consume).args([self.direct(), topic, &count.to_string()]), b""))
     }
 
     /// Consumes so many records with KafkaJS `eachMessage` doing nothing; returns records a second.
@@ -95,8 +88,36 @@ impl Kafka {
     }
 }
 
+/// KafkaJS that reads so many records of a topic from a secure listener, to be run; without an authority it trusts the
+/// system's.
+pub(crate) fn kafkajs_consume_secure(
+    listener: &SecureListener,
+    password: &str,
+    authority: Option<&Path>,
+    topic: &str,
+    count: usize,
+) -> Command {
+    let mut command = kafkajs(Kafkajs::Consume);
+    command.args([listener.bootstrap.as_str(), topic, &count.to_string()]);
+    let security = json!({ "user": listener.user, "password": password, "authority": authority });
+    command.env("KAFKAJS_SECURITY", security.to_string());
+    command
+}
+
+/// Parses what KafkaJS prints.
+pub(crate) fn parse_kafkajs(printed: &str) -> Vec<StockRecord> {
+    parse_lines(printed)
+        .iter()
+        .map(|record| {
+            let pairs = record["headers"].as_array().expect("headers are a list");
+            let headers = pairs.iter().map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
+            stock_record(record, headers, &record["value"])
+        })
+        .collect()
+}
+
 /// Parses what `kcat -J` prints.
-pub(crate) fn parse_kcat(printed: &str) -> Vec<StockRecord> {
+fn parse_kcat(printed: &str) -> Vec<StockRecord> {
     parse_lines(printed)
         .iter()
         .map(|record| {

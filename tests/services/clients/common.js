@@ -1,6 +1,8 @@
 // What the clients share. Arguments: the brokers, then what each script names.
 'use strict';
 
+const { readFileSync } = require('node:fs');
+
 const { Kafka, logLevel } = require('kafkajs');
 
 // The default of KafkaJS 2; named so that it does not ask on standard error.
@@ -12,7 +14,20 @@ function client(bootstrap) {
         brokers: bootstrap.split(','),
         logLevel: logLevel.ERROR,
         retry: { initialRetryTime: 50, retries: 20 },
+        ...security(),
     });
+}
+
+// How brokers are spoken with where KAFKAJS_SECURITY says so: {user, password, authority}; the system's authorities
+// without one. Who is refused for that is refused again, so it is not tried for long.
+function security() {
+    if (!process.env.KAFKAJS_SECURITY) return {};
+    const { user, password, authority } = JSON.parse(process.env.KAFKAJS_SECURITY);
+    return {
+        ssl: authority ? { ca: [readFileSync(authority)] } : true,
+        sasl: { mechanism: 'scram-sha-512', username: user, password },
+        retry: { initialRetryTime: 50, retries: 2 },
+    };
 }
 
 // A group that nobody else is in.
