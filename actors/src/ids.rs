@@ -9,6 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+mod beginning;
+
+pub use beginning::{BEGINNING_MIN_CHARS, IdRange, JobIdBeginning};
+
 /// Longest opaque identifier that is accepted, in characters (Unicode scalar values), as JSON Schema counts
 /// them. Four bytes each at most, so that keys of this size fit every index we write.
 pub const OPAQUE_ID_MAX_CHARS: usize = 255;
@@ -22,6 +26,9 @@ pub enum IdError {
     /// The text is longer than [`OPAQUE_ID_MAX_CHARS`].
     #[error("wanted 1..={OPAQUE_ID_MAX_CHARS} characters, got {0}")]
     TooLong(usize),
+    /// The text is shorter than [`BEGINNING_MIN_CHARS`] and is to tell a job apart from others.
+    #[error("wanted {BEGINNING_MIN_CHARS}..={OPAQUE_ID_MAX_CHARS} characters, got {0}")]
+    TooShort(usize),
     /// The text holds a control character.
     #[error("wanted text without control characters")]
     ControlCharacter,

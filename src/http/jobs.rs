@@ -12,7 +12,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
-use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, UserId};
+use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, JobIdBeginning, UserId};
 use horizons_actors::parameters::{ParameterValue, Parameters};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, ListedJob, StoredRefusal};
@@ -61,6 +61,9 @@ const TIMELINE_CURSOR: &str = "steps";
 
 /// Names the cursors of this list.
 const CURSOR_KIND: &str = "jobs";
+
+/// Names the cursors of this list where it is in order of id.
+const ID_CURSOR_KIND: &str = "jobs by id";
 
 async fn submit(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     let job = read_job_request(request.document()?, &request.body)?;
@@ -123,21 +126,24 @@ fn read_parameters(body: &[u8]) -> Result<Parameters, ApiError> {
 }
 
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let query = request.query(&["origin", "user", "status", "limit", "cursor"])?;
+    let query = request.query(&["origin", "user", "status", "id_beginning", "limit", "cursor"])?;
     let limit = query.limit()?;
-    let before: Option<(i64, JobId)> = query.cursor(CURSOR_KIND)?;
+    let id_beginning = query.parsed("id_beginning", JobIdBeginning::parse)?;
+    let cursor_kind = if id_beginning.is_some() { ID_CURSOR_KIND } else { CURSOR_KIND };
+    let behind: Option<(i64, JobId)> = query.cursor(cursor_kind)?;
     let filter = JobFilter {
         origin: query.parsed("origin", parse_origin)?,
         user_id: query.parsed("user", UserId::parse)?,
         status: query.parsed("status", parse_status)?,
-        before: before.map(|(micros, job_id)| (Timestamp::from_micros(micros), job_id)),
+        id_beginning,
+        behind: behind.map(|(micros, job_id)| (Timestamp::from_micros(micros), job_id)),
         limit,
     };
     let turn = shared.lists.turn().await?;
     let page = shared.state.queries.jobs(filter).await?;
     let position = |job: &ListedJob| {
         let (at, job_id) = job.position();
-        cursor_text(CURSOR_KIND, &(at.as_micros(), job_id))
+        cursor_text(cursor_kind, &(at.as_micros(), job_id))
     };
     let next = page.last().filter(|_| page.has_more).map(position);
     let jobs = page.iter().map(|job| match job {

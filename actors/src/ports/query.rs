@@ -12,7 +12,8 @@ use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
 use crate::gap::FoundGap;
 use crate::ids::{
-    CommandId, Generation, Group, JobId, LaneKey, LogId, Offset, Topic, TopicPartition, UserId,
+    CommandId, Generation, Group, JobId, JobIdBeginning, LaneKey, LogId, Offset, Topic, TopicPartition,
+    UserId,
 };
 use crate::ports::Reply;
 use crate::ports::page::Page;
@@ -20,7 +21,7 @@ use crate::ports::store::{JobRow, ParkedWish, StoreError};
 use crate::record::{Digest32, LogRecord};
 use crate::state::{AuditLogState, JobAggregate, JobOrigin, JobView};
 
-/// Which jobs are wanted. Newest first.
+/// Which jobs are wanted. Newest first; where a beginning of their ids is given, in order of id.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobFilter {
     /// Of this origin.
@@ -29,8 +30,10 @@ pub struct JobFilter {
     pub user_id: Option<UserId>,
     /// In this status.
     pub status: Option<JobStatus>,
-    /// Submitted before this job, exclusive: the last one of the page before.
-    pub before: Option<(Timestamp, JobId)>,
+    /// Whose id begins so.
+    pub id_beginning: Option<JobIdBeginning>,
+    /// Behind this job, exclusive: the last one of the page before.
+    pub behind: Option<(Timestamp, JobId)>,
     /// At most so many.
     pub limit: usize,
 }
@@ -290,8 +293,9 @@ pub struct StoreUsage {
 
 /// Reading for people.
 pub trait QueryStore: Send + Sync {
-    /// Lists jobs, newest first: those of the orchestrator and, beside them, those of other producers that the
-    /// jobs group knows. A job that both know is listed once, as the orchestrator's.
+    /// Lists jobs, newest first or, by a beginning of their ids, in order of id: those of the orchestrator and,
+    /// beside them, those of other producers that the jobs group knows. A job that both know is listed once, as the
+    /// orchestrator's.
     fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError>;
 
     /// Reads one job of the orchestrator.

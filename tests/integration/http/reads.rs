@@ -96,7 +96,8 @@ async fn jobs_filters_and_wrong_parameters_are_named() {
         ),
         ("user=", "user: wanted 1..=255 characters, got none"),
         ("origin=mine", "origin: wanted `owned` or `external`, got `mine`"),
-        ("page=2", "page: wanted `origin`, `user`, `status`, `limit`, `cursor`, got `page`"),
+        ("page=2", "page: wanted `origin`, `user`, `status`, `id_beginning`, `limit`, `cursor`, got `page`"),
+        ("id_beginning=j-1", "id_beginning: wanted 4..=255 characters, got 3"),
     ];
 
     for (query, wanted) in cases {
@@ -106,6 +107,35 @@ async fn jobs_filters_and_wrong_parameters_are_named() {
         let page = world.get(&format!("/jobs?{query}")).await.json();
         assert_eq!((page["jobs"].as_array().unwrap().len(), &page["next"]), (count, &Value::Null), "{query}");
     }
+}
+
+#[tokio::test]
+async fn jobs_by_a_beginning_of_their_ids_come_in_order_of_id() {
+    let world = World::start().await;
+    let uuids = [1, 2].map(|number| format!("0193a1c0-0000-7000-8000-00000000000{number}"));
+    for (minute, id) in (0..).zip(["job-2", "job-1", "job-10", "0193A1-night", &uuids[1], &uuids[0]]) {
+        world.add_job(job_row(id, minute)).await;
+    }
+    let mut seen = Vec::new();
+    let mut target = "/jobs?id_beginning=job-&limit=2".to_owned();
+    let mut cursor = String::new();
+
+    loop {
+        let page = world.get(&target).await.json();
+        seen.extend(names(&page["jobs"], "job_id"));
+        let Some(next) = page["next"].as_str() else { break };
+        next.clone_into(&mut cursor);
+        target = format!("/jobs?id_beginning=job-&limit=2&cursor={next}");
+    }
+    let of_uuids = world.get("/jobs?id_beginning=0193A1c0").await.json();
+    let in_capitals = world.get("/jobs?id_beginning=0193A1").await.json();
+    let newest_first = world.get(&format!("/jobs?cursor={cursor}")).await.refusal();
+
+    assert_eq!(seen, ["job-1", "job-10", "job-2"]);
+    assert_eq!(names(&of_uuids["jobs"], "job_id"), uuids);
+    assert_eq!(names(&in_capitals["jobs"], "job_id"), ["0193A1-night", &uuids[0], &uuids[1]]);
+    assert_eq!(newest_first, "400 cursor: wanted `next` of an earlier page of jobs");
+    assert_eq!(world.get("/jobs/job-").await.status, 404, "a path names a job by its whole id");
 }
 
 #[tokio::test]

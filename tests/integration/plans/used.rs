@@ -9,12 +9,14 @@ use horizons_actors::effect::{
 };
 use horizons_actors::event::{EventType, JobStatus};
 use horizons_actors::gap::FoundGap;
-use horizons_actors::ids::{Attempt, EventId, Group, LogTopic, Offset, Partition, Sequence, Topic};
+use horizons_actors::ids::{
+    Attempt, EventId, Group, JobIdBeginning, LogTopic, Offset, Partition, Sequence, Topic,
+};
 use horizons_actors::ports::log::{GapKind, RecordSource};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, OutboxStore, RelayId, WantedRows};
 use horizons_actors::ports::query::{AuditFilter, JobFilter, QueryStore};
 use horizons_actors::ports::store::{Idempotency, JobStore, JobWrite, LaneStore, OrderAnswer, ParkedWish};
-use horizons_actors::state::StateKey;
+use horizons_actors::state::{JobOrigin, StateKey};
 use horizons_actors::testkit::contract::sample::{
     Owner, PROCESS, at, audit, auditor_lane, change, id, job, jobs_lane, log_record, outgoing, parked,
     parked_key, parking, partition, refusal, release, submit,
@@ -189,14 +191,26 @@ async fn operator(store: &impl Whole, round: u64) {
 
 async fn people(store: &impl Whole, rows: u64) {
     let all = JobFilter { limit: 50, ..JobFilter::default() };
-    let before = Some((at(0), id("job-9")));
+    let behind = Some((at(0), id("job-9")));
     for user_id in [None, Some(id("ada"))] {
         for status in [None, Some(JobStatus::Running), Some(JobStatus::Completed)] {
-            for before in [None, before.clone()] {
-                let filter = JobFilter { user_id: user_id.clone(), status, before, ..all.clone() };
+            for behind in [None, behind.clone()] {
+                let filter = JobFilter { user_id: user_id.clone(), status, behind, ..all.clone() };
                 store.jobs(filter).await.unwrap();
             }
         }
+    }
+    let of_few = JobIdBeginning::parse(&format!("job-{}", rows / 10)).unwrap();
+    let of_many = JobIdBeginning::parse("job-").unwrap();
+    for behind in [None, behind] {
+        let few = JobFilter { id_beginning: Some(of_few.clone()), behind: behind.clone(), ..all.clone() };
+        let origin = Some(JobOrigin::Owned);
+        let many = JobFilter { id_beginning: Some(of_many.clone()), behind, origin, ..all.clone() };
+        let of_ada =
+            JobFilter { user_id: Some(id("ada")), status: Some(JobStatus::Completed), ..few.clone() };
+        assert!(store.jobs(few).await.unwrap().len() < 50);
+        assert!(store.jobs(of_ada).await.unwrap().len() < 50);
+        assert_eq!(store.jobs(many).await.unwrap().len(), 50);
     }
     let job_id = || id("job-77");
     store.job(job_id()).await.unwrap();

@@ -111,6 +111,7 @@ macro_rules! store_contract {
             jobs::answer_order_within_write_job_needs_the_order,
             jobs::live_jobs_page_without_terminal_ones,
             queries::jobs_page_newest_first_by_each_filter,
+            queries::jobs_whose_ids_begin_alike_come_in_order_of_id,
             queries::job_views_timeline_and_refusals_are_of_the_job,
             queries::job_views_retired_are_not_live_and_then_gone,
             queries::aggregates_and_counts_are_summed_over_lanes,

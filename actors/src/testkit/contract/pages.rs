@@ -79,7 +79,7 @@ pub async fn lists_of_large_rows_end_their_pages_early(store: Arc<impl Store>) {
             let (at, job_id) = last.position();
             (at, job_id.clone())
         });
-        let filter = JobFilter { before, limit: 1000, ..JobFilter::default() };
+        let filter = JobFilter { behind: before, limit: 1000, ..JobFilter::default() };
         let store = Arc::clone(&store);
         async move { store.jobs(filter).await.expect("jobs can be read") }
     });
@@ -171,7 +171,7 @@ pub async fn list_row_larger_than_a_page_comes_alone(store: Arc<impl Store>) {
     let mut before = None;
 
     loop {
-        let filter = JobFilter { before, limit: 1000, ..JobFilter::default() };
+        let filter = JobFilter { behind: before, limit: 1000, ..JobFilter::default() };
         let page = store.jobs(filter).await.expect("jobs can be read");
         seen.push(page.iter().map(|job| job.position().1.to_string()).collect::<Vec<_>>());
         before = page.last().map(|job| (job.position().0, job.position().1.clone()));
@@ -211,11 +211,11 @@ pub async fn jobs_of_other_producers_are_listed_among_our_own(store: Arc<impl St
 
     let whole = names(all.clone()).await;
     let mut paged = Vec::new();
-    let mut before = None;
+    let mut behind = None;
     loop {
-        let page = store.jobs(JobFilter { before, limit: 1, ..all.clone() }).await.expect("read");
+        let page = store.jobs(JobFilter { behind, limit: 1, ..all.clone() }).await.expect("read");
         paged.extend(page.iter().map(|job| job.position().1.to_string()));
-        before = page.last().map(|job| (job.position().0, job.position().1.clone()));
+        behind = page.last().map(|job| (job.position().0, job.position().1.clone()));
         if !page.has_more {
             break;
         }

@@ -9,10 +9,11 @@ use super::sample::{
     Owner, PROCESS, at, audit, auditor_lane, id, job, jobs_lane, outgoing, parking, partition, refusal,
     submit,
 };
+use crate::clock::Timestamp;
 use crate::effect::{Effects, RETIRED_ENTRIES, RetiredView, Retirement, TimelineEntry};
 use crate::event::partition::partition_for;
 use crate::event::{EventType, JobStatus};
-use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, Sequence, Topic};
+use crate::ids::{Attempt, EventId, Generation, JobId, JobIdBeginning, LaneKey, Offset, Sequence, Topic};
 use crate::ports::query::{AuditFilter, AuditPosition, JobFilter, ListedJob, StoredAuditEntry};
 use crate::ports::store::{JobRow, LaneStore};
 use crate::state::{Aggregate, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
@@ -44,7 +45,7 @@ pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
 
     let whole = ids(all.clone()).await;
     let mut paged = Vec::new();
-    while let page = ids(JobFilter { before: paged.last().cloned(), limit: 2, ..all.clone() }).await
+    while let page = ids(JobFilter { behind: paged.last().cloned(), limit: 2, ..all.clone() }).await
         && !page.is_empty()
     {
         paged.extend(page);
@@ -53,7 +54,7 @@ pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
     let running = ids(JobFilter {
         status: Some(JobStatus::Running),
         user_id: Some(id("ada")),
-        before: Some((at(9), id("job-e"))),
+        behind: Some((at(9), id("job-e"))),
         ..all
     })
     .await;
@@ -63,6 +64,65 @@ pub async fn jobs_page_newest_first_by_each_filter(store: Arc<impl Store>) {
     assert_eq!(paged, whole);
     assert_eq!(names(&of_ada), ["job-e", "job-d", "job-c", "job-a"]);
     assert_eq!(names(&running), ["job-c"]);
+}
+
+/// Jobs whose ids begin alike come in order of id, in pages that join, whoever submitted them; a UUID's beginning may
+/// be in any letter case.
+pub async fn jobs_whose_ids_begin_alike_come_in_order_of_id(store: Arc<impl Store>) {
+    const UUIDS: [&str; 2] = ["0193a1c0-0000-7000-8000-0000000000aa", "0193a1c0-0000-7000-8000-0000000000ab"];
+    let last = format!("job-1{}", char::MAX);
+    let owned = ["job-1", "job-10", "job-2", last.as_str(), UUIDS[1]];
+    for (second, job_id) in (0..).zip(owned) {
+        store.write_job(submit(job(job_id, at(9 - second)))).await.expect("a job can be written");
+    }
+    let external = ["0193A1C0-night", UUIDS[0], "job-1\u{e000}", "job-11", "job-100%", "job_1"];
+    let states = external.map(|job_id| {
+        let view = JobView { origin: JobOrigin::External, ..view(job_id, JobStatus::Running) };
+        (StateKey::JobView(id(job_id)), StateValue::JobView(view))
+    });
+    // Our own are in the jobs group's view as well.
+    let own = StateValue::JobView(view("job-10", JobStatus::Running));
+    let states = states.into_iter().chain([(StateKey::JobView(id("job-10")), own)]).collect();
+    commit(&*store, jobs_lane(0), Effects { states, ..Effects::default() }).await;
+    let beginning = |text: &str| Some(JobIdBeginning::parse(text).expect("it is long enough"));
+    let pages = async |filter: JobFilter| {
+        let mut found: Vec<(Timestamp, JobId)> = Vec::new();
+        loop {
+            let behind = found.last().cloned();
+            let page = store.jobs(JobFilter { behind, ..filter.clone() }).await.expect("jobs can be read");
+            assert!(page.len() <= filter.limit);
+            found.extend(page.iter().map(|job| (job.position().0, job.position().1.clone())));
+            if !page.has_more {
+                return found.into_iter().map(|(_, job_id)| job_id.to_string()).collect::<Vec<_>>();
+            }
+        }
+    };
+    let ids = async |text: &str, limit: usize| {
+        pages(JobFilter { id_beginning: beginning(text), limit, ..JobFilter::default() }).await
+    };
+
+    let all = ["job-1", "job-10", "job-100%", "job-11", "job-1\u{e000}", last.as_str()];
+    for limit in [1, 2, 100] {
+        assert_eq!(ids("job-1", limit).await, all);
+        assert_eq!(ids("0193A1c0", limit).await, UUIDS);
+        assert_eq!(ids("0193A1C0", limit).await, ["0193A1C0-night", UUIDS[0], UUIDS[1]]);
+    }
+    assert_eq!(ids("job-10", 9).await, ["job-10", "job-100%"]);
+    assert_eq!(ids(UUIDS[0], 9).await, UUIDS[..1]);
+    assert_eq!(ids("JOB-", 9).await, [""; 0]);
+    assert_eq!(ids("job%", 9).await, [""; 0]);
+    let of = |origin| JobFilter {
+        origin: Some(origin),
+        id_beginning: beginning("job-1"),
+        limit: 9,
+        ..JobFilter::default()
+    };
+    assert_eq!(pages(of(JobOrigin::Owned)).await, ["job-1", "job-10", last.as_str()]);
+    assert_eq!(pages(of(JobOrigin::External)).await, ["job-100%", "job-11", "job-1\u{e000}"]);
+    let submitted = JobFilter { status: Some(JobStatus::Submitted), ..of(JobOrigin::Owned) };
+    assert_eq!(pages(submitted).await, ["job-1", "job-10", last.as_str()]);
+    let nobodys = JobFilter { user_id: Some(id("nobody")), origin: None, ..of(JobOrigin::Owned) };
+    assert_eq!(pages(nobodys).await, [""; 0]);
 }
 
 pub(super) fn view(job_id: &str, status: JobStatus) -> JobView {

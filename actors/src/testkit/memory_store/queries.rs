@@ -35,11 +35,18 @@ impl QueryStore for MemoryStore {
                 filter.origin.is_none_or(|wanted| origin == wanted)
                     && filter.user_id.as_ref().is_none_or(|wanted| user_id == wanted)
                     && filter.status.is_none_or(|wanted| *status == wanted)
-                    && filter.before.as_ref().is_none_or(|(at, job_id)| job.position() < (*at, job_id))
+                    && filter.id_beginning.as_ref().is_none_or(|wanted| wanted.is_of(job.position().1))
+                    && filter.behind.as_ref().is_none_or(|(at, job_id)| match filter.id_beginning {
+                        Some(_) => job.position().1 > job_id,
+                        None => job.position() < (*at, job_id),
+                    })
             };
             let wanted = owned.chain(foreign).filter(is_wanted);
             let mut jobs: Vec<ListedJob> = wanted.map(|(_, _, job)| job).collect();
-            jobs.sort_by(|left, right| right.position().cmp(&left.position()));
+            match filter.id_beginning {
+                Some(_) => jobs.sort_by(|left, right| left.position().1.cmp(right.position().1)),
+                None => jobs.sort_by(|left, right| right.position().cmp(&left.position())),
+            }
             Ok(Page::of(jobs, filter.limit))
         })
     }
