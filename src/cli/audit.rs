@@ -52,7 +52,7 @@ pub(super) struct QueryArguments {
     /// Of this partition only
     #[arg(long, requires = "topic")]
     partition: Option<u16>,
-    /// About this job only
+    /// About this job only; its whole id, as records have it for their key, whether the job is still known or not
     #[arg(long, value_name = "JOB", value_parser = JobId::asked_for)]
     job: Option<JobId>,
     #[command(flatten)]

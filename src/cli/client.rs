@@ -97,6 +97,14 @@ pub enum ClientError {
         /// Seconds to wait, where the server names them.
         retry_after: Option<String>,
     },
+    /// A shortened job id is the beginning of several.
+    #[error("job `{}`: wanted more of its id, as several jobs' ids begin so:{jobs}", shown(.asked))]
+    SeveralJobs {
+        /// The shortened id.
+        asked: String,
+        /// The jobs, one a line.
+        jobs: String,
+    },
     /// The answer is not what a Horizons server sends.
     #[error("failed to read the answer of `{url}` to `{path}`: {reason}")]
     Foreign {
@@ -115,7 +123,10 @@ impl ClientError {
         match self {
             ClientError::Connect { .. } | ClientError::Broken { .. } => true,
             ClientError::Refused { status, .. } => status.is_server_error(),
-            ClientError::Url { .. } | ClientError::Request(_) | ClientError::Foreign { .. } => false,
+            ClientError::Url { .. }
+            | ClientError::Request(_)
+            | ClientError::SeveralJobs { .. }
+            | ClientError::Foreign { .. } => false,
         }
     }
 }
@@ -142,7 +153,9 @@ impl ClientError {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
-            ClientError::Url { .. } | ClientError::Request(_) => Exit::Usage,
+            ClientError::Url { .. } | ClientError::Request(_) | ClientError::SeveralJobs { .. } => {
+                Exit::Usage
+            }
             ClientError::Connect { .. } | ClientError::Broken { .. } => Exit::Unreachable,
             ClientError::Refused { .. } => Exit::Refused,
             ClientError::Foreign { .. } => Exit::Failed,

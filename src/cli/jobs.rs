@@ -12,6 +12,7 @@ use crate::exit::{Exit, Failure};
 
 use super::client::{Answer, Call, Client, ClientOptions, percent_encoded};
 use super::events::name_and_value;
+use super::job_id::AskedJob;
 use super::logs::{self, LogsArguments};
 use super::output::{Column, Form, Output, cell};
 use super::{Context, PageOptions, ask, converse, print_done, print_page, with_output};
@@ -40,15 +41,19 @@ pub(super) enum JobsCommand {
         /// In this status only
         #[arg(long)]
         status: Option<String>,
+        /// Whose id begins so only, at least 4 characters; in order of id
+        #[arg(long, value_name = "BEGINNING")]
+        id: Option<String>,
         #[command(flatten)]
         page: PageOptions,
         #[command(flatten)]
         client: ClientOptions,
     },
     /// Show a job, its timeline and its metrics
-    #[command(after_help = "Examples:\n  horizons jobs show JOB\n  horizons jobs show JOB --json")]
+    #[command(after_help = "Examples:\n  horizons jobs show JOB\n  horizons jobs show 0f9a --json      as \
+        much of its id as no other job's has, 4 characters or more")]
     Show {
-        /// Job id
+        /// Job id, or a beginning of it that no other has
         job: String,
         #[command(flatten)]
         client: ClientOptions,
@@ -58,7 +63,7 @@ pub(super) enum JobsCommand {
     /// Cancel a job; its whole process group ends
     #[command(after_help = "Example:\n  horizons jobs cancel JOB --reason 'wrong data set'")]
     Cancel {
-        /// Job id
+        /// Job id, or a beginning of it that no other has
         job: String,
         /// Why; stands in the audit trail
         #[arg(long)]
@@ -111,11 +116,12 @@ const WAIT_POLL: Duration = Duration::from_millis(200);
 pub(super) fn run(command: JobsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     match command {
         JobsCommand::Submit(arguments) => submit(&arguments, context),
-        JobsCommand::List { origin, of, status, page, client } => {
+        JobsCommand::List { origin, of, status, id, page, client } => {
             let call = Call::get("/jobs")
                 .query("origin", origin)
                 .query("user", of)
                 .query("status", status)
+                .query("id_beginning", id)
                 .query("limit", Some(page.limit))
                 .query("cursor", page.cursor);
             let answer = ask(&client, context, call)?;
@@ -124,9 +130,11 @@ pub(super) fn run(command: JobsCommand, context: &Context<'_>) -> Result<Exit, F
         JobsCommand::Show { job, client } => show(&job, &client, context),
         JobsCommand::Logs(arguments) => logs::run(&arguments, context),
         JobsCommand::Cancel { job, reason, client } => {
-            let path = format!("/jobs/{}/cancel", percent_encoded(&job));
-            let answer = ask(&client, context, Call::post(path, json!({ "reason": reason })))?;
-            print_done(&client, context, &format!("cancel asked for: {job}"), &answer)
+            let server = Client::new(&client, context)?;
+            let mut job = AskedJob::new(&job);
+            let cancel = |path: &str| Call::post(format!("{path}/cancel"), json!({ "reason": reason }));
+            let answer = converse(async { Ok(job.call(&server, cancel).await?) })?;
+            print_done(&client, context, &format!("cancel asked for: {}", job.id()), &answer)
         }
     }
 }
@@ -213,11 +221,11 @@ async fn wait_for_end(client: &Client, job: &Value) -> Result<Value, Failure> {
 
 fn show(job: &str, options: &ClientOptions, context: &Context<'_>) -> Result<Exit, Failure> {
     let client = Client::new(options, context)?;
-    let path = format!("/jobs/{}", percent_encoded(job));
+    let mut asked = AskedJob::new(job);
     let (job, timeline, metrics) = converse(async {
-        let job = job_of(&client.call(Call::get(path.as_str())).await?);
-        let timeline = client.call(Call::get(format!("{path}/timeline"))).await?;
-        let metrics = client.call(Call::get(format!("{path}/metrics"))).await?;
+        let job = job_of(&asked.call(&client, |path| Call::get(path)).await?);
+        let timeline = asked.call(&client, |path| Call::get(format!("{path}/timeline"))).await?;
+        let metrics = asked.call(&client, |path| Call::get(format!("{path}/metrics"))).await?;
         Ok((job, timeline, metrics))
     })?;
     with_output(Form::from_flag(options.json), context, |output| {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::exit::{Exit, Failure};
 use crate::shown::shown_lines;
 
-use super::client::{Call, Client, ClientOptions, base64_bytes, percent_encoded};
+use super::client::{Call, Client, ClientOptions, base64_bytes};
+use super::job_id::AskedJob;
 use super::output::Form;
 use super::{Context, converse, hint, with_output};
 
@@ -24,7 +25,7 @@ use super::{Context, converse, hint, with_output};
     With --json each line is an object with `stream` and `content_base64`."
 )]
 pub(super) struct LogsArguments {
-    /// Job id
+    /// Job id, or a beginning of it that no other has
     job: String,
     /// Which of the two outputs
     #[arg(long, value_enum, default_value_t = Stream::Stdout)]
@@ -66,14 +67,14 @@ pub(super) fn run(arguments: &LogsArguments, context: &Context<'_>) -> Result<Ex
         Stream::Stdout | Stream::Stderr => "stderr",
     };
     converse(async {
-        let path = format!("/jobs/{}", percent_encoded(&arguments.job));
+        let mut asked = AskedJob::new(&arguments.job);
         let mut attempt = arguments.attempt;
         let mut cursor: Option<String> = None;
         // Asked before each part: what is read after the end is all there is.
         let mut is_over = false;
         loop {
             if arguments.follow && !is_over {
-                let job = client.call(Call::get(path.as_str())).await?.body;
+                let job = asked.call(&client, |path| Call::get(path)).await?.body;
                 let job = job.get("job").cloned().unwrap_or_default();
                 attempt = attempt.or_else(|| latest(&job));
                 is_over = has_ended(&job, attempt);
@@ -82,12 +83,15 @@ pub(super) fn run(arguments: &LogsArguments, context: &Context<'_>) -> Result<Ex
                     continue;
                 }
             }
-            let call = Call::get(format!("{path}/output"))
-                .query("stream", Some(stream))
-                .query("attempt", attempt)
-                .query("limit_bytes", Some(PART_BYTES))
-                .query("cursor", cursor.take());
-            let part = match client.call(call).await {
+            let begin = cursor.take();
+            let call = |path: &str| {
+                Call::get(format!("{path}/output"))
+                    .query("stream", Some(stream))
+                    .query("attempt", attempt)
+                    .query("limit_bytes", Some(PART_BYTES))
+                    .query("cursor", begin.as_ref())
+            };
+            let part = match asked.call(&client, call).await {
                 // It is queued: its files come with its start.
                 Err(error) if arguments.follow && !is_over && error.is_not_found() => {
                     tokio::time::sleep(FOLLOW_POLL).await;

@@ -15,6 +15,7 @@ mod demo;
 mod events;
 mod gaps;
 mod hooks;
+mod job_id;
 mod jobs;
 mod lane;
 mod lanes;

@@ -1,5 +1,6 @@
 //! The program as a person starts it: arguments, output, exit codes, and what client commands send.
 
+mod job_ids;
 mod publish;
 
 use std::io::{BufRead, BufReader, Read, Write};
