@@ -1,9 +1,9 @@
 //! `horizons gaps`: gaps in the log that wait for a decision.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use horizons_actors::ports::query::StoredGap;
+use horizons_actors::ports::query::{GapPosition, StoredGap};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
@@ -11,10 +11,7 @@ use crate::exit::{Exit, Failure};
 use super::client::{Call, ClientOptions};
 use super::lane::LaneArguments;
 use super::output::Form;
-use super::{Context, ask, converse, print_done, print_page, with_output};
-
-/// Gaps that a data folder's list shows at most.
-const GAPS_MAX: usize = 1_000;
+use super::{Context, PageOptions, ask, converse, hint, print_done, print_page, with_output};
 
 /// Look at gaps in the log and accept them
 #[derive(Debug, Subcommand)]
@@ -26,6 +23,8 @@ pub(super) enum GapsCommand {
         /// Data folder, to read where no server runs
         #[arg(long, value_name = "FOLDER")]
         data: Option<PathBuf>,
+        #[command(flatten)]
+        page: PageOptions,
         #[command(flatten)]
         client: ClientOptions,
     },
@@ -74,22 +73,39 @@ const COLUMNS: [(&str, &str); 10] = [
 /// Runs one of the commands.
 pub(super) fn run(command: GapsCommand, context: &Context<'_>) -> Result<Exit, Failure> {
     match command {
-        GapsCommand::List { data: None, client } => {
-            let answer = ask(&client, context, Call::get("/gaps"))?;
+        GapsCommand::List { data: None, page, client } => {
+            let answer = ask(&client, context, page.of(Call::get("/gaps")))?;
             print_page(&client, context, &COLUMNS, &answer)
         }
-        GapsCommand::List { data: Some(folder), client } => {
-            let opened = (context.hooks.open_store)(&folder)?;
-            let failed = |error| Failure::new(Exit::Store, &error);
-            let gaps = converse(async { opened.store.gaps(GAPS_MAX).await.map_err(failed) })?;
-            let rows: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
-            with_output(Form::from_flag(client.json), context, |output| {
-                output.rows(&COLUMNS, &rows)?;
-                Ok(Exit::Done)
-            })
+        GapsCommand::List { data: Some(folder), page, client } => {
+            list_stored(&folder, &page, &client, context)
         }
         GapsCommand::Accept(gap) => accept(&gap, context),
     }
+}
+
+/// Lists the gaps of a data folder; cursors are positions.
+fn list_stored(
+    folder: &Path,
+    page: &PageOptions,
+    client: &ClientOptions,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
+    let position = |cursor: &String| {
+        let message = format!("failed to read `--cursor`: wanted that of an earlier page, got `{cursor}`");
+        GapPosition::parse(cursor).ok_or_else(|| Failure::text(Exit::Usage, message))
+    };
+    let after = page.cursor.as_ref().map(position).transpose()?;
+    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let opened = (context.hooks.open_store)(folder)?;
+    let failed = |error| Failure::new(Exit::Store, &error);
+    let gaps = converse(async { opened.store.gaps_after(after, limit).await.map_err(failed) })?;
+    let rows: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
+    with_output(Form::from_flag(client.json), context, |output| output.rows(&COLUMNS, &rows))?;
+    if let Some(last) = gaps.last().filter(|_| gaps.has_more) {
+        hint(&format!("more: --cursor {}", last.position()));
+    }
+    Ok(Exit::Done)
 }
 
 fn accept(gap: &AcceptArguments, context: &Context<'_>) -> Result<Exit, Failure> {

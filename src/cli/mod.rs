@@ -266,8 +266,6 @@ fn print_page(
     })?;
     if let Some(next) = answer.next() {
         hint(&format!("more: --cursor {next}"));
-    } else if answer.body.get("has_more").is_some_and(|more| more.as_bool() == Some(true)) {
-        hint("there is more than is shown");
     }
     Ok(Exit::Done)
 }

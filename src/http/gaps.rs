@@ -10,7 +10,7 @@ use horizons_actors::command::CommandKind;
 use horizons_actors::gap::{GapAcceptance, GapKind};
 use horizons_actors::ids::Offset;
 use horizons_actors::lane::status::StatusBoard;
-use horizons_actors::ports::query::StoredGap;
+use horizons_actors::ports::query::{GapPosition, StoredGap};
 use serde_json::{Value, json};
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -18,7 +18,7 @@ use warp::reply::Response;
 use super::Shared;
 use super::answer::json_answer;
 use super::error::ApiError;
-use super::request::ApiRequest;
+use super::request::{ApiRequest, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -26,13 +26,23 @@ pub(super) const ROUTES: &[Route] = &[
     Route { method: RouteMethod::Post, template: "/gaps/accept", handler: |s, r| accept(s, r).boxed() },
 ];
 
+/// Names the cursors of this list.
+const CURSOR_KIND: &str = "gaps";
+
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    let limit = request.query(&["limit"])?.limit()?;
+    let query = request.query(&["limit", "cursor"])?;
+    let limit = query.limit()?;
+    let after = query.cursor::<String>(CURSOR_KIND)?.map(|text| {
+        let wanted = || bad_parameter("cursor", format!("wanted `next` of an earlier page of {CURSOR_KIND}"));
+        GapPosition::parse(&text).ok_or_else(wanted)
+    });
+    let after = after.transpose()?;
     let turn = shared.lists.turn().await?;
-    let gaps = shared.state.queries.gaps(limit).await?;
-    let has_more = gaps.has_more;
+    let gaps = shared.state.queries.gaps_after(after, limit).await?;
+    let position = |gap: &StoredGap| cursor_text(CURSOR_KIND, &gap.position().to_string());
+    let next = gaps.last().filter(|_| gaps.has_more).map(position);
     let gaps: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
-    Ok(turn.answer(&json!({ "gaps": gaps, "has_more": has_more })))
+    Ok(turn.answer(&json!({ "gaps": gaps, "next": next })))
 }
 
 async fn accept(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {

@@ -557,13 +557,13 @@ fn gaps_list_prints_what_accepting_each_does() {
         })
     };
     let gaps = [gap("open", "trimmed", "skip", 49), gap("accepted", "replaced", "read_anew", 0)];
-    let page = json!({"gaps": gaps, "has_more": false});
+    let page = json!({"gaps": gaps, "next": null});
 
     let [people, machines] = [&["gaps", "list"][..], &["gaps", "list", "--json"]].map(|arguments| {
         let server = ScriptedServer::ok(page.clone());
         let output = server.run(arguments);
         assert_exit(&output, Exit::Done);
-        assert_eq!(server.request().line, "GET /gaps HTTP/1.1");
+        assert_eq!(server.request().line, "GET /gaps?limit=50 HTTP/1.1");
         text(&output.stdout).to_owned()
     });
 

@@ -3,6 +3,8 @@
 //! Promises committed data only, in stable order with a cursor, and a limit on the rows and bytes that one call
 //! reads: a page may end early, and says so.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,8 +14,8 @@ use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
 use crate::gap::FoundGap;
 use crate::ids::{
-    CommandId, Generation, Group, JobId, JobIdBeginning, LaneKey, LogId, Offset, Topic, TopicPartition,
-    UserId,
+    CommandId, Generation, Group, JobId, JobIdBeginning, LaneKey, LogId, Offset, Partition, Topic,
+    TopicPartition, UserId,
 };
 use crate::ports::Reply;
 use crate::ports::page::Page;
@@ -207,7 +209,54 @@ pub struct StoredGap {
     pub decision: Option<GapDecision>,
 }
 
+/// Names a gap where it stands in the list; pages are in this order.
+///
+/// *Shape*: as text, `open:GROUP/TOPIC-PARTITION` or `decided:NUMBER`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GapPosition {
+    /// The open gap of this lane.
+    Open(LaneKey),
+    /// The decided gap of this number. A gap that is decided while the list is read comes behind all open ones, so
+    /// that none is missed.
+    Decided(u64),
+}
+
+impl GapPosition {
+    /// Reads the text that [`fmt::Display`] writes; none where it is another.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(number) = text.strip_prefix("decided:") {
+            return number.parse().ok().map(GapPosition::Decided);
+        }
+        let (group, place) = text.strip_prefix("open:")?.rsplit_once('/')?;
+        let (topic, partition) = place.rsplit_once('-')?;
+        let topic_partition = TopicPartition {
+            topic: Topic::parse(topic).ok()?,
+            partition: Partition(partition.parse().ok()?),
+        };
+        Some(GapPosition::Open(LaneKey { group: Group::parse(group).ok()?, topic_partition }))
+    }
+}
+
+impl fmt::Display for GapPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GapPosition::Open(LaneKey { group, topic_partition }) => {
+                write!(f, "open:{group}/{topic_partition}")
+            }
+            GapPosition::Decided(number) => write!(f, "decided:{number}"),
+        }
+    }
+}
+
 impl StoredGap {
+    /// Gives where it stands in the list.
+    pub fn position(&self) -> GapPosition {
+        match &self.decision {
+            None => GapPosition::Open(self.lane.clone()),
+            Some(decision) => GapPosition::Decided(decision.number),
+        }
+    }
+
     /// Gives it as people and programs are shown it, with what accepting it does: `skip` gives `records_skipped`
     /// up, `read_anew` begins another generation at the low watermark.
     pub fn shown(&self) -> Value {
@@ -242,6 +291,8 @@ impl StoredGap {
 /// What an operator decided about a gap: to accept it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GapDecision {
+    /// Its place among the decided gaps of the store: a newer one has a higher number.
+    pub number: u64,
     /// The command.
     pub command_id: CommandId,
     /// Who.
@@ -366,8 +417,13 @@ pub trait QueryStore: Send + Sync {
         self.parked_keys_after(None, limit)
     }
 
-    /// Lists gaps: the open ones in order of lane, then those that are decided, the newest first.
-    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError>;
+    /// Lists gaps behind one: the open ones in order of lane, then those that are decided, the newest first.
+    fn gaps_after(&self, after: Option<GapPosition>, limit: usize) -> Reply<Page<StoredGap>, StoreError>;
+
+    /// Lists the first gaps.
+    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
+        self.gaps_after(None, limit)
+    }
 
     /// Lists the progress of every lane, in order of lane and generation.
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError>;

@@ -14,8 +14,8 @@ use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore, StoreUsage,
-    StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
+    StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::JobRow;
 use horizons_actors::record::{Headers, LogRecord, TimestampType};
@@ -55,7 +55,7 @@ impl QueryStore for OneLog {
         reply(vec![stored_log(self.state.clone())])
     }
 
-    fn gaps(&self, _: usize) -> Reply<Page<StoredGap>, StoreError> {
+    fn gaps_after(&self, _: Option<GapPosition>, _: usize) -> Reply<Page<StoredGap>, StoreError> {
         reply(Page::default())
     }
 

@@ -8,12 +8,13 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::Command;
 use horizons_actors::gap::{FoundGap, GapAcceptance, GapKind, GapRemedy};
 use horizons_actors::ids::{CommandId, LogId, Offset, UserId};
-use horizons_actors::ports::page::Page;
-use horizons_actors::ports::query::{GapDecision, StoredGap};
+use horizons_actors::ports::page::{Page, PageRoom, Weighed};
+use horizons_actors::ports::query::{GapDecision, GapPosition, StoredGap};
 use horizons_actors::ports::store::{GapAccepted, StoreError};
 
 use super::engine::{Connection, engine};
 use super::lanes::{self, Lanes, StoredLane};
+use super::pages::weighed_rows;
 use super::ports::limit;
 use super::schema::gaps;
 use super::state::{named, parsed, uuid};
@@ -38,7 +39,7 @@ pub(super) fn read_open(connection: &mut Connection, lane: i64) -> Result<Option
     let row: Option<FoundColumns> = gaps::table
         .filter(gaps::lane.eq(lane))
         .filter(gaps::decided_at.is_null())
-        .select((gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at))
+        .select(FOUND_FIELDS)
         .first(connection)
         .optional()
         .map_err(engine)?;
@@ -122,59 +123,106 @@ pub(super) fn accept(
 }
 
 /// The columns of a gap as they are read.
-type GapColumns = (i64, FoundColumns, Option<i64>, Option<String>, Option<Vec<u8>>, Option<Words>);
+type GapColumns = (i64, i64, FoundColumns, Option<i64>, Option<String>, Option<Vec<u8>>, Option<Words>);
 
-/// Lists gaps: open ones in order of lane, then the decided ones, newest first.
+/// Lists gaps behind one: open ones in order of lane, then the decided ones, newest first.
 pub(super) fn list(
     connection: &mut Connection,
     lanes: &Lanes,
+    after: Option<&GapPosition>,
     wanted: usize,
 ) -> Result<Page<StoredGap>, StoreError> {
-    // What weighs is an operator's reason, which is bounded when it is given: one more row tells whether more follow.
-    let rows = limit(wanted.saturating_add(1));
-    let columns = (
-        gaps::lane,
-        (gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at),
-        gaps::decided_at,
-        gaps::decided_by,
-        gaps::command_id,
-        gaps::reason,
-    );
-    let open: Vec<GapColumns> = gaps::table
-        .filter(gaps::decided_at.is_null())
-        .limit(rows)
-        .select(columns)
-        .load(connection)
-        .map_err(engine)?;
-    let decided: Vec<GapColumns> = gaps::table
-        .filter(gaps::decided_at.is_not_null())
-        .order(gaps::gap.desc())
-        .limit(rows)
-        .select(columns)
-        .load(connection)
-        .map_err(engine)?;
+    let mut room = PageRoom::new(wanted);
+    let mut page = Page::default();
     let lanes = lanes.sorted(connection)?;
-    let into_stored = |row: GapColumns| -> Result<Option<StoredGap>, StoreError> {
-        let (number, found, decided_at, decided_by, command_id, reason) = row;
-        let Some(stored) = lanes.iter().find(|stored| stored.number == number) else { return Ok(None) };
-        let decision = match (decided_at, decided_by, command_id) {
-            (Some(decided_at), Some(decided_by), Some(command_id)) => Some(GapDecision {
-                command_id: CommandId(uuid(&command_id)?),
-                decided_by: parsed("user id", &decided_by, UserId::parse)?,
-                reason: reason.map(String::from),
-                decided_at: Timestamp::from_micros(decided_at),
-            }),
-            _ => None,
-        };
-        let (lane, generation) = (stored.lane.clone(), stored.generation);
-        Ok(Some(StoredGap { lane, generation, gap: into_gap(found)?, decision }))
-    };
-    // Gaps of another log that the store was about before have no lane here.
-    let mut listed: Vec<StoredGap> =
-        open.into_iter().filter_map(|row| into_stored(row).transpose()).collect::<Result<_, _>>()?;
-    listed.sort_by(|left, right| left.lane.cmp(&right.lane));
-    for row in decided {
-        listed.extend(into_stored(row)?);
+    if !matches!(after, Some(GapPosition::Decided(_))) {
+        for gap in open_gaps(connection, &lanes)? {
+            if matches!(after, Some(GapPosition::Open(after)) if gap.lane <= *after) {
+                continue;
+            }
+            if !room.take(gap.weight_bytes()) {
+                page.has_more = true;
+                return Ok(page);
+            }
+            page.rows.push(gap);
+        }
     }
-    Ok(Page::of(listed, wanted))
+    let mut below = match after {
+        Some(GapPosition::Decided(number)) => number.cast_signed(),
+        _ => i64::MAX,
+    };
+    loop {
+        // What weighs is an operator's reason, which is bounded when it is given: rows are read as they are, and one
+        // more than there is room for tells whether more follow.
+        let asked = weighed_rows(&room);
+        let rows: Vec<GapColumns> = gaps::table
+            .filter(gaps::decided_at.is_not_null())
+            .filter(gaps::gap.lt(below))
+            .order(gaps::gap.desc())
+            .limit(asked)
+            .select(GAP_FIELDS)
+            .load(connection)
+            .map_err(engine)?;
+        let is_last = i64::try_from(rows.len()).is_ok_and(|read| read < asked);
+        below = rows.last().map_or(below, |row| row.0);
+        for row in rows {
+            let Some(gap) = into_stored(row, &lanes)? else { continue };
+            if !room.take(gap.weight_bytes()) {
+                page.has_more = true;
+                return Ok(page);
+            }
+            page.rows.push(gap);
+        }
+        if is_last {
+            return Ok(page);
+        }
+    }
+}
+
+/// What is read of what a lane found.
+type FoundFields = (gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at);
+
+/// What is read of a gap.
+type GapFields =
+    (gaps::gap, gaps::lane, FoundFields, gaps::decided_at, gaps::decided_by, gaps::command_id, gaps::reason);
+
+const FOUND_FIELDS: FoundFields =
+    (gaps::kind, gaps::next_offset, gaps::low_offset, gaps::high_offset, gaps::found_at);
+
+const GAP_FIELDS: GapFields =
+    (gaps::gap, gaps::lane, FOUND_FIELDS, gaps::decided_at, gaps::decided_by, gaps::command_id, gaps::reason);
+
+/// Reads the open gaps in order of lane; a lane has one at most.
+fn open_gaps(connection: &mut Connection, lanes: &[StoredLane]) -> Result<Vec<StoredGap>, StoreError> {
+    let rows: Vec<GapColumns> = gaps::table
+        .filter(gaps::decided_at.is_null())
+        .order(gaps::lane)
+        .limit(limit(usize::MAX))
+        .select(GAP_FIELDS)
+        .load(connection)
+        .map_err(engine)?;
+    let mut open = Vec::with_capacity(rows.len());
+    for row in rows {
+        open.extend(into_stored(row, lanes)?);
+    }
+    open.sort_by(|left, right| left.lane.cmp(&right.lane));
+    Ok(open)
+}
+
+/// Gives a gap; none of another log that the store was about before, which has no lane here.
+fn into_stored(row: GapColumns, lanes: &[StoredLane]) -> Result<Option<StoredGap>, StoreError> {
+    let (gap, number, found, decided_at, decided_by, command_id, reason) = row;
+    let Some(stored) = lanes.iter().find(|stored| stored.number == number) else { return Ok(None) };
+    let decision = match (decided_at, decided_by, command_id) {
+        (Some(decided_at), Some(decided_by), Some(command_id)) => Some(GapDecision {
+            number: gap.cast_unsigned(),
+            command_id: CommandId(uuid(&command_id)?),
+            decided_by: parsed("user id", &decided_by, UserId::parse)?,
+            reason: reason.map(String::from),
+            decided_at: Timestamp::from_micros(decided_at),
+        }),
+        _ => None,
+    };
+    let (lane, generation) = (stored.lane.clone(), stored.generation);
+    Ok(Some(StoredGap { lane, generation, gap: into_gap(found)?, decision }))
 }

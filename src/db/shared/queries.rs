@@ -8,8 +8,8 @@ use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
-    StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId,
+    QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{JobAggregate, JobView};
@@ -108,9 +108,11 @@ impl QueryStore for Reader {
         })
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
+    fn gaps_after(&self, after: Option<GapPosition>, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
-        self.for_people.ask(move |connection| gaps::list(connection, &lanes, limit))
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| gaps::list(connection, &lanes, after.as_ref(), limit))
+        })
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
@@ -204,8 +206,8 @@ impl QueryStore for Store {
         self.reader.parked_keys_after(after, limit)
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
-        self.reader.gaps(limit)
+    fn gaps_after(&self, after: Option<GapPosition>, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
+        self.reader.gaps_after(after, limit)
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {

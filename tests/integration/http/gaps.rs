@@ -40,7 +40,7 @@ async fn gaps_none_is_an_empty_list() {
 
     let answer = world.get("/gaps").await;
 
-    assert_eq!((answer.status, answer.json()), (200, json!({"gaps": [], "has_more": false})));
+    assert_eq!((answer.status, answer.json()), (200, json!({"gaps": [], "next": null})));
 }
 
 #[tokio::test]
@@ -51,6 +51,8 @@ async fn gaps_open_ones_tell_what_accepting_does() {
 
     let listed = world.get("/gaps").await.json();
     let first = world.get("/gaps?limit=1").await.json();
+    let cursor = first["next"].as_str().unwrap();
+    let last = world.get(&format!("/gaps?limit=1&cursor={cursor}")).await.json();
 
     check_answer("GET", "/gaps", 200, &listed);
     let wanted = json!({
@@ -61,7 +63,10 @@ async fn gaps_open_ones_tell_what_accepting_does() {
     assert_eq!(listed["gaps"][0], wanted);
     let second = &listed["gaps"][1];
     assert_eq!((&second["remedy"], &second["records_skipped"]), (&json!("read_anew"), &json!(0)));
-    assert_eq!((first["gaps"].as_array().unwrap().len(), &first["has_more"]), (1, &json!(true)));
+    assert_eq!((&first["gaps"], &last["gaps"]), (&json!([wanted]), &json!([second])));
+    assert_eq!(last["next"], Value::Null);
+    let refused = world.get("/gaps?cursor=x").await.refusal();
+    assert_eq!(refused, "400 cursor: wanted `next` of an earlier page of gaps");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use horizons_actors::ids::{
 };
 use horizons_actors::ports::log::{GapKind, RecordSource};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, OutboxStore, RelayId, WantedRows};
-use horizons_actors::ports::query::{AuditFilter, JobFilter, QueryStore};
+use horizons_actors::ports::query::{AuditFilter, JobFilter, QueryStore, StoredGap};
 use horizons_actors::ports::store::{Idempotency, JobStore, JobWrite, LaneStore, OrderAnswer, ParkedWish};
 use horizons_actors::state::{JobOrigin, StateKey};
 use horizons_actors::testkit::contract::sample::{
@@ -228,7 +228,8 @@ async fn people(store: &impl Whole, rows: u64) {
     store.audit_logs().await.unwrap();
     let letters = store.dead_letters(Some(Group::jobs()), None, 50).await.unwrap();
     assert_eq!(letters.len(), 50);
-    store.gaps(50).await.unwrap();
+    let gaps = store.gaps(50).await.unwrap();
+    store.gaps_after(gaps.last().map(StoredGap::position), 50).await.unwrap();
     store.progress().await.unwrap();
     store.log_ends().await.unwrap();
     store.usage().await.unwrap();

@@ -13,8 +13,8 @@ use crate::ids::{Group, JobId, Offset, TopicPartition};
 use crate::ports::Reply;
 use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
-    StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId,
+    QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
 use crate::state::{JobAggregate, JobView};
@@ -150,7 +150,7 @@ impl QueryStore for FakeQuery {
         unused()
     }
 
-    fn gaps(&self, _limit: usize) -> Reply<Page<StoredGap>, StoreError> {
+    fn gaps_after(&self, _: Option<GapPosition>, _limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         unused()
     }
 

@@ -9,7 +9,8 @@ use super::sample::{Owner, PROCESS, at, audit, auditor_lane, id, outgoing, parki
 use crate::command::{Command, CommandKind, Principal};
 use crate::gap::{FoundGap, GapAcceptance, GapKind};
 use crate::ids::{CommandId, CorrelationId, Epoch, Generation, LaneKey, Offset, Topic};
-use crate::ports::query::{AuditFilter, StoredGap};
+use crate::ports::page::PAGE_BYTES;
+use crate::ports::query::{AuditFilter, GapPosition, StoredGap};
 use crate::ports::store::{CommitError, GapAccepted, LaneOpened, LaneStore};
 use crate::record::OutgoingRecord;
 
@@ -73,6 +74,51 @@ fn acts(store: &impl Store) -> Vec<String> {
         .read(partition(Topic::AuditTrail, 0), Offset(0), usize::MAX, usize::MAX)
         .expect("the log can be read");
     records.iter().map(text).collect()
+}
+
+/// Gaps are listed in pages that join, bounded in bytes as well: the open ones in order of lane, then those that are
+/// decided, the newest first.
+pub async fn gaps_page_open_ones_first_then_the_newest_decided(store: Arc<impl Store>) {
+    const DECIDED: u64 = 7;
+    for next in 0..DECIDED {
+        let owner = Owner::new(lane(), &open(&*store).await);
+        let found = FoundGap { next: Offset(next), ..gap(GapKind::Corrupt, next + 1) };
+        note(&*store, &owner, Some(found)).await;
+        let seen = acceptance(&found);
+        let command = Command { reason: Some("x".repeat(PAGE_BYTES / 4 + 1)), ..command(&seen) };
+        let accepted = store.accept_gap(command, seen, act()).await.expect("a decision can be stored");
+        assert!(matches!(accepted, GapAccepted::Accepted { .. }), "{accepted:?}");
+    }
+    for number in [2, 1] {
+        let other = auditor_lane(Topic::JobLifecycle, number);
+        let opened = store.open_lane(other.clone(), PROCESS).await.expect("a lane can be opened");
+        let found = Some(FoundGap { next: Offset(0), ..gap(GapKind::Trimmed, 3) });
+        assert!(store.note_gap(other, opened.fence.epoch, found).await.expect("a gap can be noted"));
+    }
+    let mut walks = Vec::new();
+    for limit in [1, 2, 100] {
+        let (mut listed, mut lengths) = (Vec::<StoredGap>::new(), Vec::new());
+        loop {
+            let after = listed.last().map(StoredGap::position);
+            let read = after.as_ref().map(|after| GapPosition::parse(&after.to_string()));
+            assert_eq!(read, after.clone().map(Some), "a position survives as text");
+            let page = store.gaps_after(after, limit).await.expect("gaps can be read");
+            lengths.push(page.len());
+            listed.extend(page.rows);
+            if !page.has_more {
+                break;
+            }
+        }
+        walks.push((listed, lengths));
+    }
+
+    let place = |gap: &StoredGap| (gap.lane.topic_partition.partition.0, gap.gap.next.0);
+    let wanted: Vec<_> =
+        [(1, 0), (2, 0)].into_iter().chain((0..DECIDED).rev().map(|next| (0, next))).collect();
+    for (listed, _) in &walks {
+        assert_eq!(listed.iter().map(place).collect::<Vec<_>>(), wanted);
+    }
+    assert_eq!(walks.last().map(|(_, lengths)| lengths.as_slice()), Some([5, 3, 1].as_slice()));
 }
 
 /// A lane has one open gap at most, and it is shown as it was found last.

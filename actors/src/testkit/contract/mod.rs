@@ -66,6 +66,7 @@ macro_rules! store_contract {
             trials::trial_of_what_is_gone_is_forgotten,
             trials::trial_and_end_of_other_epoch_write_nothing,
             trials::trials_of_every_subject_are_apart,
+            gaps::gaps_page_open_ones_first_then_the_newest_decided,
             gaps::gap_found_again_is_one_row_with_what_was_found_last,
             gaps::gap_gone_by_itself_is_forgotten,
             gaps::gap_of_other_epoch_is_not_noted,

@@ -390,11 +390,13 @@ pub(super) fn accept_gap(state: &mut State, command: &Command, acceptance: &GapA
         return GapAccepted::Changed(gap);
     }
     tables.gap = None;
+    let number = state.decided_gaps.len() as u64 + 1;
     state.decided_gaps.push(StoredGap {
         lane: acceptance.lane.clone(),
         generation: tables.generation,
         gap,
         decision: Some(GapDecision {
+            number,
             command_id: command.command_id,
             decided_by: command.principal.user_id.clone(),
             reason: command.reason.clone(),

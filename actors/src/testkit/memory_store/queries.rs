@@ -11,9 +11,9 @@ use crate::ids::{Attempt, Generation, Group, JobId, LaneKey, Offset, Topic, Topi
 use crate::ports::Reply;
 use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, AuditPosition, DeadLetterId, JobFilter, LaneProgress, ListedJob, ParkedId,
-    QueryStore, StoreUsage, StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey,
-    StoredRefusal,
+    AuditFilter, AuditPage, AuditPosition, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob,
+    ParkedId, QueryStore, StoreUsage, StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap,
+    StoredParkedKey, StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
 use crate::state::{JobAggregate, JobOrigin, JobView, StateKey, StateValue};
@@ -226,13 +226,20 @@ impl QueryStore for MemoryStore {
         })
     }
 
-    fn gaps(&self, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
+    fn gaps_after(&self, after: Option<GapPosition>, limit: usize) -> Reply<Page<StoredGap>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             let open = state.lanes.iter().filter_map(|(lane, tables)| {
                 let gap = tables.gap?;
                 Some(StoredGap { lane: lane.clone(), generation: tables.generation, gap, decision: None })
             });
-            Ok(Page::of(open.chain(state.decided_gaps.iter().rev().cloned()), limit))
+            let listed = open.chain(state.decided_gaps.iter().rev().cloned());
+            let is_behind = |gap: &StoredGap| match (&after, gap.position()) {
+                (None, _) | (Some(GapPosition::Open(_)), GapPosition::Decided(_)) => true,
+                (Some(GapPosition::Open(after)), GapPosition::Open(lane)) => lane > *after,
+                (Some(GapPosition::Decided(after)), GapPosition::Decided(number)) => number < *after,
+                (Some(GapPosition::Decided(_)), GapPosition::Open(_)) => false,
+            };
+            Ok(Page::of(listed.filter(is_behind), limit))
         })
     }
 
