@@ -1,6 +1,7 @@
 //! The program as a person starts it: arguments, output, exit codes, and what client commands send.
 
 mod job_ids;
+mod lanes;
 mod publish;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -150,6 +151,8 @@ fn help_of_every_command_shows_an_example() {
         "parked release",
         "parked discard",
         "dead-letters list",
+        "gaps list",
+        "lanes list",
         "config check",
         "config show",
         "config reference",
@@ -597,48 +600,6 @@ fn gaps_accept_sends_the_gap_as_it_was_shown() {
     });
     assert_eq!((request.line.as_str(), request.body), ("POST /gaps/accept HTTP/1.1", body));
     assert_eq!(text(&output.stdout), "gap accepted: jobs/job-lifecycle-3 goes on at 90\n");
-}
-
-#[test]
-fn lanes_resume_names_the_lane_and_says_why() {
-    let answer = json!({"command_id": "2f0e7f3e-6f0f-4b39-8a55-000000000001"});
-    let server = ScriptedServer::new(&[(202, "", answer)]);
-    let lane = ["lanes", "resume", "--group", "jobs", "--topic", "job-lifecycle", "--partition", "3"];
-
-    let output = server.run(&[&lane[..], &["--reason", "producer is fixed"]].concat());
-
-    assert_exit(&output, Exit::Done);
-    let request = server.request();
-    let body =
-        json!({"group": "jobs", "topic": "job-lifecycle", "partition": 3, "reason": "producer is fixed"});
-    assert_eq!((request.line.as_str(), request.body), ("POST /lanes/resume HTTP/1.1", body));
-    assert_eq!(text(&output.stdout), "lane goes on: jobs/job-lifecycle-3\n");
-    assert_exit(&run(&lane), Exit::Usage);
-}
-
-#[test]
-fn lanes_resume_without_partition_resumes_all_that_are_paused() {
-    let lane = |topic: &str, partition: u64, state: &str| json!({"topic": topic, "partition": partition, "state": state});
-    let lanes = [
-        lane("job-lifecycle", 1, "running"),
-        lane("job-lifecycle", 2, "paused"),
-        lane("job-metrics", 3, "paused"),
-        lane("job-lifecycle", 4, "paused"),
-    ];
-    let others = [lane("job-lifecycle", 5, "paused")];
-    let tree =
-        json!({"groups": [{"group": "audit-trail", "lanes": others}, {"group": "jobs", "lanes": lanes}]});
-    let taken = json!({"command_id": "2f0e7f3e-6f0f-4b39-8a55-000000000001"});
-    let server = ScriptedServer::new(&[(200, "", tree), (202, "", taken.clone()), (202, "", taken)]);
-    let arguments = ["lanes", "resume", "--group", "jobs", "--topic", "job-lifecycle", "--reason", "fixed"];
-
-    let output = server.run(&arguments);
-
-    assert_exit(&output, Exit::Done);
-    let resumed = "lane goes on: jobs/job-lifecycle-2\nlane goes on: jobs/job-lifecycle-4\n";
-    assert_eq!(text(&output.stdout), resumed);
-    let server = ScriptedServer::ok(json!({"groups": []}));
-    assert_eq!(text(&server.run(&arguments).stdout), "no lane is paused\n");
 }
 
 #[test]

@@ -318,6 +318,17 @@ pub struct LaneProgress {
     pub revision: u64,
 }
 
+/// A lane that is held until an operator resumes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLane {
+    /// The lane.
+    pub lane: LaneKey,
+    /// Its newest generation.
+    pub generation: Generation,
+    /// Why it is held.
+    pub reason: Option<String>,
+}
+
 /// An event that was refused.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StoredRefusal {
@@ -427,6 +438,9 @@ pub trait QueryStore: Send + Sync {
 
     /// Lists the progress of every lane, in order of lane and generation.
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError>;
+
+    /// Lists the lanes that are held, in order of lane, whichever process has them.
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError>;
 
     /// Lists the end of every partition that has records: the offset that the next record would get.
     fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError>;

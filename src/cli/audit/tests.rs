@@ -14,7 +14,7 @@ use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
+    AuditPage, DeadLetterId, GapPosition, HeldLane, JobFilter, LaneProgress, ListedJob, ParkedId, QueryStore,
     StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
 };
 use horizons_actors::ports::store::JobRow;
@@ -105,6 +105,10 @@ impl QueryStore for OneLog {
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
+        reply(Vec::new())
+    }
+
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError> {
         reply(Vec::new())
     }
 

@@ -9,6 +9,7 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{
     Epoch, Generation, Group, LaneKey, LogId, Offset, Partition, ProcessId, Revision, Topic, TopicPartition,
 };
+use horizons_actors::ports::query::HeldLane;
 use horizons_actors::ports::store::{
     DesiredState, Fence, LaneOpened, LaneOrders, LanePosition, LaneTransaction, ParkedKeyState, ParkedWish,
     Progress, ResumeAnswer, StoreError,
@@ -398,6 +399,26 @@ pub(super) fn resume(
         .execute(connection)
         .map_err(engine)?;
     Ok(if resumed == 1 { ResumeAnswer::Resumed } else { ResumeAnswer::NotHeld })
+}
+
+/// Lists the lanes that are held, in order of lane. One row a lane and generation is looked at.
+pub(super) fn list_held(connection: &mut Connection, lanes: &Lanes) -> Result<Vec<HeldLane>, StoreError> {
+    let held: BTreeMap<i64, Option<String>> = progress::table
+        .filter(progress::desired.eq(HELD))
+        .select((progress::lane, progress::held_because))
+        .load(connection)
+        .map_err(engine)?
+        .into_iter()
+        .collect();
+    // Of a lane's generations the newest comes last.
+    let mut newest = BTreeMap::new();
+    for StoredLane { lane, generation, number } in lanes.sorted(connection)? {
+        newest.insert(lane, (generation, number));
+    }
+    let listed = newest.into_iter().filter_map(|(lane, (generation, number))| {
+        held.get(&number).map(|reason| HeldLane { lane, generation, reason: reason.clone() })
+    });
+    Ok(listed.collect())
 }
 
 /// A lane works until something holds it.

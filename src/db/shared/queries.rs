@@ -8,15 +8,16 @@ use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId,
-    QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, GapPosition, HeldLane, JobFilter, LaneProgress, ListedJob,
+    ParkedId, QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey,
+    StoredRefusal,
 };
 use horizons_actors::ports::store::{JobRow, StoreError};
 use horizons_actors::state::{JobAggregate, JobView};
 
 use super::state::in_snapshot;
 use super::store::{Reader, Store};
-use super::{audit_query, engine, gaps, job_list, jobs, query, source};
+use super::{audit_query, engine, gaps, job_list, jobs, lanes, query, source};
 
 impl QueryStore for Reader {
     fn jobs(&self, filter: JobFilter) -> Reply<Page<ListedJob>, StoreError> {
@@ -120,6 +121,12 @@ impl QueryStore for Reader {
         self.for_people.ask(move |connection| query::list_progress(connection, &lanes))
     }
 
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError> {
+        let lanes = Arc::clone(&self.lanes);
+        self.for_people
+            .ask(move |connection| in_snapshot(connection, |connection| lanes::list_held(connection, &lanes)))
+    }
+
     fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {
         self.for_people
             .ask(|connection| source::ends(connection).map(|ends| source::of_record(&ends).collect()))
@@ -212,6 +219,10 @@ impl QueryStore for Store {
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
         self.reader.progress()
+    }
+
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError> {
+        self.reader.held_lanes()
     }
 
     fn log_ends(&self) -> Reply<Vec<(TopicPartition, Offset)>, StoreError> {

@@ -1,6 +1,7 @@
 //! Requests that change state: what reaches the receiver of commands, and what is refused before it.
 
 use horizons_actors::command::CommandKind;
+use horizons_actors::effect::Effects;
 use horizons_actors::event::{JobStatus, TaccSystem};
 use horizons_actors::ids::{Group, LaneKey, Partition, Topic, TopicPartition};
 use horizons_actors::ports::commands::{CommandError, Verdict};
@@ -260,6 +261,36 @@ async fn parked_wrong_wishes_are_named() {
     world.script(|script| script.error = Some(CommandError::NotFound { what }));
     let missing = world.post("/parked/discard", &good).await;
     assert_eq!(missing.refusal(), "404 -: parked key `j-1` of `jobs/job-lifecycle-3` does not exist");
+}
+
+#[tokio::test]
+async fn lanes_paused_are_listed_by_group_and_topic_with_what_they_met() {
+    let world = World::start().await;
+    for (group, partition) in [(Group::jobs(), 3), (Group::jobs(), 4), (Group::job_metrics(), 3)] {
+        let topic_partition = TopicPartition { topic: Topic::JobLifecycle, partition: Partition(partition) };
+        let effects = Effects {
+            held_because: Some("100 of the last 1000".to_owned()).filter(|_| partition == 3),
+            ..Effects::default()
+        };
+        world.commit(&LaneKey { group, topic_partition }, effects).await;
+    }
+    let count = async |query: &str| {
+        let page = world.get(&format!("/lanes/paused{query}")).await.json();
+        page["lanes"].as_array().map(Vec::len)
+    };
+
+    let listed = world.get("/lanes/paused?group=jobs&topic=job-lifecycle").await.json();
+
+    check_answer("GET", "/lanes/paused", 200, &listed);
+    let wanted = json!({
+        "group": "jobs", "topic": "job-lifecycle", "partition": 3, "generation": 0,
+        "reason": "100 of the last 1000",
+    });
+    assert_eq!(listed, json!({"lanes": [wanted]}));
+    assert_eq!(count("").await, Some(2));
+    assert_eq!(count("?topic=job-metrics").await, Some(0));
+    let refused = world.get("/lanes/paused?topic=x").await.refusal();
+    assert!(refused.starts_with("400 topic: wanted one of `job-lifecycle`"), "{refused}");
 }
 
 #[tokio::test]

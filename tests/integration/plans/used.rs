@@ -231,6 +231,7 @@ async fn people(store: &impl Whole, rows: u64) {
     let gaps = store.gaps(50).await.unwrap();
     store.gaps_after(gaps.last().map(StoredGap::position), 50).await.unwrap();
     store.progress().await.unwrap();
+    store.held_lanes().await.unwrap();
     store.log_ends().await.unwrap();
     store.usage().await.unwrap();
 }

@@ -28,8 +28,8 @@ const SECTIONS: &str = "[lanes]\nflood_records = 100\nflood_poison = 5\n";
 struct Pair {
     stage: Stage,
     second: Server,
-    /// Kept as long as its server.
-    _world: World,
+    /// The second's, kept as long as it.
+    world: World,
 }
 
 impl Pair {
@@ -38,7 +38,7 @@ impl Pair {
         let stage = Stage::with(who, place.clone(), SECTIONS, "slots = 8\n");
         let world = World::at(place, SECTIONS, "kind = \"none\"\n");
         let second = world.serve();
-        let pair = Self { stage, second, _world: world };
+        let pair = Self { stage, second, world };
         pair.wait_for_lanes();
         pair
     }
@@ -73,7 +73,7 @@ impl Pair {
     }
 
     fn stop(self) {
-        let Self { stage, second, _world } = self;
+        let Self { stage, second, world: _world } = self;
         second.stop();
         stage.server.stop();
     }
@@ -165,6 +165,61 @@ fn parked_keys_held_lanes_and_jobs_obey_whichever_process_is_asked() {
     println!(
         "acts: released {released:?}, discarded {discarded:?}, resumed {resumed:?}, cancelled {cancelled:?}"
     );
+    pair.stop();
+}
+
+#[test]
+fn lanes_of_a_topic_are_all_resumed_whichever_process_has_them() {
+    let pair = Pair::at("acts on all lanes");
+    let outside = Outside::of(Kafka::shared(), &pair.stage.world.place().events);
+    let of_jobs = |lane: &Value| lane["group"] == "jobs" && lane["topic"] == "job-lifecycle";
+    let mut flooded = pair.clients().map(|client| {
+        let lanes = lanes(client);
+        let first = lanes.iter().find(|lane| of_jobs(lane)).expect("each has a lane of the group");
+        first["partition"].as_u64().unwrap()
+    });
+    flooded.sort_unstable();
+    let behind = flooded.map(|partition| {
+        let names = keys_at(partition as i32, "all", FLOOD + 1);
+        let poison: Vec<(&[u8], &[u8])> =
+            names.iter().take(FLOOD).map(|name| (name.as_bytes(), &b"no event"[..])).collect();
+        outside.produce("job-lifecycle", partition as i32, &poison);
+        outside.produce_event(&names[FLOOD], partition as i32);
+        names[FLOOD].clone()
+    });
+    let held = |group: &str| {
+        let both = pair.clients().map(lanes);
+        both.iter().flatten().filter(|lane| lane["group"] == group && lane["state"] == "paused").count()
+    };
+    wait_for("the lanes of both groups to hold still", || GROUPS.iter().all(|group| held(group) == 2));
+    let resume = |group: &str| {
+        let resume = ["lanes", "resume", "--group", group, "--topic", "job-lifecycle", "--reason", "mended"];
+        let output = pair.world.cli(&pair.second, &resume);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    let listed = pair.second.client().get("/lanes/paused?group=jobs").json();
+    let mut said = String::new();
+    took(
+        "all lanes of a group to go on",
+        || said = resume("jobs"),
+        || {
+            let applied = |job: &String| pair.second.client().get(&format!("/jobs/{job}")).status == 200;
+            held("jobs") == 0 && behind.iter().all(applied)
+        },
+    );
+
+    let listed: Vec<u64> =
+        listed["lanes"].as_array().unwrap().iter().filter_map(|lane| lane["partition"].as_u64()).collect();
+    assert_eq!(listed, flooded);
+    let wanted: String =
+        flooded.iter().map(|partition| format!("lane goes on: jobs/job-lifecycle-{partition}\n")).collect();
+    assert_eq!(said, wanted);
+    assert_eq!(held("job-metrics"), 2, "another group's lanes are left as they are");
+    resume("job-metrics");
+    wait_for("the other group to go on", || held("job-metrics") == 0);
+    assert_eq!(resume("job-metrics"), "no lane is paused\n");
     pair.stop();
 }
 

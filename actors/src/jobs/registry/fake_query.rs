@@ -13,8 +13,9 @@ use crate::ids::{Group, JobId, Offset, TopicPartition};
 use crate::ports::Reply;
 use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob, ParkedId,
-    QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, DeadLetterId, GapPosition, HeldLane, JobFilter, LaneProgress, ListedJob,
+    ParkedId, QueryStore, StoreUsage, StoredAuditLog, StoredDeadLetter, StoredGap, StoredParkedKey,
+    StoredRefusal,
 };
 use crate::ports::store::{JobRow, StoreError};
 use crate::state::{JobAggregate, JobView};
@@ -155,6 +156,10 @@ impl QueryStore for FakeQuery {
     }
 
     fn progress(&self) -> Reply<Vec<LaneProgress>, StoreError> {
+        unused()
+    }
+
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError> {
         unused()
     }
 

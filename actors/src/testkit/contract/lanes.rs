@@ -14,6 +14,7 @@ use crate::clock::{Randomness, Timestamp};
 use crate::effect::{Effects, Timer, TimerId};
 use crate::event::{JobStatus, TaccSystem};
 use crate::ids::{Attempt, EventId, Generation, JobId, LaneKey, Offset, ProcessId, Sequence, Topic};
+use crate::ports::query::HeldLane;
 use crate::ports::store::{CommitError, DesiredState, Fence, LaneStore, ResumeAnswer, StoreError};
 use crate::state::{Aggregate, AttemptSummary, JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 use crate::testkit::SeededRandomness;
@@ -422,7 +423,9 @@ pub async fn hold_outlives_owner_until_resumed(store: Arc<impl Store>) {
     let held = Effects { held_because: Some("100 of 100".to_owned()), ..Effects::default() };
     store.commit(owner.step(held)).await.expect("the owner may write");
 
+    open(&*store, jobs_lane(1)).await;
     let orders = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
+    let listed = store.held_lanes().await.expect("held lanes can be read");
     let opened = store.open_lane(jobs_lane(0), PROCESS).await.expect("a lane can be opened");
     let answers = [resume(jobs_lane(0)).await, resume(jobs_lane(0)).await];
     let after = store.read_orders(jobs_lane(0)).await.expect("orders can be read");
@@ -430,6 +433,9 @@ pub async fn hold_outlives_owner_until_resumed(store: Arc<impl Store>) {
 
     assert_eq!((unknown, early), (ResumeAnswer::NoLane, ResumeAnswer::NotHeld));
     let reason = Some("100 of 100".to_owned());
+    let held = HeldLane { lane: jobs_lane(0), generation: Generation(0), reason: reason.clone() };
+    assert_eq!(listed, [held]);
+    assert_eq!(store.held_lanes().await.expect("held lanes can be read"), []);
     assert_eq!((orders.desired, &orders.held_because), (DesiredState::Paused, &reason));
     assert_eq!((opened.desired, opened.held_because), (DesiredState::Paused, reason));
     assert_eq!(answers, [ResumeAnswer::Resumed, ResumeAnswer::NotHeld]);

@@ -11,11 +11,11 @@ use crate::ids::{Attempt, Generation, Group, JobId, LaneKey, Offset, Topic, Topi
 use crate::ports::Reply;
 use crate::ports::page::Page;
 use crate::ports::query::{
-    AuditFilter, AuditPage, AuditPosition, DeadLetterId, GapPosition, JobFilter, LaneProgress, ListedJob,
-    ParkedId, QueryStore, StoreUsage, StoredAuditEntry, StoredAuditLog, StoredDeadLetter, StoredGap,
-    StoredParkedKey, StoredRefusal,
+    AuditFilter, AuditPage, AuditPosition, DeadLetterId, GapPosition, HeldLane, JobFilter, LaneProgress,
+    ListedJob, ParkedId, QueryStore, StoreUsage, StoredAuditEntry, StoredAuditLog, StoredDeadLetter,
+    StoredGap, StoredParkedKey, StoredRefusal,
 };
-use crate::ports::store::{JobRow, StoreError};
+use crate::ports::store::{DesiredState, JobRow, StoreError};
 use crate::state::{JobAggregate, JobOrigin, JobView, StateKey, StateValue};
 
 impl QueryStore for MemoryStore {
@@ -256,6 +256,18 @@ impl QueryStore for MemoryStore {
                 }
             });
             Ok(lanes.collect())
+        })
+    }
+
+    fn held_lanes(&self) -> Reply<Vec<HeldLane>, StoreError> {
+        self.run_read(StoreCall::Query, move |state| {
+            let held = state.lanes.iter().filter(|(_, tables)| tables.desired == DesiredState::Paused);
+            let held = held.map(|(lane, tables)| HeldLane {
+                lane: lane.clone(),
+                generation: tables.generation,
+                reason: tables.held_because.clone(),
+            });
+            Ok(held.collect())
         })
     }
 
