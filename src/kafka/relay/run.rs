@@ -380,8 +380,12 @@ impl Relay {
             return;
         }
         tracing::info!("a topic has grown: the relay takes its lease anew");
+        let epoch = leading.epoch;
         self.lease.stopped();
         self.step_down(now);
+        // Else nobody could take it until it runs out, this process neither. Written before the next take, which
+        // is asked for behind it.
+        drop(self.store.release_lease(self.id, epoch));
     }
 
     /// Ends in good order, as far as the time allows.
