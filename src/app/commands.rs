@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use horizons_actors::command::{Command, LayoutAdoption};
 use horizons_actors::ids::Topic;
-use horizons_actors::lane::status::StatusBoard;
 use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::commands::{
@@ -15,7 +14,7 @@ use horizons_actors::ports::commands::{
 use horizons_actors::ports::store::AppendedAt;
 use tokio::sync::Notify;
 
-use super::layouts::TopicWatch;
+use super::layouts::Adopter;
 use super::relay::RelayPort;
 use crate::disk::DiskState;
 use crate::orchestrator::Orchestrator;
@@ -30,10 +29,8 @@ pub(super) struct CommandPort {
     pub(super) asked: Arc<Notify>,
     /// Whether the disk is full.
     pub(super) disk: Arc<DiskState>,
-    /// Where this process shows what it knows of layouts.
-    pub(super) board: Arc<StatusBoard>,
-    /// Looks at the topics, where the event log is on Kafka.
-    pub(super) topics: Option<Arc<TopicWatch>>,
+    /// Adopts partitions that were added to topics, where the event log is on Kafka.
+    pub(super) topics: Option<Arc<Adopter>>,
 }
 
 /// Answers an order about a topic of a log that is not on Kafka.
@@ -152,25 +149,13 @@ impl Commands for CommandPort {
 
     fn look_at_topic(&self, topic: Topic) -> Reply<LayoutAdoption, CommandError> {
         let Some(topics) = self.topics.clone() else { return no_topics() };
-        async move {
-            let looked = tokio::task::spawn_blocking(move || topics.adoption(topic)).await;
-            looked.map_err(|error| CommandError::Broken(error.to_string()))?
-        }
-        .boxed()
+        topics.look(topic).boxed()
     }
 
     fn adopt_layout(&self, command: Command) -> Reply<Layout, CommandError> {
-        if self.topics.is_none() {
-            return no_topics();
-        }
-        let (orchestrator, board) = (self.orchestrator.clone(), Arc::clone(&self.board));
-        async move {
-            let layout = orchestrator.adopt_layout(command).await?;
-            // New records go by it at once; lanes, here and elsewhere, find it in the store.
-            board.learn_layout(layout.clone());
-            Ok(layout)
-        }
-        .boxed()
+        let Some(topics) = self.topics.clone() else { return no_topics() };
+        let orchestrator = self.orchestrator.clone();
+        async move { topics.adopt(&orchestrator, command).await }.boxed()
     }
 }
 

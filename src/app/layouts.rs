@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use horizons_actors::command::LayoutAdoption;
-use horizons_actors::ids::{Partition, Topic, TopicPartition};
+use horizons_actors::command::{Command, CommandKind, LayoutAdoption};
+use horizons_actors::ids::{Offset, Partition, Topic, TopicPartition};
 use horizons_actors::lane::status::StatusBoard;
+use horizons_actors::layout::Layout;
 use horizons_actors::ports::commands::CommandError;
-use horizons_actors::ports::store::LaneStore;
+use horizons_actors::ports::store::{JobStore, LaneStore, LayoutAdopted, StoreError, Unsent, UnsentRows};
 use prometheus::Registry;
 use tokio::runtime::Runtime;
 
@@ -23,9 +24,16 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::topics::TopicAdmin;
 use crate::metrics::TopicMetrics;
+use crate::orchestrator::Orchestrator;
 
 /// How often the brokers are asked how many partitions topics have.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long rows that wait in the outbox are waited for.
+const SENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at them.
+const SENT_LOOK: Duration = Duration::from_millis(20);
 
 /// When whoever asks for an adoption while no broker answers may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -104,11 +112,144 @@ impl TopicWatch {
                 reason: format!("it has {found} partitions, and its layout counts {}", layout.partitions()),
             });
         }
-        let all: Vec<TopicPartition> =
-            (0..found).map(|number| TopicPartition { topic, partition: Partition(number) }).collect();
-        let ends = admin.ends(&all).map_err(busy)?;
-        let ends = ends.into_iter().map(|(_, end)| end).collect();
+        let ends = ends(&admin, topic, found).map_err(busy)?;
         Ok(LayoutAdoption { topic, epochs: layout.count(), partitions: found, ends })
+    }
+
+    /// Reads where so many partitions of a topic end. Blocks.
+    fn ends(&self, topic: Topic, partitions: u16) -> Result<Vec<Offset>, KafkaLogError> {
+        ends(&TopicAdmin::new(self.config.clone())?, topic, partitions)
+    }
+}
+
+fn ends(admin: &TopicAdmin, topic: Topic, partitions: u16) -> Result<Vec<Offset>, KafkaLogError> {
+    let all: Vec<TopicPartition> =
+        (0..partitions).map(|number| TopicPartition { topic, partition: Partition(number) }).collect();
+    Ok(admin.ends(&all)?.into_iter().map(|(_, end)| end).collect())
+}
+
+/// Brings the layout of a topic from one epoch to the next.
+///
+/// What waits in the outbox was placed by the layout of before, and has to stand in Kafka before the next one begins there:
+/// so the next one is first begun in the store, from where on rows go by it and are held back; when those of before
+/// are sent, the ends in Kafka are where it begins. Whoever finds one that was begun brings it to its end.
+pub(super) struct Adopter {
+    pub(super) topics: Arc<TopicWatch>,
+    pub(super) acts: Arc<dyn JobStore>,
+    pub(super) layouts: Arc<dyn LaneStore>,
+    pub(super) board: Arc<StatusBoard>,
+}
+
+/// Why a layout that was begun does not count yet.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Kafka(#[from] KafkaLogError),
+    #[error("{} of `{topic}` wait in the outbox to be sent first, those of partition {} from {} on", places.len(), first.partition, first.next)]
+    Unsent { topic: Topic, first: UnsentRows, places: Vec<UnsentRows> },
+    #[error("failed to look at the brokers: {0}")]
+    Look(tokio::task::JoinError),
+}
+
+impl Adopter {
+    /// Looks what an adoption would be.
+    pub(super) async fn look(self: Arc<Self>, topic: Topic) -> Result<LayoutAdoption, CommandError> {
+        let looked = tokio::task::spawn_blocking(move || self.topics.adoption(topic)).await;
+        looked.map_err(|error| CommandError::Broken(error.to_string()))?
+    }
+
+    /// Begins an adoption and brings it to its end.
+    ///
+    /// *Errors*: `Busy` where rows wait that are not sent within [`SENT_LIMIT`]: nothing is begun, or what was begun is
+    /// finished when they are, and may be asked for again.
+    pub(super) async fn adopt(
+        &self,
+        orchestrator: &Orchestrator,
+        command: Command,
+    ) -> Result<Layout, CommandError> {
+        let CommandKind::AdoptLayout(adoption) = &command.kind else {
+            return Err(CommandError::Broken("wanted an adoption".to_owned()));
+        };
+        let topic = adoption.topic;
+        let busy = |error: Unfinished, what: &str| CommandError::Busy {
+            retry_after: RETRY_AFTER,
+            reason: format!("{what}: {error}"),
+        };
+        // While nothing is sent nothing is begun: rows would be held back for as long.
+        self.wait_until_sent(topic).await.map_err(|error| busy(error, "nothing was begun"))?;
+        let partitions = orchestrator.begin_layout(command).await?;
+        let finished = async {
+            self.wait_until_sent(topic).await?;
+            self.finish(topic, partitions).await
+        };
+        finished.await.map_err(|error| busy(error, "it was begun, and counts when it can"))
+    }
+
+    /// Waits until what is in the outbox of a topic now, as far as it may be sent, was sent.
+    async fn wait_until_sent(&self, topic: Topic) -> Result<(), Unfinished> {
+        let mut places = self.acts.read_unsent(topic).await?.places;
+        let give_up_at = Instant::now() + SENT_LIMIT;
+        loop {
+            let now = self.acts.read_unsent(topic).await?.places;
+            let next = |partition| now.iter().find(|rows| rows.partition == partition).map(|rows| rows.next);
+            places.retain(|rows| next(rows.partition).is_some_and(|next| next < rows.end));
+            let Some(first) = places.first().copied() else { return Ok(()) };
+            if Instant::now() >= give_up_at {
+                return Err(Unfinished::Unsent { topic, first, places });
+            }
+            tokio::time::sleep(SENT_LOOK).await;
+        }
+    }
+
+    /// Lets a layout count that was begun, if all of before is sent.
+    async fn finish(&self, topic: Topic, partitions: u16) -> Result<Layout, Unfinished> {
+        let unsent = self.acts.read_unsent(topic).await?;
+        if let (Some(_), Some(first)) = (unsent.begun, unsent.places.first().copied()) {
+            return Err(Unfinished::Unsent { topic, first, places: unsent.places });
+        }
+        let stored = self.layouts.read_layouts().await?;
+        let epochs = stored.iter().find(|layout| layout.topic() == topic).map_or(1, Layout::count);
+        let topics = Arc::clone(&self.topics);
+        let looked = tokio::task::spawn_blocking(move || topics.ends(topic, partitions)).await;
+        let ends = looked.map_err(Unfinished::Look)??;
+        let layout = match self.acts.adopt_layout(LayoutAdoption { topic, epochs, partitions, ends }).await? {
+            // Another process may have brought it to its end.
+            LayoutAdopted::Adopted(layout) | LayoutAdopted::Changed(layout) => layout,
+            LayoutAdopted::Unsent(Unsent { places, .. }) => {
+                let none = UnsentRows { partition: Partition(0), next: Offset(0), end: Offset(0) };
+                let first = places.first().copied().unwrap_or(none);
+                return Err(Unfinished::Unsent { topic, first, places });
+            }
+        };
+        tracing::info!(%topic, partitions = layout.partitions(), "a layout counts");
+        // New records go by it at once; lanes, here and elsewhere, find it in the store.
+        self.board.learn_layout(layout.clone());
+        Ok(layout)
+    }
+
+    /// Brings to its end what was begun by whoever did not, until told to stop.
+    pub(super) async fn keep_finishing(self: Arc<Self>, stopped: impl Future<Output = ()>) {
+        let work = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                for topic in Topic::ALL {
+                    let finished = match self.acts.read_unsent(topic).await.map(|unsent| unsent.begun) {
+                        Ok(None) => continue,
+                        Ok(Some(partitions)) => self.finish(topic, partitions).await.map(drop),
+                        Err(error) => Err(error.into()),
+                    };
+                    if let Err(error) = finished {
+                        tracing::warn!(%topic, %error, "a layout that was begun does not count yet");
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stopped => {}
+            () = work => {}
+        }
     }
 }
 

@@ -59,7 +59,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use self::folder::FolderWatch;
-use self::layouts::TopicWatch;
+use self::layouts::{Adopter, TopicWatch};
 use self::probes::Probed;
 use self::relay::RelayPort;
 use crate::config::{Config, EventEncoding, EventLogKind, SchedulerKind};
@@ -143,7 +143,7 @@ pub struct Running {
     troubles: Arc<Troubles>,
     attempts_folder: PathBuf,
     /// Looks at the topics, where the event log is on Kafka.
-    topics: Option<Arc<TopicWatch>>,
+    topics: Option<Arc<Adopter>>,
     /// Held as long as jobs are driven here.
     scheduler_lease: Option<Arc<Lease>>,
     /// Whether the data folder is still there.
@@ -275,7 +275,12 @@ impl Running {
         };
         let topics = match config.event_log {
             EventLogKind::Embedded => None,
-            EventLogKind::Kafka => Some(TopicWatch::start(config, Arc::clone(&board), &registry)?),
+            EventLogKind::Kafka => Some(Arc::new(Adopter {
+                topics: TopicWatch::start(config, Arc::clone(&board), &registry)?,
+                acts: Arc::clone(&store) as _,
+                layouts: Arc::clone(&store) as _,
+                board: Arc::clone(&board),
+            })),
         };
         let groups = groups(
             config,
@@ -314,6 +319,9 @@ impl Running {
             asked: Arc::clone(&asked),
         };
         front.spawn(wishes.watch(until_set(stopped.clone())));
+        if let Some(topics) = topics.clone() {
+            front.spawn(topics.keep_finishing(until_set(stopped.clone())));
+        }
         let driver = match config.scheduler.kind {
             SchedulerKind::Local => front.spawn(orchestrator.clone().run(until_set(stopped))),
             SchedulerKind::Elsewhere => front.spawn(until_set(stopped)),

@@ -66,7 +66,6 @@ pub(super) fn start_http(
                 asked: Arc::clone(&running.asked),
                 disk: Arc::clone(&running.disk),
                 topics: running.topics.clone(),
-                board: Arc::clone(&running.board),
             },
             presence: Arc::clone(&running.presence),
         }),

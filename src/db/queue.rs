@@ -13,7 +13,7 @@ use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
 use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction,
-    LayoutAdopted, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
+    LayoutAdopted, LayoutBegun, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
@@ -71,9 +71,13 @@ pub(super) enum CommandWork {
         audit: OutgoingRecord,
         answer: Answer<GapAccepted, StoreError>,
     },
-    AdoptLayout {
+    BeginLayout {
         adoption: LayoutAdoption,
         audit: OutgoingRecord,
+        answer: Answer<LayoutBegun, StoreError>,
+    },
+    AdoptLayout {
+        adoption: LayoutAdoption,
         answer: Answer<LayoutAdopted, StoreError>,
     },
 }

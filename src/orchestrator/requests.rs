@@ -12,14 +12,13 @@ use bytes::Bytes;
 use horizons_actors::command::{Command, CommandKind, ParkedKeyId};
 use horizons_actors::event::{RECORD_MAX_BYTES, partition_for};
 use horizons_actors::ids::{AttemptId, EventId, JobId, LogTopic, Topic};
-use horizons_actors::layout::Layout;
 use horizons_actors::orchestrator::{Decision, Input, Refusal, audit_event};
 use horizons_actors::parameters::Parameters;
 use horizons_actors::ports::commands::AcceptedGap;
 use horizons_actors::ports::scheduler::AttemptSpec;
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, LayoutAdopted, ParkedWish, ResumeAnswer,
-    StoreError, WishAnswer,
+    AppendedAt, GapAccepted, JobRow, JobWrite, JobWritten, LayoutBegun, ParkedWish, ResumeAnswer, StoreError,
+    WishAnswer,
 };
 use horizons_actors::record::OutgoingRecord;
 use serde_json::{Map, Value, json};
@@ -266,11 +265,11 @@ impl Orchestrator {
         }
     }
 
-    /// Lets partitions count that were added to a topic, as they were seen.
+    /// Begins to let partitions count that were added to a topic, as they were seen; gives how many.
     ///
     /// *Errors*: `Moved` when the layout is another one by now or has them already, `Invalid`, `Busy`; nothing is
-    /// stored then.
-    pub async fn adopt_layout(&self, command: Command) -> Result<Layout, OrchestratorError> {
+    /// stored then. `Unknown`.
+    pub async fn begin_layout(&self, command: Command) -> Result<u16, OrchestratorError> {
         let CommandKind::AdoptLayout(adoption) = &command.kind else {
             return Err(wrong_kind(&command));
         };
@@ -280,13 +279,16 @@ impl Orchestrator {
         changes.insert("ends".to_owned(), json!(adoption.ends));
         let audit = self.shared.audit(&command, changes)?;
         let topic = adoption.topic;
-        match self.shared.store.adopt_layout(adoption, audit).await {
-            Ok(LayoutAdopted::Adopted(layout)) => Ok(layout),
-            Ok(LayoutAdopted::Changed(layout)) => Err(OrchestratorError::Moved {
+        match self.shared.store.begin_layout(adoption, audit).await {
+            Ok(LayoutBegun::Begun { partitions }) => Ok(partitions),
+            Ok(LayoutBegun::Changed(layout)) => Err(OrchestratorError::Moved {
                 what: format!("layout of `{topic}`"),
                 reason: format!("it has {} partitions now", layout.partitions()),
             }),
-            Err(error) => Err(self.shared.store_error(error)),
+            Err(error) => {
+                let find_out = "ask again: what was begun stays as it is, and partitions that count are not adopted twice";
+                Err(self.shared.act_error(error, find_out))
+            }
         }
     }
 

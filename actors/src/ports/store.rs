@@ -515,14 +515,21 @@ pub trait JobStore: Send + Sync {
     /// a wish, a cancelled job, and a record that was set aside. One cheap statement when there is nothing.
     fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError>;
 
-    /// Lets more partitions of a topic count from now on, with the command's audit record, in one transaction. No
-    /// incarnation of before can write to a lane of the topic after it, and each partition's boundary is at or above
-    /// what any of them has written. Nothing is written unless the answer is [`LayoutAdopted::Adopted`].
-    fn adopt_layout(
-        &self,
-        adoption: LayoutAdoption,
-        audit: OutgoingRecord,
-    ) -> Reply<LayoutAdopted, StoreError>;
+    /// Begins to let more partitions of a topic count, with the command's audit record, in one transaction: rows that are
+    /// written for a key from now on, by whichever process, go where it is at home among these partitions, and the
+    /// relay holds them back until [`JobStore::adopt_layout`]. So the rows of before are all sent before the first of
+    /// these. Begun again it stays as it was, without another record. It cannot be taken back.
+    fn begin_layout(&self, adoption: LayoutAdoption, audit: OutgoingRecord)
+    -> Reply<LayoutBegun, StoreError>;
+
+    /// Reads what the relay has to send of a topic.
+    fn read_unsent(&self, topic: Topic) -> Reply<Unsent, StoreError>;
+
+    /// Lets more partitions of a topic count from now on, in one transaction. No incarnation of before can write to a lane of
+    /// the topic after it, and each partition's boundary is at or above what any of them has written. What was begun is
+    /// adopted only when all that was written before it is sent. Nothing is written unless the answer is
+    /// [`LayoutAdopted::Adopted`].
+    fn adopt_layout(&self, adoption: LayoutAdoption) -> Reply<LayoutAdopted, StoreError>;
 }
 
 /// What became of a wish about a parked key.
@@ -550,11 +557,45 @@ pub enum ResumeAnswer {
     NoLane,
 }
 
+/// What became of the beginning of a new layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayoutBegun {
+    /// New rows go by so many partitions, from now on or since it was begun before.
+    Begun {
+        /// The partitions.
+        partitions: u16,
+    },
+    /// The stored layout is another one than was seen, or has as many partitions already.
+    Changed(Layout),
+}
+
+/// What the relay has to send of a topic before a new layout may count.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unsent {
+    /// The partitions of a layout that was begun and does not count yet.
+    pub begun: Option<u16>,
+    /// The partitions with rows that are not sent, of before it was begun where it was.
+    pub places: Vec<UnsentRows>,
+}
+
+/// Rows of one partition that the relay has to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnsentRows {
+    /// The partition.
+    pub partition: Partition,
+    /// The first of them.
+    pub next: Offset,
+    /// Behind the last of them.
+    pub end: Offset,
+}
+
 /// What became of a new layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayoutAdopted {
     /// It counts from now on.
     Adopted(Layout),
+    /// It was begun, and rows of before are not sent yet.
+    Unsent(Unsent),
     /// The stored layout is another one than was seen, or has as many partitions already.
     Changed(Layout),
 }

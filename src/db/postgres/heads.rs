@@ -7,14 +7,14 @@
 use std::collections::{HashMap, HashSet};
 
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt};
+use diesel::sql_types::{Array, BigInt, Nullable};
 use horizons_actors::ids::{Epoch, Offset};
 use horizons_actors::ports::outbox::CursorMove;
 use horizons_actors::ports::store::StoreError;
 
 use super::engine::{Connection, engine};
 use super::fixed::Fixed;
-use super::records::WantedOffsets;
+use super::records::{Head, WantedOffsets};
 
 /// A new end.
 #[derive(QueryableByName)]
@@ -25,13 +25,17 @@ struct End {
     partition: i64,
     #[diesel(sql_type = BigInt)]
     next_offset: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    spread: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    held_at: Option<i64>,
 }
 
 /// Moves the ends of partitions, in the order given, and gives the new ones.
 pub(super) fn take_offsets(
     connection: &mut Connection,
     wanted: &[WantedOffsets],
-) -> Result<Vec<u64>, StoreError> {
+) -> Result<Vec<Head>, StoreError> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -40,20 +44,24 @@ pub(super) fn take_offsets(
          SELECT topic, partition, taken FROM unnest($1, $2, $3) AS w (topic, partition, taken)
          ORDER BY topic, partition
          ON CONFLICT (topic, partition) DO UPDATE SET next_offset = h.next_offset + excluded.next_offset
-         RETURNING topic, partition, next_offset",
+         RETURNING topic, partition, next_offset, spread, held_at",
     )
     .bind::<Array<BigInt>, _>(wanted.iter().map(|wanted| wanted.topic).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(wanted.iter().map(|wanted| wanted.partition).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(wanted.iter().map(|wanted| wanted.count).collect::<Vec<_>>());
     let ends = Fixed(upsert).load::<End>(connection).map_err(engine)?;
-    let ends: HashMap<(i64, i64), i64> =
-        ends.into_iter().map(|end| ((end.topic, end.partition), end.next_offset)).collect();
+    let head = |End { next_offset, spread, held_at, .. }: &End| Head {
+        end: next_offset.cast_unsigned(),
+        spread: *spread,
+        held_at: *held_at,
+    };
+    let ends: HashMap<(i64, i64), Head> =
+        ends.iter().map(|end| ((end.topic, end.partition), head(end))).collect();
     wanted
         .iter()
         .map(|wanted| {
             let end = ends.get(&(wanted.topic, wanted.partition)).copied();
-            end.map(i64::cast_unsigned)
-                .ok_or_else(|| StoreError::Broken("an end of the log was not moved".to_owned()))
+            end.ok_or_else(|| StoreError::Broken("an end of the log was not moved".to_owned()))
         })
         .collect()
 }

@@ -59,6 +59,8 @@ mod outbox;
 mod pages;
 #[path = "../shared/parking.rs"]
 mod parking;
+#[path = "../shared/placing.rs"]
+mod placing;
 #[path = "../shared/ports.rs"]
 mod ports;
 #[path = "../shared/queries.rs"]

@@ -16,6 +16,7 @@ use super::lanes::Lanes;
 use super::lease::{Lease, Taken};
 use super::link::Link;
 use super::numbers::EntryNumbers;
+use super::placing::Placing;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
@@ -175,6 +176,7 @@ impl PostgresStore {
             used: UsedBytes::default(),
             profile: Arc::clone(&profile),
             entry_numbers: EntryNumbers::default(),
+            placing: Placing::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })

@@ -99,7 +99,11 @@ mod ends {
         let partition = TopicPartition { topic: Topic::JobMetrics, partition: Partition(3) };
         let topic = Topic::JobMetrics.code();
         let mut other = connection::open(&config).unwrap();
-        other.batch_execute(&format!("INSERT INTO log_head VALUES ({topic}, 3, 7)")).unwrap();
+        other
+            .batch_execute(&format!(
+                "INSERT INTO log_head (topic, partition, next_offset) VALUES ({topic}, 3, 7)"
+            ))
+            .unwrap();
 
         RecordSource::refresh_heads(&store).unwrap();
 

@@ -10,9 +10,10 @@ use horizons_actors::clock::{Clock, SystemClock};
 use horizons_actors::command::LayoutAdoption;
 use horizons_actors::ids::{LogId, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::layout::{Layout, LayoutEpoch};
-use horizons_actors::ports::store::{LayoutAdopted, StoreError};
+use horizons_actors::ports::store::{LayoutAdopted, LayoutBegun, StoreError};
 
 use super::engine::{Connection, engine, insert_or_ignore};
+use super::placing::{self, Turn};
 use super::readers::read_now;
 use super::schema::{lanes, layout_epochs, progress};
 use super::store::Reader;
@@ -70,6 +71,24 @@ impl Reader {
     }
 }
 
+/// Begins to let more partitions of a topic count; gives what is to be done with the ends of its partitions, where it was
+/// not begun before.
+pub(super) fn begin(
+    connection: &mut Connection,
+    log_id: &LogId,
+    adoption: &LayoutAdoption,
+) -> Result<(LayoutBegun, Option<Turn>), StoreError> {
+    let LayoutAdoption { topic, epochs, partitions, .. } = *adoption;
+    let layout = read_or_make(connection, log_id, topic)?;
+    if layout.count() != epochs || layout.partitions() >= partitions {
+        return Ok((LayoutBegun::Changed(layout), None));
+    }
+    if let Some(partitions) = placing::read_unsent(connection, topic)?.begun {
+        return Ok((LayoutBegun::Begun { partitions }, None));
+    }
+    Ok((LayoutBegun::Begun { partitions }, Some(Turn::Begins { topic, partitions })))
+}
+
 /// Lets more partitions of a topic count. Whoever owned a lane of the topic owns it no more, and no boundary is below what
 /// one has written.
 pub(super) fn adopt(
@@ -81,6 +100,12 @@ pub(super) fn adopt(
     let layout = read_or_make(connection, log_id, topic)?;
     if layout.count() != adoption.epochs || layout.partitions() >= adoption.partitions {
         return Ok(LayoutAdopted::Changed(layout));
+    }
+    let unsent = placing::read_unsent(connection, topic)?;
+    if let Some(begun) = unsent.begun
+        && (begun != adoption.partitions || !unsent.places.is_empty())
+    {
+        return Ok(LayoutAdopted::Unsent(unsent));
     }
     let of_topic = lanes::table
         .filter(lanes::topic.eq(i64::from(topic.code())))

@@ -75,6 +75,9 @@ pub(super) fn take(
                 asked.extend(seen.as_ref().map(|thought| &thought.lane));
             }
             CommandWork::Outbox(_) => wanted.is_of_relay = true,
+            CommandWork::BeginLayout { adoption, .. } => {
+                wanted.names.insert(format!("layout of {}", adoption.topic));
+            }
             CommandWork::AdoptLayout { adoption, .. } => {
                 wanted.names.insert(format!("layout of {}", adoption.topic));
                 let all = context.lanes.sorted(connection)?;

@@ -28,6 +28,7 @@ use super::engine::{self, Connection, engine, insert_or_ignore};
 use super::key::{self, OFFSET_END};
 use super::layouts;
 use super::pages::{RECORD_WEIGHT, fit, weigh, weighed_rows};
+use super::placing;
 use super::ports::limit;
 use super::queue::{CommandWork, OutboxWork};
 use super::readers::read_now;
@@ -128,9 +129,11 @@ fn take_lease(
         return Ok(None);
     };
     let layouts = layouts::read_all(connection, log_id)?;
+    let spread = placing::read_spread(connection)?;
     let partitions = |topic: Topic| {
         let layout = layouts.iter().find(|layout| layout.topic() == topic);
-        layout.map_or(topic.partitions(), Layout::partitions)
+        let counted = layout.map_or(topic.partitions(), Layout::partitions);
+        counted.max(spread.get(&topic).copied().unwrap_or_default())
     };
     for OutboxPartition { topic, partition } in OutboxPartition::all_of(partitions) {
         insert_or_ignore!(

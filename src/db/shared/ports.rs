@@ -15,8 +15,8 @@ use horizons_actors::ports::Reply;
 use horizons_actors::ports::outbox::OutboxPartition;
 use horizons_actors::ports::store::{
     AppendedAt, CommitError, GapAccepted, JobRow, JobStore, JobWrite, JobWritten, LaneCommitted, LaneOpened,
-    LaneOrders, LanePosition, LaneStore, LaneTransaction, LayoutAdopted, OrderAnswer, OrderPlace, ParkedWish,
-    Progress, ResumeAnswer, StoreError, WishAnswer,
+    LaneOrders, LanePosition, LaneStore, LaneTransaction, LayoutAdopted, LayoutBegun, OrderAnswer,
+    OrderPlace, ParkedWish, Progress, ResumeAnswer, StoreError, Unsent, WishAnswer,
 };
 use horizons_actors::ports::wishes::{WishRevision, Wishes};
 use horizons_actors::record::OutgoingRecord;
@@ -28,7 +28,7 @@ use super::engine::engine;
 use super::queue::{CommandWork, LaneNote, LaneWork};
 use super::schema::timers;
 use super::store::Store;
-use super::{jobs, lanes, layouts, parking, state, wishes};
+use super::{jobs, lanes, layouts, parking, placing, state, wishes};
 use crate::db::words::Words;
 
 /// Stands for a lane that was never opened: numbers start at 1.
@@ -261,11 +261,19 @@ impl JobStore for Store {
         self.reader.for_lanes.ask(move |connection| wishes::since(connection, &lanes, seen))
     }
 
-    fn adopt_layout(
+    fn begin_layout(
         &self,
         adoption: LayoutAdoption,
         audit: OutgoingRecord,
-    ) -> Reply<LayoutAdopted, StoreError> {
-        self.command(|answer| CommandWork::AdoptLayout { adoption, audit, answer })
+    ) -> Reply<LayoutBegun, StoreError> {
+        self.command(|answer| CommandWork::BeginLayout { adoption, audit, answer })
+    }
+
+    fn read_unsent(&self, topic: Topic) -> Reply<Unsent, StoreError> {
+        self.reader.for_lanes.ask(move |connection| placing::read_unsent(connection, topic))
+    }
+
+    fn adopt_layout(&self, adoption: LayoutAdoption) -> Reply<LayoutAdopted, StoreError> {
+        self.command(|answer| CommandWork::AdoptLayout { adoption, answer })
     }
 }

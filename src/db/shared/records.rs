@@ -11,12 +11,13 @@ use diesel::prelude::*;
 use diesel::serialize::{self, Output, ToSql};
 use diesel::sql_types::Binary;
 use horizons_actors::clock::Timestamp;
-use horizons_actors::ids::{LogTopic, Offset, Partition};
+use horizons_actors::ids::{LogId, LogTopic, Offset, Partition};
 use horizons_actors::ports::store::{AppendedAt, StoreError};
 use horizons_actors::record::{Digest32, Headers, LogRecord, OutgoingRecord, TimestampType};
 
 use super::engine::{Backend, Connection, insert_rows, take_offsets};
 use super::key;
+use super::placing::{self, Placing, Turn};
 use super::schema::log;
 use crate::db::error::unreadable;
 
@@ -124,19 +125,56 @@ pub(super) struct WantedOffsets {
     pub(super) count: i64,
 }
 
-/// Appends records; to be called last in a transaction.
+/// The end of a partition that offsets were taken of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    /// The offset that the next record gets.
+    pub(super) end: u64,
+    /// Over how many partitions keys are spread, once that was changed.
+    pub(super) spread: Option<i64>,
+    /// From where on nothing is sent yet.
+    pub(super) held_at: Option<i64>,
+}
+
+/// A record on its way into the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outgoing<'a> {
+    /// It goes where its key is at home, whatever whoever made it knew of the layout.
+    ByKey(&'a OutgoingRecord),
+    /// It goes to the partition that it names.
+    Placed(&'a OutgoingRecord),
+}
+
+/// Appends records; to be called last in a transaction. Turns of layouts are written along, as they are about the same ends.
 pub(super) fn append(
     connection: &mut Connection,
-    records: &[&OutgoingRecord],
+    log_id: &LogId,
+    placing: &Placing,
+    records: &[Outgoing<'_>],
+    turns: &[Turn],
 ) -> Result<Appended, StoreError> {
+    let mut placed = Vec::with_capacity(records.len());
+    for outgoing in records {
+        placed.push(match outgoing {
+            Outgoing::Placed(record) => (*record, record.partition),
+            Outgoing::ByKey(record) => (*record, placing.home(connection, log_id, record)?),
+        });
+    }
     let mut partitions: BTreeMap<(u8, Partition), Vec<usize>> = BTreeMap::new();
-    for (index, record) in records.iter().enumerate() {
-        partitions.entry((record.topic.code(), record.partition)).or_default().push(index);
+    for (index, (record, partition)) in placed.iter().enumerate() {
+        partitions.entry((record.topic.code(), *partition)).or_default().push(index);
+    }
+    for (topic, partition) in turns.iter().flat_map(Turn::ends) {
+        partitions.entry((topic.code(), partition)).or_default();
     }
     let mut appended = Appended {
-        places: records
+        places: placed
             .iter()
-            .map(|record| AppendedAt { topic: record.topic, partition: record.partition, offset: Offset(0) })
+            .map(|(record, partition)| AppendedAt {
+                topic: record.topic,
+                partition: *partition,
+                offset: Offset(0),
+            })
             .collect(),
         ends: Vec::with_capacity(partitions.len()),
     };
@@ -148,12 +186,14 @@ pub(super) fn append(
             count: i64::try_from(indexes.len()).unwrap_or(i64::MAX),
         })
         .collect();
-    let ends = take_offsets(connection, &wanted)?;
+    let heads = take_offsets(connection, &wanted)?;
     let mut rows = Vec::with_capacity(records.len());
-    for (((_, partition), indexes), end) in partitions.into_iter().zip(ends) {
-        let first = end - indexes.len() as u64;
+    for (((code, partition), indexes), head) in partitions.into_iter().zip(heads) {
+        let Some(topic) = LogTopic::from_code(code) else { continue };
+        placing.check(topic, &head)?;
+        let first = head.end - indexes.len() as u64;
         for (offset, index) in (first..).zip(indexes) {
-            let (Some(record), Some(place)) = (records.get(index), appended.places.get_mut(index)) else {
+            let (Some((record, _)), Some(place)) = (placed.get(index), appended.places.get_mut(index)) else {
                 continue;
             };
             place.offset = Offset(offset);
@@ -165,11 +205,10 @@ pub(super) fn append(
                 headers: Blob(record.headers.as_block().clone()),
                 payload: blob(record.payload.as_ref()),
             });
-            if offset + 1 == end {
-                appended.ends.push((record.topic, partition, Offset(end)));
-            }
         }
+        appended.ends.push((topic, partition, placing::sendable_end(turns, topic, &head)));
     }
     insert_rows!(connection, log::table, rows);
+    placing::write_turns(connection, placing, turns)?;
     Ok(appended)
 }

@@ -12,11 +12,10 @@ use horizons_actors::command::OrderKind;
 use horizons_actors::effect::{Effects, StateMove};
 use horizons_actors::ids::{LaneKey, LogId, LogTopic, Offset, Partition, ProcessId};
 use horizons_actors::ports::store::{
-    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, LayoutAdopted, Progress,
-    ResumeAnswer, StoreError, WishAnswer,
+    AppendedAt, GapAccepted, JobExpectation, JobWritten, LaneCommitted, LaneOpened, LayoutAdopted,
+    LayoutBegun, Progress, ResumeAnswer, StoreError, WishAnswer,
 };
 use horizons_actors::ports::wishes::Wished;
-use horizons_actors::record::OutgoingRecord;
 
 use super::audit_append::AuditRows;
 use super::effects::{self, LaneRows};
@@ -24,9 +23,10 @@ use super::engine::{self, Connection};
 use super::lanes::{self, Lanes, Ownership, Seen, StoredLane};
 use super::numbers::EntryNumbers;
 use super::outbox::{self, OutboxResult};
+use super::placing::{Placing, Turn};
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneNote, LaneWork, OutboxWork, Round};
-use super::records::{self, Appended};
+use super::records::{self, Appended, Outgoing};
 use super::{gaps, jobs, layouts, locks, parking, state_rows, trials, wishes};
 use crate::db::outcome::RoundError;
 use crate::faults;
@@ -39,6 +39,7 @@ pub(super) struct Context<'a> {
     pub(super) used: &'a UsedBytes,
     pub(super) profile: &'a WriterProfile,
     pub(super) entry_numbers: &'a EntryNumbers,
+    pub(super) placing: &'a Placing,
 }
 
 /// What the database took when it was looked at last: asking each time would cost more than the write.
@@ -71,6 +72,7 @@ pub(super) enum CommandResult {
     Outbox(OutboxResult),
     SentAgain,
     Accepted(GapAccepted),
+    Begun(LayoutBegun),
     Adopted(LayoutAdopted),
 }
 
@@ -120,7 +122,8 @@ pub(super) fn run(
 /// What has been gathered so far.
 #[derive(Default)]
 struct Gathered<'a> {
-    outbox: Vec<&'a OutgoingRecord>,
+    outbox: Vec<Outgoing<'a>>,
+    turns: Vec<Turn>,
     made: Vec<StoredLane>,
     wished: Vec<Wished>,
     used_bytes: Option<u64>,
@@ -157,7 +160,9 @@ fn write(connection: &mut Connection, context: &Context<'_>, round: &Round) -> R
     }
     rows.write(connection)?;
     audit.write(connection)?;
-    let Appended { places, ends } = records::append(connection, &gathered.outbox)?;
+    let Gathered { outbox, turns, .. } = &gathered;
+    let Appended { places, ends } =
+        records::append(connection, context.log_id, context.placing, outbox, turns)?;
     wishes::note(connection, context.lanes, gathered.wished)?;
     Ok(Done { commands, lanes, places, ends, made: gathered.made })
 }
@@ -186,7 +191,8 @@ fn write_command<'a>(
                 other => Ok(other?),
             };
             if matches!(written, Ok(JobWritten::Written)) {
-                gathered.outbox.extend(write.events.iter().map(|event| &event.record));
+                // A job's partitions stand in its row.
+                gathered.outbox.extend(write.events.iter().map(|event| Outgoing::Placed(&event.record)));
                 // What an operator wants ended is not to wait for the next look of the process with the scheduler.
                 if write.orders.iter().any(|order| order.kind == OrderKind::Cancel) {
                     gathered.wished.push(Wished::Orders);
@@ -208,7 +214,7 @@ fn write_command<'a>(
                 return Ok(CommandResult::Appended(Err(full)));
             }
             let first = gathered.outbox.len();
-            gathered.outbox.extend(records.iter().chain(audit));
+            gathered.outbox.extend(records.iter().chain(audit).map(Outgoing::ByKey));
             Ok(CommandResult::Appended(Ok((first, records.len()))))
         }
         CommandWork::SetParkedWish { command, key, wish, attempts_limit, audit, .. } => {
@@ -216,7 +222,7 @@ fn write_command<'a>(
             let answer = parking::set_wish(connection, context.lanes, &wished, command)?;
             if answer == WishAnswer::Stored {
                 gathered.wished.push(Wished::Lane(key.lane.clone()));
-                gathered.outbox.push(audit);
+                gathered.outbox.push(Outgoing::ByKey(audit));
             }
             Ok(CommandResult::Wished(answer))
         }
@@ -224,7 +230,7 @@ fn write_command<'a>(
             let answer = lanes::resume(connection, context.lanes, lane)?;
             if answer == ResumeAnswer::Resumed {
                 gathered.wished.push(Wished::Lane(lane.clone()));
-                gathered.outbox.push(audit);
+                gathered.outbox.push(Outgoing::ByKey(audit));
             }
             Ok(CommandResult::Resumed(answer))
         }
@@ -237,12 +243,12 @@ fn write_command<'a>(
             if let (OutboxWork::SetAside { partition, .. }, Some(_)) = (work.as_ref(), published) {
                 gathered.wished.push(Wished::Outbox(*partition));
             }
-            gathered.outbox.extend(published);
+            gathered.outbox.extend(published.map(Outgoing::ByKey));
             Ok(CommandResult::Outbox(result))
         }
         CommandWork::SendAgain { partition, audit, .. } => {
             gathered.wished.push(Wished::Outbox(*partition));
-            gathered.outbox.push(audit);
+            gathered.outbox.push(Outgoing::ByKey(audit));
             Ok(CommandResult::SentAgain)
         }
         CommandWork::AcceptGap { command, acceptance, audit, .. } => {
@@ -250,15 +256,23 @@ fn write_command<'a>(
                 gaps::accept(connection, context.lanes, context.log_id, command, acceptance)?;
             if matches!(answer, GapAccepted::Accepted { .. }) {
                 gathered.wished.push(Wished::Lane(acceptance.lane.clone()));
-                gathered.outbox.push(audit);
+                gathered.outbox.push(Outgoing::ByKey(audit));
             }
             gathered.made.extend(made);
             Ok(CommandResult::Accepted(answer))
         }
-        CommandWork::AdoptLayout { adoption, audit, .. } => {
+        CommandWork::BeginLayout { adoption, audit, .. } => {
+            let (answer, turn) = layouts::begin(connection, context.log_id, adoption)?;
+            if let Some(turn) = turn.filter(|turn| !gathered.turns.contains(turn)) {
+                gathered.turns.push(turn);
+                gathered.outbox.push(Outgoing::ByKey(audit));
+            }
+            Ok(CommandResult::Begun(answer))
+        }
+        CommandWork::AdoptLayout { adoption, .. } => {
             let answer = layouts::adopt(connection, context.log_id, adoption)?;
-            if matches!(answer, LayoutAdopted::Adopted(_)) {
-                gathered.outbox.push(audit);
+            if let LayoutAdopted::Adopted(layout) = &answer {
+                gathered.turns.push(Turn::Counts { topic: layout.topic(), partitions: layout.partitions() });
             }
             Ok(CommandResult::Adopted(answer))
         }
@@ -390,7 +404,7 @@ fn write_lane<'a>(
         });
     };
     effects::write(connection, *number, &transaction.effects, seen, rows, audit)?;
-    gathered.outbox.extend(&transaction.effects.outbox);
+    gathered.outbox.extend(transaction.effects.outbox.iter().map(Outgoing::ByKey));
     Ok(LaneResult::Committed(LaneCommitted {
         fence: lanes::following(transaction.fence),
         next_timer: next_timer(connection, *number, &transaction.effects, seen)?,

@@ -52,7 +52,13 @@ diesel::table! {
 }
 
 diesel::table! {
-    log_head (topic, partition) { topic -> BigInt, partition -> BigInt, next_offset -> BigInt, }
+    log_head (topic, partition) {
+        topic -> BigInt,
+        partition -> BigInt,
+        next_offset -> BigInt,
+        spread -> Nullable<BigInt>,
+        held_at -> Nullable<BigInt>,
+    }
 }
 
 diesel::table! {

@@ -26,16 +26,16 @@ use super::store::{Reader, Store};
 /// An end of the log, by topic, dead letters' included, and partition.
 pub(super) type End = (LogTopic, Partition, Offset);
 
-/// Reads the ends of all partitions.
+/// Reads the ends of all partitions: of what may be sent, where rows are held back until a new layout counts.
 pub(super) fn ends(connection: &mut Connection) -> Result<Vec<End>, StoreError> {
-    let rows: Vec<(i64, i64, i64)> = log_head::table
+    let rows: Vec<(i64, i64, i64, Option<i64>)> = log_head::table
         .order((log_head::topic, log_head::partition))
-        .select((log_head::topic, log_head::partition, log_head::next_offset))
+        .select((log_head::topic, log_head::partition, log_head::next_offset, log_head::held_at))
         .load(connection)
         .map_err(engine)?;
-    let end = |(topic, partition, end): (i64, i64, i64)| {
+    let end = |(topic, partition, end, held_at): (i64, i64, i64, Option<i64>)| {
         let OutboxPartition { topic, partition } = place(topic, partition)?;
-        Ok((topic, partition, Offset(end.cast_unsigned())))
+        Ok((topic, partition, Offset(held_at.unwrap_or(end).cast_unsigned())))
     };
     rows.into_iter().map(end).collect()
 }

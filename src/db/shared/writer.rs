@@ -16,6 +16,7 @@ use horizons_actors::ports::store::{CommitError, StoreError};
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
+use super::placing::Placing;
 use super::profile::WriterProfile;
 use super::queue::{CommandWork, LaneWork, Queue, Round, closed};
 use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
@@ -34,6 +35,7 @@ pub(super) struct Writer {
     pub(super) used: UsedBytes,
     pub(super) profile: Arc<WriterProfile>,
     pub(super) entry_numbers: EntryNumbers,
+    pub(super) placing: Placing,
     pub(super) commit_delay: Option<Duration>,
     pub(super) on_fatal: FatalHook,
 }
@@ -87,7 +89,15 @@ impl Writer {
         self.link.after_round()
     }
 
+    /// Writes a round. One whose rows went by a layout that another process has changed is written once more, by the new one.
     fn run(&mut self, round: &Round) -> Result<Done, RoundError> {
+        match self.run_once(round) {
+            Err(_) if self.placing.take_outdated() => self.run_once(round),
+            outcome => outcome,
+        }
+    }
+
+    fn run_once(&mut self, round: &Round) -> Result<Done, RoundError> {
         let context = Context {
             log_id: &self.log_id,
             lanes: &self.lanes,
@@ -95,6 +105,7 @@ impl Writer {
             used: &self.used,
             profile: &self.profile,
             entry_numbers: &self.entry_numbers,
+            placing: &self.placing,
         };
         let connection = self.link.connection().map_err(RoundError::RolledBack)?;
         let outcome = round::run(connection, &context, round);
@@ -188,6 +199,9 @@ fn answer_done(round: Round, done: Done) {
             (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
                 let _ = answer.send(Ok(accepted));
             }
+            (CommandWork::BeginLayout { answer, .. }, CommandResult::Begun(begun)) => {
+                let _ = answer.send(Ok(begun));
+            }
             (CommandWork::AdoptLayout { answer, .. }, CommandResult::Adopted(adopted)) => {
                 let _ = answer.send(Ok(adopted));
             }
@@ -231,6 +245,7 @@ fn answer_failed(round: Round, error: &RoundError) {
             CommandWork::SendAgain { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
             CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
+            CommandWork::BeginLayout { answer, .. } => drop(answer.send(Err(store_error.clone()))),
             CommandWork::AdoptLayout { answer, .. } => drop(answer.send(Err(store_error.clone()))),
         }
     }

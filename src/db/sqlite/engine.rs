@@ -19,7 +19,7 @@ use super::lanes::{self, Ownership, Seen};
 use super::locks::Wanted;
 use super::outbox::{OutboxRange, OutboxRow};
 use super::parking::NewParkedRow;
-use super::records::WantedOffsets;
+use super::records::{Head, WantedOffsets};
 use super::schema::{audit_logs, live_job_views, log_head, outbox_cursors, parked_records, progress, timers};
 use super::state::{self, AuditLogRow};
 use crate::db::error::{Fault, fault_of, store_error};
@@ -437,22 +437,22 @@ pub(super) fn load_owners(
 pub(super) fn take_offsets(
     connection: &mut Connection,
     wanted: &[WantedOffsets],
-) -> Result<Vec<u64>, StoreError> {
+) -> Result<Vec<Head>, StoreError> {
     wanted.iter().map(|wanted| take_of_partition(connection, wanted).map_err(engine)).collect()
 }
 
 /// Moves the end of a partition and gives it.
-fn take_of_partition(connection: &mut Connection, wanted: &WantedOffsets) -> QueryResult<u64> {
+fn take_of_partition(connection: &mut Connection, wanted: &WantedOffsets) -> QueryResult<Head> {
     let head = log_head::table
         .filter(log_head::topic.eq(wanted.topic))
         .filter(log_head::partition.eq(wanted.partition));
-    let moved: Option<i64> = diesel::update(head)
+    let moved: Option<(i64, Option<i64>, Option<i64>)> = diesel::update(head)
         .set(log_head::next_offset.eq(log_head::next_offset + wanted.count))
-        .returning(log_head::next_offset)
+        .returning((log_head::next_offset, log_head::spread, log_head::held_at))
         .get_result(connection)
         .optional()?;
-    if let Some(end) = moved {
-        return Ok(end.cast_unsigned());
+    if let Some((end, spread, held_at)) = moved {
+        return Ok(Head { end: end.cast_unsigned(), spread, held_at });
     }
     diesel::insert_into(log_head::table)
         .values((
@@ -461,5 +461,5 @@ fn take_of_partition(connection: &mut Connection, wanted: &WantedOffsets) -> Que
             log_head::next_offset.eq(wanted.count),
         ))
         .execute(connection)?;
-    Ok(wanted.count.cast_unsigned())
+    Ok(Head { end: wanted.count.cast_unsigned(), spread: None, held_at: None })
 }

@@ -19,6 +19,7 @@ use super::identity::Identity;
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
+use super::placing::Placing;
 use super::profile::{WriterProfile, WriterTimes};
 use super::queue::{Queue, QueueLimits};
 use super::readers::Readers;
@@ -178,6 +179,7 @@ impl SqliteStore {
             used: UsedBytes::default(),
             profile: Arc::clone(&profile),
             entry_numbers,
+            placing: Placing::default(),
             commit_delay: config.commit_delay,
             on_fatal: Arc::clone(&config.on_fatal),
         })

@@ -60,7 +60,11 @@ fn ends_that_another_connection_moved_are_read() {
     let partition = TopicPartition { topic: Topic::JobMetrics, partition: Partition(3) };
     let topic = Topic::JobMetrics.code();
     let mut other = super::connection::open_writer(&config).unwrap();
-    other.batch_execute(&format!("INSERT INTO log_head VALUES ({topic}, 3, 7)")).unwrap();
+    other
+        .batch_execute(&format!(
+            "INSERT INTO log_head (topic, partition, next_offset) VALUES ({topic}, 3, 7)"
+        ))
+        .unwrap();
 
     RecordSource::refresh_heads(&store).unwrap();
 

@@ -25,15 +25,15 @@ const FLOOD: usize = 5;
 const SECTIONS: &str = "[lanes]\nflood_records = 100\nflood_poison = 5\n";
 
 /// Two servers that share every lane.
-struct Pair {
-    stage: Stage,
+pub(super) struct Pair {
+    pub(super) stage: Stage,
     second: Server,
     /// The second's, kept as long as it.
     world: World,
 }
 
 impl Pair {
-    fn at(who: &str) -> Self {
+    pub(super) fn at(who: &str) -> Self {
         let place = shared_place();
         let stage = Stage::with(who, place.clone(), SECTIONS, "slots = 8\n");
         let world = World::at(place, SECTIONS, "kind = \"none\"\n");
@@ -43,7 +43,7 @@ impl Pair {
         pair
     }
 
-    fn clients(&self) -> [Client; 2] {
+    pub(super) fn clients(&self) -> [Client; 2] {
         [self.stage.client(), self.second.client()]
     }
 
@@ -72,7 +72,7 @@ impl Pair {
         })
     }
 
-    fn stop(self) {
+    pub(super) fn stop(self) {
         let Self { stage, second, world: _world } = self;
         second.stop();
         stage.server.stop();

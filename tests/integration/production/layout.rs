@@ -1,16 +1,19 @@
 //! Partitions that are added to a topic on Kafka: told while the process runs, no obstacle to the next start, and adopted by an
 //! operator without a job's order being lost.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use horizons_actors::event::partition_among;
 use horizons_actors::ids::{JobId, Topic};
 use horizons_actors::testkit::EventBuilder;
 use serde_json::json;
 
+use super::acts::Pair;
 use super::outside::Outside;
-use super::stage::{Engine, Stage, metric, place_on};
+use super::stage::{Engine, Stage, metric, place_on, wait_until_it_works};
 use crate::process::client::Client;
 use crate::process::load::parts;
-use crate::process::server::wait_for;
+use crate::process::server::{wait_for, wait_some};
 use crate::services::kafka::Kafka;
 
 /// What the topic begins with, and what it has then.
@@ -109,4 +112,135 @@ fn partitions_added_under_postgres_are_told_and_adopted_in_order() {
 #[test]
 fn partitions_added_under_sqlite_are_told_and_adopted_in_order() {
     grow(Engine::Sqlite);
+}
+
+/// Threads that append events while the layout changes, and jobs that each of them has done before and after it at least.
+const PRODUCERS: usize = 4;
+const JOBS_EACH: usize = 12;
+
+/// The events of a job of another producer's, in order.
+fn story() -> [EventBuilder; 4] {
+    [
+        EventBuilder::job_submitted(),
+        EventBuilder::job_queued(),
+        EventBuilder::job_running(),
+        EventBuilder::job_completed(),
+    ]
+}
+
+/// Appends the events of one job after the other, each by another of the processes, until told to stop; gives the jobs.
+fn append_stories(
+    clients: &[Client],
+    number: usize,
+    done: &AtomicUsize,
+    is_over: &AtomicBool,
+) -> Vec<String> {
+    let mut jobs = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        let job = format!("flow-{number}-{}", jobs.len());
+        for (step, event) in story().into_iter().enumerate() {
+            let (payload, headers) = parts(event.job(&job).sequence(step as u64 + 1));
+            let client = clients[(jobs.len() + step) % clients.len()];
+            let answer = client.append("job-lifecycle", Some(job.as_bytes()), &payload, headers).unwrap();
+            assert_eq!(answer.status, 202, "{answer:?}");
+        }
+        jobs.push(job);
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    jobs
+}
+
+/// Adds partitions to a topic and has a process adopt them.
+fn grow_topic(outside: &Outside<'_>, clients: &[Client], topic: Topic) {
+    let more = topic.partitions() + 2;
+    Kafka::shared().add_partitions(&outside.name(topic.name()), more.into());
+    let adopt = || {
+        let body = json!({ "reason": "more partitions" });
+        clients[0].post(&format!("/topics/{}/layout", topic.name()), &body).unwrap()
+    };
+    let told = || clients.iter().all(|client| metric(*client, "horizons_topic_partitions_unadopted") > 0.0);
+    wait_for("the added partitions to be told everywhere", told);
+    let mut was_sent_away = false;
+    let adopted = wait_some("the adoption to be answered", || {
+        let answer = adopt();
+        was_sent_away |= answer.status == 503;
+        (answer.status != 503).then_some(answer)
+    });
+    // What was begun and could not be finished in time is finished by itself.
+    if !was_sent_away || adopted.status != 409 {
+        let answer = (adopted.status, adopted.json()["partitions"].as_u64());
+        assert_eq!(answer, (202, Some(more.into())), "{}", adopted.text);
+    }
+}
+
+/// Lets events flow through all processes while both topics with records of ours that are keyed by others than our jobs
+/// grow; nothing of it may be set aside, doubled or overtaken.
+fn flow_across(clients: &[Client], outside: &Outside<'_>) {
+    let (done, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let all_have_done = |jobs: usize| wait_for("events to flow", || done.load(Ordering::Relaxed) >= jobs);
+
+    let jobs: Vec<String> = std::thread::scope(|scope| {
+        let producers: Vec<_> = (0..PRODUCERS)
+            .map(|number| {
+                let (done, is_over) = (&done, &is_over);
+                scope.spawn(move || append_stories(clients, number, done, is_over))
+            })
+            .collect();
+        let grow = std::panic::AssertUnwindSafe(|| {
+            for topic in [Topic::JobLifecycle, Topic::AuditTrail] {
+                all_have_done(done.load(Ordering::Relaxed) + JOBS_EACH * PRODUCERS);
+                grow_topic(outside, clients, topic);
+            }
+            all_have_done(done.load(Ordering::Relaxed) + JOBS_EACH * PRODUCERS);
+        });
+        let grown = std::panic::catch_unwind(grow);
+        is_over.store(true, Ordering::Relaxed);
+        let jobs = producers.into_iter().flat_map(|producer| producer.join().unwrap()).collect();
+        grown.unwrap_or_else(|cause| std::panic::resume_unwind(cause));
+        jobs
+    });
+
+    for job in &jobs {
+        wait_for("a job's last event", || status(clients[0], job) == "COMPLETED");
+        let timeline = clients[0].get(&format!("/jobs/{job}/timeline")).json();
+        let mut steps = timeline["steps"].as_array().unwrap().clone();
+        // Steps of a job that moved stand by lanes.
+        steps.sort_by_key(|step| step["applied_at"].as_str().unwrap().to_owned());
+        let steps: Vec<u64> = steps.iter().filter_map(|step| step["sequence"].as_u64()).collect();
+        assert_eq!((steps, &timeline["refusals"]), (vec![1, 2, 3, 4], &json!([])), "{job}: {timeline}");
+    }
+    for client in clients {
+        wait_for("every process to count them", || {
+            metric(*client, "horizons_topic_partitions_unadopted") == 0.0
+        });
+        wait_for("nothing to be left in any lane", || metric(*client, "horizons_lag_records") == 0.0);
+        assert_eq!(metric(*client, "horizons_rejections_total"), 0.0, "nothing is set aside");
+    }
+    let letters = clients[0].get("/dead-letters?limit=100").json()["dead_letters"].clone();
+    assert_eq!(letters, json!([]));
+    let moved = jobs.iter().filter(|job| home(job, BEFORE) != home(job, AFTER)).count();
+    println!("layout: {} jobs of others, {moved} of them at home elsewhere since the change", jobs.len());
+}
+
+#[test]
+fn records_on_their_way_when_a_layout_is_adopted_are_applied_in_order() {
+    let place = place_on(Engine::Sqlite, Kafka::shared());
+    let stage = Stage::at("layout under way", place);
+    let outside = Outside::of(Kafka::shared(), &stage.world.place().events);
+    wait_until_it_works(&stage.load, stage.client());
+
+    flow_across(&[stage.client()], &outside);
+
+    stage.server.stop();
+}
+
+#[test]
+fn two_processes_take_up_an_adopted_layout_while_events_flow() {
+    let pair = Pair::at("layout of two");
+    let outside = Outside::of(Kafka::shared(), &pair.stage.world.place().events);
+    wait_until_it_works(&pair.stage.load, pair.stage.client());
+
+    flow_across(&pair.clients(), &outside);
+
+    pair.stop();
 }

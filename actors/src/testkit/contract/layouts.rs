@@ -1,14 +1,24 @@
 //! Layouts of topics: their epochs, and what adopting one does to lanes and rows.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
 
 use super::Store;
+use super::outbox::RelayedStore;
 use super::sample::{Owner, PROCESS, at, id, job, jobs_lane, outgoing, parking, partition, write};
 use crate::command::LayoutAdoption;
 use crate::effect::{Effects, StateMove};
-use crate::ids::{Attempt, Group, Offset, Partition, Topic};
+use crate::event::partition_among;
+use crate::ids::{Attempt, Group, LogTopic, Offset, Partition, Topic};
 use crate::layout::Layout;
-use crate::ports::store::{CommitError, JobExpectation, LayoutAdopted};
+use crate::ports::outbox::{CursorMove, OutboxPartition, RelayId};
+use crate::ports::store::{
+    AppendedAt, CommitError, JobExpectation, LayoutAdopted, LayoutBegun, Unsent, UnsentRows,
+};
+use crate::record::OutgoingRecord;
 use crate::state::{JobAggregate, StateKey, StateValue};
 
 const TOPIC: Topic = Topic::JobLifecycle;
@@ -18,8 +28,7 @@ fn adoption(epochs: usize) -> LayoutAdoption {
 }
 
 async fn adopt(store: &impl Store, epochs: usize) -> LayoutAdopted {
-    let audit = outgoing(partition(Topic::AuditTrail, 0), "act");
-    store.adopt_layout(adoption(epochs), audit).await.expect("an adoption can be stored")
+    store.adopt_layout(adoption(epochs)).await.expect("an adoption can be stored")
 }
 
 /// The first lane that is opened stores what its topic begins with; an adoption adds an epoch, once.
@@ -99,4 +108,53 @@ pub async fn positions_are_seen_and_rows_move_between_lanes(store: Arc<impl Stor
     let homes = [StateKey::JobHome(id("job-9")), StateKey::JobHome(id("job-8"))];
     let found = store.load(jobs_lane(2), homes.to_vec()).await.expect("homes can be read");
     assert_eq!(found, [(StateKey::JobHome(id("job-9")), StateValue::JobHome(home))]);
+}
+
+/// Rows written for their keys after a layout was begun go where it says and wait; it counts once those of before are sent,
+/// and they are sent then.
+pub async fn layout_that_is_begun_waits_until_what_was_written_before_is_sent(store: Arc<impl RelayedStore>) {
+    let key = moving_key();
+    let (before, after) = (partition_among(10, &key), partition_among(12, &key));
+    let append = |named: Partition| {
+        let at = partition(TOPIC, named.0);
+        let record = OutgoingRecord { key: Some(key.clone()), ..outgoing(at, "event") };
+        store.append_records(vec![record], Vec::new())
+    };
+    let place = |partition| OutboxPartition { topic: LogTopic::Record(TOPIC), partition };
+    let act = || outgoing(partition(Topic::AuditTrail, 0), "act");
+    let begin = || store.begin_layout(adoption(1), act());
+    append(before).await.expect("a record can be appended");
+
+    let begun = [begin().await, begin().await].map(|begun| begun.expect("a layout can be begun"));
+    let moved = append(before).await.expect("a record can be appended");
+    let early = store.adopt_layout(adoption(1)).await.expect("a layout can be asked for");
+    let relay = RelayId(Uuid::from_u128(1));
+    let lease = store.take_lease(relay, Duration::from_secs(3_600)).await.expect("a lease can be asked for");
+    let epoch = lease.expect("nobody else holds the lease").epoch;
+    let held = store.outbox_heads().end(place(after));
+    let step = CursorMove { partition: place(before), from: Offset(0), next: Offset(1), tail: Offset(1) };
+    let refused = store.advance_cursors(epoch, vec![step]).await.expect("a cursor can be moved");
+    let unsent = store.read_unsent(TOPIC).await.expect("it can be asked");
+    let adopted = store.adopt_layout(adoption(1)).await.expect("a layout can be asked for");
+    let later = append(before).await.expect("a record can be appended");
+
+    assert_eq!(begun, [LayoutBegun::Begun { partitions: 12 }, LayoutBegun::Begun { partitions: 12 }]);
+    let stands = |appended: &[AppendedAt]| appended.first().map(|at| (at.partition, at.offset));
+    assert_eq!((stands(&moved), held), (Some((after, Offset(0))), Offset(0)));
+    let rows = UnsentRows { partition: before, next: Offset(0), end: Offset(1) };
+    assert_eq!(early, LayoutAdopted::Unsent(Unsent { begun: Some(12), places: vec![rows] }));
+    assert_eq!((refused, unsent), (Vec::new(), Unsent { begun: Some(12), places: Vec::new() }));
+    assert!(matches!(adopted, LayoutAdopted::Adopted(_)), "{adopted:?}");
+    assert_eq!(stands(&later), Some((after, Offset(1))));
+    assert_eq!(store.outbox_heads().end(place(after)), Offset(2));
+    let acts = store
+        .outbox_heads()
+        .end(OutboxPartition { topic: LogTopic::Record(Topic::AuditTrail), partition: Partition(0) });
+    assert_eq!(acts, Offset(1), "what is begun again is audited once");
+}
+
+/// Gives a key that goes to an added partition with the change.
+fn moving_key() -> Bytes {
+    let is_moving = |key: &Bytes| partition_among(12, key).0 >= 10;
+    (0..).map(|number| Bytes::from(format!("job-{number}"))).find(is_moving).expect("one of six goes there")
 }

@@ -139,6 +139,7 @@ macro_rules! store_contract {
 macro_rules! outbox_contract {
     ($make:expr) => {
         $crate::store_contract!(@each $make;
+            layouts::layout_that_is_begun_waits_until_what_was_written_before_is_sent,
             outbox::take_lease_first_time_gives_every_cursor_at_start,
             outbox::take_lease_again_fences_older_epoch,
             outbox::advance_cursors_from_elsewhere_is_refused_alone,

@@ -14,11 +14,13 @@ use crate::command::{Command, LayoutAdoption, Order, OrderKind, ParkedKeyId};
 use crate::event::JobStatus;
 use crate::gap::GapAcceptance;
 use crate::ids::{Attempt, EventId, JobId, LaneKey, Sequence, Topic, UserId};
+use crate::layout::Layout;
 use crate::ports::Reply;
 use crate::ports::outbox::OutboxPartition;
 use crate::ports::store::{
     AppendedAt, DesiredState, GapAccepted, Idempotency, JobExpectation, JobRow, JobStore, JobWrite,
-    JobWritten, LayoutAdopted, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError, WishAnswer,
+    JobWritten, LayoutAdopted, LayoutBegun, OrderAnswer, OrderPlace, ParkedWish, ResumeAnswer, StoreError,
+    Unsent, UnsentRows, WishAnswer,
 };
 use crate::ports::wishes::{WishRevision, Wished, Wishes};
 use crate::record::{Digest32, OutgoingRecord};
@@ -158,6 +160,17 @@ impl State {
         }
     }
 
+    /// Gives what the relay has to send of a topic.
+    fn unsent(&self, topic: Topic) -> Unsent {
+        let rows = self.outbox.ends_of(topic).into_iter().map(|(place, end)| UnsentRows {
+            partition: place.partition,
+            next: self.relay.next(place),
+            end,
+        });
+        let places = rows.filter(|rows| rows.next < rows.end).collect();
+        Unsent { begun: self.outbox.begun(topic), places }
+    }
+
     fn append_all(&mut self, records: &[OutgoingRecord]) -> Vec<AppendedAt> {
         let append = |record: &OutgoingRecord| AppendedAt {
             topic: record.topic,
@@ -244,10 +257,11 @@ impl JobStore for MemoryStore {
         }
         self.run_write(StoreCall::AppendRecords, None, move |state| {
             state.check_disk()?;
-            let all = [records.as_slice(), audit.as_slice()].concat();
+            let all = records.iter().chain(&audit).map(|record| state.outbox.placed(record.clone()));
+            let all: Vec<OutgoingRecord> = all.collect();
             state.outbox.check(&all)?;
-            let appended = state.append_all(&records);
-            state.append_all(&audit);
+            let mut appended = state.append_all(&all);
+            appended.truncate(records.len());
             Ok((appended, ends_after(&all, &state.outbox)))
         })
     }
@@ -337,19 +351,45 @@ impl JobStore for MemoryStore {
         std::future::ready(Ok(Wishes { revision: state.wish_revision, about })).boxed()
     }
 
-    fn adopt_layout(
+    fn begin_layout(
         &self,
         adoption: LayoutAdoption,
         audit: OutgoingRecord,
-    ) -> Reply<LayoutAdopted, StoreError> {
+    ) -> Reply<LayoutBegun, StoreError> {
         self.run_write(StoreCall::AdoptLayout, None, move |state| {
             state.outbox.check(std::slice::from_ref(&audit))?;
+            let (topic, partitions) = (adoption.topic, adoption.partitions);
+            let layout = state.layouts.get(&topic).cloned().unwrap_or_else(|| Layout::first_of(topic));
+            if layout.count() != adoption.epochs || layout.partitions() >= partitions {
+                return Ok((LayoutBegun::Changed(layout), Ends::default()));
+            }
+            if let Some(partitions) = state.outbox.begun(topic) {
+                return Ok((LayoutBegun::Begun { partitions }, Ends::default()));
+            }
+            state.outbox.append(&audit);
+            state.outbox.begin(topic, partitions, layout.epochs().map(|epoch| epoch.partitions).collect());
+            let ends = ends_after(std::slice::from_ref(&audit), &state.outbox);
+            Ok((LayoutBegun::Begun { partitions }, ends))
+        })
+    }
+
+    fn read_unsent(&self, topic: Topic) -> Reply<Unsent, StoreError> {
+        self.run_read(StoreCall::Query, move |state| Ok(state.unsent(topic)))
+    }
+
+    fn adopt_layout(&self, adoption: LayoutAdoption) -> Reply<LayoutAdopted, StoreError> {
+        self.run_write(StoreCall::AdoptLayout, None, move |state| {
+            let unsent = state.unsent(adoption.topic);
+            let is_other = unsent.begun.is_some_and(|begun| begun != adoption.partitions);
+            if unsent.begun.is_some() && (is_other || !unsent.places.is_empty()) {
+                return Ok((LayoutAdopted::Unsent(unsent), Ends::default()));
+            }
             let answer = adopt_layout(state, &adoption);
             let mut ends = Ends::default();
-            if matches!(answer, LayoutAdopted::Adopted(_)) {
-                state.outbox.set_partitions(adoption.topic, adoption.partitions);
-                state.outbox.append(&audit);
-                ends = ends_after(std::slice::from_ref(&audit), &state.outbox);
+            if let LayoutAdopted::Adopted(layout) = &answer {
+                let former = layout.epochs().map(|epoch| epoch.partitions).collect();
+                state.outbox.count(adoption.topic, adoption.partitions, former);
+                ends = state.outbox.ends_of(adoption.topic);
             }
             Ok((answer, ends))
         })

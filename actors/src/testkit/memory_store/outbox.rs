@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::locked;
 use super::MemoryStore;
 use super::faults::{StoreCall, carry_out};
+use crate::event::partition_among;
 use crate::ids::{LogTopic, Offset, Partition, Topic, TopicPartition};
 use crate::ports::log::{LogHeads, RecordSource};
 use crate::ports::outbox::OutboxPartition;
@@ -38,6 +39,18 @@ pub(super) struct Outbox {
     weight_bytes: u64,
     /// How many partitions a topic has, where that is not what it begins with.
     counts: BTreeMap<Topic, u16>,
+    /// How keys of topics that have grown are spread.
+    spreads: BTreeMap<Topic, Spread>,
+}
+
+/// How the keys of new records are spread over the partitions of a topic that has grown.
+#[derive(Debug)]
+struct Spread {
+    /// Over how many partitions they were before.
+    former: Vec<u16>,
+    now: u16,
+    /// From where on the relay sends nothing yet; everything where there is no place.
+    held_at: Option<BTreeMap<Partition, Offset>>,
 }
 
 impl Outbox {
@@ -65,6 +78,57 @@ impl Outbox {
             LogTopic::Record(topic) => self.counts.get(&topic).copied().unwrap_or(topic.partitions()),
             LogTopic::DeadLetter(source) => source.partitions(),
         }
+    }
+
+    /// Begins to spread keys over so many partitions; what is appended from here on is held back.
+    pub(super) fn begin(&mut self, topic: Topic, partitions: u16, former: Vec<u16>) {
+        let end = |partition| self.end(OutboxPartition { topic: LogTopic::Record(topic), partition });
+        let held_at = (0..partitions).map(Partition).map(|partition| (partition, end(partition))).collect();
+        self.set_partitions(topic, partitions);
+        self.spreads.insert(topic, Spread { former, now: partitions, held_at: Some(held_at) });
+    }
+
+    /// Spreads keys over so many partitions, and holds nothing back any more.
+    pub(super) fn count(&mut self, topic: Topic, partitions: u16, former: Vec<u16>) {
+        self.set_partitions(topic, partitions);
+        self.spreads.insert(topic, Spread { former, now: partitions, held_at: None });
+    }
+
+    /// Gives the partitions of a layout that was begun and does not count yet.
+    pub(super) fn begun(&self, topic: Topic) -> Option<u16> {
+        self.spreads.get(&topic).filter(|spread| spread.held_at.is_some()).map(|spread| spread.now)
+    }
+
+    /// Gives the record where its key is at home, if it stands where it was at home before.
+    pub(super) fn placed(&self, mut record: OutgoingRecord) -> OutgoingRecord {
+        let LogTopic::Record(topic) = record.topic else { return record };
+        if let (Some(spread), Some(key)) = (self.spreads.get(&topic), &record.key)
+            && topic.is_keyed()
+            && spread.former.iter().any(|former| partition_among(*former, key) == record.partition)
+        {
+            record.partition = partition_among(spread.now, key);
+        }
+        record
+    }
+
+    /// Gives the end of what may be sent of a partition.
+    pub(super) fn sendable_end(&self, place: OutboxPartition) -> Offset {
+        let held_at = match place.topic {
+            LogTopic::Record(topic) => {
+                let spread = self.spreads.get(&topic).and_then(|spread| spread.held_at.as_ref());
+                spread.and_then(|held_at| held_at.get(&place.partition)).copied()
+            }
+            LogTopic::DeadLetter(_) => None,
+        };
+        held_at.unwrap_or_else(|| self.end(place))
+    }
+
+    /// Lists the ends of a topic's partitions.
+    pub(super) fn ends_of(&self, topic: Topic) -> Ends {
+        let topic = LogTopic::Record(topic);
+        let places = (0..self.partitions_of(topic)).map(Partition);
+        let places = places.map(|partition| OutboxPartition { topic, partition });
+        places.map(|place| (place, self.sendable_end(place))).collect()
     }
 
     /// Appends a record that was checked, and gives its offset.
@@ -97,6 +161,11 @@ impl Outbox {
     /// Gives what all records weigh.
     pub(super) const fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// Lists the partitions that there are.
+    fn places(&self) -> impl Iterator<Item = OutboxPartition> {
+        OutboxPartition::all_of(|topic| self.partitions_of(LogTopic::Record(topic)))
     }
 
     /// Lists the ends of the partitions of record.
@@ -155,7 +224,7 @@ pub(super) fn ends_after(records: &[OutgoingRecord], outbox: &Outbox) -> Ends {
     let mut places: Vec<OutboxPartition> = records.iter().map(place_of).collect();
     places.sort();
     places.dedup();
-    places.into_iter().map(|place| (place, outbox.end(place))).collect()
+    places.into_iter().map(|place| (place, outbox.sendable_end(place))).collect()
 }
 
 impl RecordSource for MemoryStore {
@@ -165,7 +234,7 @@ impl RecordSource for MemoryStore {
 
     fn refresh_heads(&self) -> Result<(), StoreError> {
         let ends: Ends = self.read_records(|outbox| {
-            OutboxPartition::all().map(|place| (place, outbox.end(place))).collect()
+            outbox.places().map(|place| (place, outbox.sendable_end(place))).collect()
         })?;
         self.shared.advance(ends);
         Ok(())

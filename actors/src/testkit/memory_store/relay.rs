@@ -61,6 +61,11 @@ impl RelayTables {
         Some(RelayLease { epoch: self.epoch, cursors: self.cursors.values().copied().collect() })
     }
 
+    /// Gives the first row of a partition that is not sent.
+    pub(super) fn next(&self, partition: OutboxPartition) -> Offset {
+        self.cursors.get(&partition).map(|cursor| cursor.next).unwrap_or_default()
+    }
+
     fn is_held(&self, holder: RelayId, epoch: Epoch) -> bool {
         self.epoch == epoch && self.held.as_ref().is_some_and(|held| held.holder == holder)
     }
@@ -91,9 +96,11 @@ impl OutboxStore for MemoryStore {
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
         self.run_write(StoreCall::Lease, None, move |state| {
-            let State { relay, layouts, .. } = state;
-            let partitions =
-                |topic: Topic| layouts.get(&topic).map_or(topic.partitions(), |layout| layout.partitions());
+            let State { relay, layouts, outbox, .. } = state;
+            let partitions = |topic: Topic| {
+                let counted = layouts.get(&topic).map_or(topic.partitions(), |layout| layout.partitions());
+                counted.max(outbox.begun(topic).unwrap_or_default())
+            };
             Ok((relay.take(holder, duration, Instant::now(), partitions), Vec::new()))
         })
     }

@@ -1,0 +1,2 @@
+ALTER TABLE log_head DROP COLUMN held_at;
+ALTER TABLE log_head DROP COLUMN spread;
