@@ -15,7 +15,7 @@ use super::events::name_and_value;
 use super::job_id::AskedJob;
 use super::logs::{self, LogsArguments};
 use super::output::{Column, Form, Output, cell};
-use super::{Context, PageOptions, ask, converse, print_done, print_page, with_output};
+use super::{Context, PageOptions, ask, converse, hint, print_done, print_page, with_output};
 
 /// Submit, list, show and cancel jobs, read what their agents wrote
 #[derive(Debug, Subcommand)]
@@ -228,6 +228,11 @@ fn show(job: &str, options: &ClientOptions, context: &Context<'_>) -> Result<Exi
         let metrics = asked.call(&client, |path| Call::get(format!("{path}/metrics"))).await?;
         Ok((job, timeline, metrics))
     })?;
+    for (what, page) in [("steps", &timeline), ("attempts", &metrics)] {
+        if page.next().is_some() {
+            hint(&format!("the job has more {what} than are shown"));
+        }
+    }
     with_output(Form::from_flag(options.json), context, |output| {
         match output.form() {
             Form::Json => {

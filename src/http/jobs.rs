@@ -12,7 +12,9 @@ use horizons_actors::clock::Timestamp;
 use horizons_actors::command::{CommandKind, JobRequest};
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{JobStatus, TaccSystem};
-use horizons_actors::ids::{AgentName, AttemptId, DatasetId, IdError, JobId, JobIdBeginning, UserId};
+use horizons_actors::ids::{
+    AgentName, Attempt, AttemptId, DatasetId, IdError, JobId, JobIdBeginning, UserId,
+};
 use horizons_actors::parameters::{ParameterValue, Parameters};
 use horizons_actors::ports::commands::{Cancelling, Submitted, Verdict};
 use horizons_actors::ports::query::{JobFilter, ListedJob, StoredRefusal};
@@ -58,6 +60,9 @@ pub(super) const ROUTES: &[Route] = &[
 
 /// Names the cursors of a job's timeline.
 const TIMELINE_CURSOR: &str = "steps";
+
+/// Names the cursors of a job's attempts.
+const METRICS_CURSOR: &str = "attempts";
 
 /// Names the cursors of this list.
 const CURSOR_KIND: &str = "jobs";
@@ -238,14 +243,19 @@ async fn timeline(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, 
 }
 
 async fn metrics(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
-    request.query(&[])?;
+    let query = request.query(&["limit", "cursor"])?;
+    let limit = query.limit_or(PAGE_MAX)?;
+    let after: Option<Attempt> = query.cursor(METRICS_CURSOR)?;
     let job_id = job_id_of(&request)?;
-    let aggregates = shared.state.queries.aggregates(job_id.clone()).await?;
+    let turn = shared.lists.turn().await?;
+    let aggregates = shared.state.queries.aggregates_after(job_id.clone(), after, limit).await?;
     if aggregates.is_empty() {
         find(&shared, &job_id).await?;
     }
+    let position = |last: &JobAggregate| cursor_text(METRICS_CURSOR, &last.attempt);
+    let next = aggregates.last().filter(|_| aggregates.has_more).map(position);
     let attempts: Vec<Value> = aggregates.iter().map(attempt_json).collect();
-    Ok(json_answer(StatusCode::OK, &json!({ "attempts": attempts })))
+    Ok(turn.answer(&json!({ "attempts": attempts, "next": next })))
 }
 
 /// Reads the job of the path; an id that cannot be one names no job.

@@ -14,7 +14,7 @@ use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
 use crate::gap::FoundGap;
 use crate::ids::{
-    CommandId, Generation, Group, JobId, JobIdBeginning, LaneKey, LogId, Offset, Partition, Topic,
+    Attempt, CommandId, Generation, Group, JobId, JobIdBeginning, LaneKey, LogId, Offset, Partition, Topic,
     TopicPartition, UserId,
 };
 use crate::ports::Reply;
@@ -396,8 +396,18 @@ pub trait QueryStore: Send + Sync {
         self.refusals_after(job_id, 0, limit)
     }
 
-    /// Lists the aggregates of a job, by attempt.
-    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError>;
+    /// Lists the aggregates of a job behind an attempt, by attempt. Those of one attempt are on one page.
+    fn aggregates_after(
+        &self,
+        job_id: JobId,
+        after: Option<Attempt>,
+        limit: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError>;
+
+    /// Lists the aggregates of a job's first attempts.
+    fn aggregates(&self, job_id: JobId, limit: usize) -> Reply<Page<JobAggregate>, StoreError> {
+        self.aggregates_after(job_id, None, limit)
+    }
 
     /// Sums how many jobs entered each status, over all lanes and generations.
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError>;

@@ -87,7 +87,7 @@ impl Facts {
         let queries: Arc<dyn QueryStore> = Arc::clone(&running.store) as _;
         let mut read = BTreeMap::new();
         for (job_id, role) in jobs {
-            let aggregates = queries.aggregates(job_id.clone()).await.map_err(away)?;
+            let aggregates = queries.aggregates(job_id.clone(), ALL).await.map_err(away)?;
             let timeline = queries.timeline(job_id.clone(), ALL).await.map_err(away)?;
             let facts = JobFacts {
                 role: *role,

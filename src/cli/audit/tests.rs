@@ -9,7 +9,7 @@ use horizons_actors::auditor::{Auditor, empty_log};
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::JobStatus;
-use horizons_actors::ids::{Group, LaneKey, LogId, Offset};
+use horizons_actors::ids::{Attempt, Group, LaneKey, LogId, Offset};
 use horizons_actors::lane::behaviour::{Behaviour, Entry, Verdict, Workspace};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
@@ -83,8 +83,13 @@ impl QueryStore for OneLog {
         reply(Page::default())
     }
 
-    fn aggregates(&self, _: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
-        reply(Vec::new())
+    fn aggregates_after(
+        &self,
+        _: JobId,
+        _: Option<Attempt>,
+        _: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError> {
+        reply(Page::default())
     }
 
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {

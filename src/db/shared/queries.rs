@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::JobStatus;
-use horizons_actors::ids::{Group, JobId, Offset, TopicPartition};
+use horizons_actors::ids::{Attempt, Group, JobId, Offset, TopicPartition};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::page::Page;
 use horizons_actors::ports::query::{
@@ -61,9 +61,16 @@ impl QueryStore for Reader {
         })
     }
 
-    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+    fn aggregates_after(
+        &self,
+        job_id: JobId,
+        after: Option<Attempt>,
+        limit: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError> {
         let lanes = Arc::clone(&self.lanes);
-        self.for_people.ask(move |connection| query::aggregates(connection, &lanes, &job_id))
+        self.for_people.ask(move |connection| {
+            in_snapshot(connection, |connection| query::aggregates(connection, &lanes, &job_id, after, limit))
+        })
     }
 
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {
@@ -180,8 +187,13 @@ impl QueryStore for Store {
         self.reader.refusals_after(job_id, skipped, limit)
     }
 
-    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
-        self.reader.aggregates(job_id)
+    fn aggregates_after(
+        &self,
+        job_id: JobId,
+        after: Option<Attempt>,
+        limit: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError> {
+        self.reader.aggregates_after(job_id, after, limit)
     }
 
     fn status_counts(&self) -> Reply<Vec<(JobStatus, u64)>, StoreError> {

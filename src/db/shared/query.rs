@@ -9,7 +9,7 @@ use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::effect::TimelineEntry;
 use horizons_actors::event::{EventType, JobStatus};
-use horizons_actors::ids::{EventId, Group, JobId, Offset, Sequence};
+use horizons_actors::ids::{Attempt, EventId, Group, JobId, Offset, Sequence};
 use horizons_actors::ports::page::{Page, PageRoom};
 use horizons_actors::ports::query::{
     DeadLetterId, LaneProgress, ParkedId, StoredDeadLetter, StoredParkedKey, StoredRefusal,
@@ -184,11 +184,29 @@ pub(super) fn aggregates(
     connection: &mut Connection,
     lanes: &Lanes,
     job_id: &JobId,
-) -> Result<Vec<JobAggregate>, StoreError> {
-    let rows: Vec<JobAggregateRow> = job_aggregates::table
-        .filter(job_aggregates::job_id.eq(job_id.as_str()))
+    after: Option<Attempt>,
+    wanted: usize,
+) -> Result<Page<JobAggregate>, StoreError> {
+    let room = PageRoom::new(wanted);
+    let behind = after.map_or(-1, |after| i64::from(after.0));
+    let of_job = || {
+        job_aggregates::table
+            .filter(job_aggregates::job_id.eq(job_id.as_str()))
+            .filter(job_aggregates::attempt.gt(behind))
+    };
+    let mut attempts: Vec<i64> = of_job()
+        .select(job_aggregates::attempt)
+        .distinct()
+        .order(job_aggregates::attempt)
+        .limit(weighed_rows(&room))
+        .load(connection)
+        .map_err(engine)?;
+    let has_more = attempts.len() > room.rows();
+    attempts.truncate(room.rows());
+    let Some(last) = attempts.last() else { return Ok(Page::default()) };
+    let rows: Vec<JobAggregateRow> = of_job()
+        .filter(job_aggregates::attempt.le(last))
         .order((job_aggregates::attempt, job_aggregates::lane))
-        .limit(limit(usize::MAX))
         .load(connection)
         .map_err(engine)?;
     let lanes = lanes.sorted(connection)?;
@@ -199,7 +217,7 @@ pub(super) fn aggregates(
         let aggregate = row.into_aggregate()?;
         found.insert((aggregate.attempt, lane.clone()), aggregate);
     }
-    Ok(found.into_values().collect())
+    Ok(Page { rows: found.into_values().collect(), has_more })
 }
 
 /// Sums how many jobs entered each status.

@@ -208,7 +208,7 @@ async fn timeline_steps_and_refusals_are_shown() {
 }
 
 #[tokio::test]
-async fn metrics_of_a_job_have_mean_and_differences() {
+async fn metrics_of_a_job_have_mean_and_differences_and_pages_that_join() {
     let world = World::start().await;
     let samples = Aggregate { count: 2, sum: 6.0, min: 1.0, max: 5.0 };
     let row = JobAggregate {
@@ -227,11 +227,16 @@ async fn metrics_of_a_job_have_mean_and_differences() {
         }),
         updated_at: at(1),
     };
-    let key = StateKey::JobAggregate(row.job_id.clone(), row.attempt);
-    let effects = Effects { states: vec![(key, StateValue::JobAggregate(row))], ..Effects::default() };
+    let second = JobAggregate { attempt: Attempt(2), ..row.clone() };
+    let states = [row, second]
+        .map(|row| (StateKey::JobAggregate(row.job_id.clone(), row.attempt), StateValue::JobAggregate(row)));
+    let effects = Effects { states: states.into(), ..Effects::default() };
     world.commit(&lane(Group::job_metrics(), Topic::JobMetrics), effects).await;
 
-    let attempt = world.get("/jobs/j/metrics").await.json()["attempts"][0].clone();
+    let first = world.get("/jobs/j/metrics?limit=1").await.json();
+    let attempt = first["attempts"][0].clone();
+    let cursor = first["next"].as_str().unwrap();
+    let last = world.get(&format!("/jobs/j/metrics?limit=1&cursor={cursor}")).await.json();
 
     let wanted = json!({"count": 2, "sum": 6.0, "min": 1.0, "max": 5.0, "mean": 3.0});
     assert_eq!(attempt["aggregates"]["cpu_usage_percent"], wanted);
@@ -241,6 +246,8 @@ async fn metrics_of_a_job_have_mean_and_differences() {
     let differences =
         json!([{"quantity": "memory_usage_mb", "deviation": "below", "samples": 5.0, "summary": 9.0}]);
     assert_eq!(attempt["differences"], differences);
+    assert_eq!((first["attempts"].as_array().unwrap().len(), &attempt["attempt"]), (1, &json!(1)));
+    assert_eq!((&last["attempts"][0]["attempt"], &last["next"]), (&json!(2), &Value::Null));
     assert_eq!(world.get("/jobs/nobody/metrics").await.status, 404);
 }
 

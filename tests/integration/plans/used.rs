@@ -218,7 +218,8 @@ async fn people(store: &impl Whole, rows: u64) {
     store.live_job_views(Some(id("job-50")), 50).await.unwrap();
     store.timeline(job_id(), 50).await.unwrap();
     store.refusals(job_id(), 50).await.unwrap();
-    store.aggregates(job_id()).await.unwrap();
+    store.aggregates(job_id(), 50).await.unwrap();
+    store.aggregates_after(job_id(), Some(Attempt(1)), 50).await.unwrap();
     store.status_counts().await.unwrap();
     store.audit_entries(AuditFilter { limit: 50, ..AuditFilter::default() }).await.unwrap();
     let page = store.audit_entries(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();

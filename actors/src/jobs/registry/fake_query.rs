@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 use crate::effect::TimelineEntry;
 use crate::event::JobStatus;
-use crate::ids::{Group, JobId, Offset, TopicPartition};
+use crate::ids::{Attempt, Group, JobId, Offset, TopicPartition};
 use crate::ports::Reply;
 use crate::ports::page::Page;
 use crate::ports::query::{
@@ -118,7 +118,12 @@ impl QueryStore for FakeQuery {
         unused()
     }
 
-    fn aggregates(&self, _job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+    fn aggregates_after(
+        &self,
+        _job_id: JobId,
+        _after: Option<Attempt>,
+        _limit: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError> {
         unused()
     }
 

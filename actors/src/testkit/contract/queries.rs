@@ -251,7 +251,7 @@ fn aggregate(attempt: u32) -> JobAggregate {
     }
 }
 
-/// Aggregates come by attempt; counts of statuses are summed over lanes, in order of status.
+/// Aggregates come by attempt, in pages that join; counts of statuses are summed over lanes, in order of status.
 pub async fn aggregates_and_counts_are_summed_over_lanes(store: Arc<impl Store>) {
     let count = |status, count| (StateKey::StatusCount(status), StateValue::StatusCount(count));
     let row = |attempt| {
@@ -263,10 +263,15 @@ pub async fn aggregates_and_counts_are_summed_over_lanes(store: Arc<impl Store>)
     let states = vec![count(JobStatus::Running, 4), count(JobStatus::Queued, 1)];
     commit(&*store, jobs_lane(1), Effects { states, ..Effects::default() }).await;
 
-    let aggregates = store.aggregates(id("job-1")).await.expect("aggregates can be read");
+    let aggregates = store.aggregates(id("job-1"), 10).await.expect("aggregates can be read");
+    let first = store.aggregates(id("job-1"), 1).await.expect("aggregates can be read");
+    let after = Some(Attempt(1));
+    let last = store.aggregates_after(id("job-1"), after, 1).await.expect("aggregates can be read");
     let counts = store.status_counts().await.expect("counts can be read");
 
     assert_eq!(aggregates, [aggregate(1), aggregate(2)]);
+    assert_eq!((&*first, first.has_more), ([aggregate(1)].as_slice(), true));
+    assert_eq!((&*last, last.has_more), ([aggregate(2)].as_slice(), false));
     assert_eq!(counts, [(JobStatus::Queued, 1), (JobStatus::Running, 7)]);
 }
 

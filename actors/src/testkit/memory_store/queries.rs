@@ -1,6 +1,6 @@
 //! Reading for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::faults::StoreCall;
 use super::lanes::{KeptDeadLetter, KeptParkedKey, LaneTables, memory_log};
@@ -127,7 +127,12 @@ impl QueryStore for MemoryStore {
         })
     }
 
-    fn aggregates(&self, job_id: JobId) -> Reply<Vec<JobAggregate>, StoreError> {
+    fn aggregates_after(
+        &self,
+        job_id: JobId,
+        after: Option<Attempt>,
+        limit: usize,
+    ) -> Reply<Page<JobAggregate>, StoreError> {
         self.run_read(StoreCall::Query, move |state| {
             // A lane of an older generation speaks only about attempts that no newer one knows.
             let mut found: BTreeMap<(Attempt, &LaneKey), &JobAggregate> = BTreeMap::new();
@@ -135,12 +140,17 @@ impl QueryStore for MemoryStore {
                 for value in tables.states.values() {
                     if let StateValue::JobAggregate(aggregate) = value
                         && aggregate.job_id == job_id
+                        && after.is_none_or(|after| aggregate.attempt > after)
                     {
                         found.entry((aggregate.attempt, lane)).or_insert(aggregate);
                     }
                 }
             }
-            Ok(found.into_values().cloned().collect())
+            let attempts: BTreeSet<Attempt> = found.keys().map(|(attempt, _)| *attempt).collect();
+            let has_more = attempts.len() > limit;
+            let end = attempts.into_iter().nth(limit);
+            let found = found.into_iter().filter(|((attempt, _), _)| end.is_none_or(|end| *attempt < end));
+            Ok(Page { rows: found.map(|(_, aggregate)| aggregate.clone()).collect(), has_more })
         })
     }
 
