@@ -41,6 +41,7 @@ pub mod kafka;
 pub mod life;
 pub mod metrics;
 pub mod orchestrator;
+pub mod periodic;
 pub mod presence;
 pub mod private;
 pub mod probes;

@@ -4,10 +4,7 @@
 //! the time to hold still, and that it is made anew, and new work taken again, as soon as there is room: all
 //! without help. Nothing here waits for the store or a lock.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::attempts_folder;
@@ -15,6 +12,7 @@ use crate::config::Config;
 use crate::disk::{Ballast, DiskState, Room};
 use crate::exit::{Exit, Failure};
 use crate::metrics::DiskMetrics;
+use crate::periodic::{Periodic, RoundLimit};
 use crate::scheduler::local::space;
 
 /// Between two looks: a fast writer fills a disk in seconds.
@@ -55,59 +53,47 @@ pub(super) fn make_room_for_a_start(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A thread that looks after the disk; it ends when this is dropped.
+/// The threads that look after the disk; they end when this is dropped.
 pub(super) struct DiskWatch {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _looks: Periodic,
+    _counts: Periodic,
 }
 
-impl Drop for DiskWatch {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that looks after the disk had panicked");
-        }
-    }
-}
-
-/// Looks once, then starts the thread.
+/// Looks once, then starts the threads.
 pub(super) fn start(
     config: &Config,
     state: Arc<DiskState>,
     metrics: DiskMetrics,
 ) -> Result<DiskWatch, Failure> {
+    let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut watch = Watch {
         ballast: ballast(config)?,
-        attempts_folder: attempts_folder(config),
         state,
-        metrics,
+        metrics: metrics.clone(),
         full_since: None,
         is_blind: false,
     };
     watch.look();
-    let (stop, stopped) = channel();
-    let thread = std::thread::Builder::new()
-        .name("disk-watch".to_owned())
-        .spawn(move || {
-            let mut count_at = Instant::now();
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_PAUSE) {
-                watch.look();
-                if Instant::now() >= count_at {
-                    let began_at = Instant::now();
-                    watch.count_attempts();
-                    count_at = Instant::now() + COUNT_PAUSE.max(began_at.elapsed() * COUNT_SHARE);
-                }
-            }
-        })
-        .map_err(|error| Failure::new(Exit::Failed, &error))?;
-    Ok(DiskWatch { stop: Some(stop), thread: Some(thread) })
+    let looks = Periodic::start("disk-watch", RoundLimit::OfEveryThread, move |rounds| {
+        while rounds.next(LOOK_PAUSE) {
+            watch.look();
+        }
+    });
+    let attempts_folder = attempts_folder(config);
+    // Apart from the looks: there may be many folders, and nothing waits for this figure.
+    let counts = Periodic::start("disk-count", RoundLimit::None, move |rounds| {
+        let mut pause = Duration::ZERO;
+        while rounds.next(pause) {
+            let began_at = Instant::now();
+            metrics.observe_attempts(space::of_all(&attempts_folder));
+            pause = COUNT_PAUSE.max(began_at.elapsed() * COUNT_SHARE);
+        }
+    });
+    Ok(DiskWatch { _looks: looks.map_err(failed)?, _counts: counts.map_err(failed)? })
 }
 
 struct Watch {
     ballast: Ballast,
-    attempts_folder: PathBuf,
     state: Arc<DiskState>,
     metrics: DiskMetrics,
     full_since: Option<Instant>,
@@ -168,9 +154,5 @@ impl Watch {
                 tracing::error!(%error, "the ballast cannot be given up");
             }
         }
-    }
-
-    fn count_attempts(&self) {
-        self.metrics.observe_attempts(space::of_all(&self.attempts_folder));
     }
 }

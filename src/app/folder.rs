@@ -3,13 +3,11 @@
 //! Promises that a folder which was removed, moved or replaced is noticed within seconds, that no command is accepted
 //! from then on, and that the process ends with a code of its own: what it would store would be lost with the folder.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use horizons_actors::command::{Command, LayoutAdoption};
-use horizons_actors::heartbeat;
 use horizons_actors::ids::Topic;
 use horizons_actors::layout::Layout;
 use horizons_actors::ports::Reply;
@@ -23,6 +21,7 @@ use super::commands::CommandPort;
 use crate::config::{Config, SchedulerKind, StoreEngine};
 use crate::db::sqlite;
 use crate::exit::{Exit, Failure, end_now};
+use crate::periodic::{Periodic, RoundLimit, Rounds};
 use crate::presence::Presence;
 
 /// Between two looks.
@@ -30,15 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Between the finding and the end: requests are answered, and whoever asks hears that the process is not ready.
 const NOTICE: Duration = Duration::from_secs(3);
-
-/// Tells the thread to end.
-type Stop = (Mutex<bool>, Condvar);
-
-/// The thread that looks; dropping it ends it.
-pub(super) struct FolderWatch {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
 
 /// Remembers what the running program has in its folder. Call it when all of it is open.
 pub(super) fn present(config: &Config) -> Result<Arc<Presence>, Failure> {
@@ -59,46 +49,19 @@ pub(super) fn present(config: &Config) -> Result<Arc<Presence>, Failure> {
     Ok(Arc::new(presence))
 }
 
-/// Starts to look.
-pub(super) fn watch(presence: Arc<Presence>) -> Result<FolderWatch, Failure> {
-    let stop = Arc::new(Stop::default());
-    let stopped = Arc::clone(&stop);
-    let look = move || {
-        let heartbeat = heartbeat::register("data-folder");
-        let is_over = |limit| {
-            heartbeat.waits("its next look");
-            let is_over = wait(&stopped, limit);
-            heartbeat.works("a look");
-            is_over
-        };
-        while !is_over(LOOK_EVERY) {
+/// Starts to look, until what is given back is dropped.
+pub(super) fn watch(presence: Arc<Presence>) -> Result<Periodic, Failure> {
+    let look = move |rounds: &Rounds| {
+        while rounds.next(LOOK_EVERY) {
             if let Err(gone) = presence.check() {
                 tracing::error!(gone, "the data folder is gone: nothing new is taken, and the process ends");
-                let _ended_before = is_over(NOTICE);
+                let _ended_before = rounds.next(NOTICE);
                 end_now(Exit::Gone);
             }
         }
     };
-    let thread = std::thread::Builder::new().name("data-folder".to_owned()).spawn(look);
-    let thread = thread.map_err(|error| Failure::new(Exit::Failed, &error))?;
-    Ok(FolderWatch { stop, thread: Some(thread) })
-}
-
-/// Waits; tells whether to end.
-fn wait((is_set, wake): &Stop, limit: Duration) -> bool {
-    let is_set = is_set.lock().unwrap_or_else(PoisonError::into_inner);
-    *wake.wait_timeout_while(is_set, limit, |is_set| !*is_set).unwrap_or_else(PoisonError::into_inner).0
-}
-
-impl Drop for FolderWatch {
-    fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so already.
-            drop(thread.join());
-        }
-    }
+    Periodic::start("data-folder", RoundLimit::OfEveryThread, look)
+        .map_err(|error| Failure::new(Exit::Failed, &error))
 }
 
 /// Carries commands out as long as the folder is there.

@@ -5,7 +5,7 @@
 //! which producers have seen them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use horizons_actors::command::{Command, CommandKind, LayoutAdoption};
@@ -25,9 +25,13 @@ use crate::kafka::error::KafkaLogError;
 use crate::kafka::topics::TopicAdmin;
 use crate::metrics::TopicMetrics;
 use crate::orchestrator::Orchestrator;
+use crate::periodic::{Periodic, RoundLimit, Rounds};
 
 /// How often the brokers are asked how many partitions topics have.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Requests of a round: a client that knows no broker yet, and one for each topic.
+const REQUESTS_A_ROUND: u32 = 6;
 
 /// How long rows that wait in the outbox are waited for.
 const SENT_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +61,7 @@ pub(super) fn learn(store: &dyn LaneStore, board: &StatusBoard, runtime: &Runtim
 pub(super) struct TopicWatch {
     config: KafkaConfig,
     board: Arc<StatusBoard>,
-    metrics: TopicMetrics,
+    _thread: Periodic,
 }
 
 impl TopicWatch {
@@ -69,32 +73,14 @@ impl TopicWatch {
     ) -> Result<Arc<Self>, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, error);
         let metrics = TopicMetrics::register(registry).map_err(|error| failed(&error))?;
-        let watch = Arc::new(Self { config: kafka_config(config), board, metrics });
-        let watched = Arc::downgrade(&watch);
-        std::thread::Builder::new()
-            .name("topics".to_owned())
-            .spawn(move || keep_looking(&watched))
-            .map_err(|error| failed(&error))?;
-        Ok(watch)
-    }
-
-    /// Compares what the brokers have with what the layouts count.
-    fn look(&self, admin: &TopicAdmin, told: &mut BTreeMap<Topic, u16>) -> Result<(), KafkaLogError> {
-        for topic in Topic::ALL {
-            let Some(found) = admin.partitions(topic)? else { continue };
-            let counted = self.board.layout(topic).partitions();
-            self.metrics.set_partitions(topic, found, counted);
-            self.board.note_partitions(topic, found);
-            if found == counted || told.insert(topic, found) == Some(found) {
-                continue;
-            }
-            if found > counted {
-                tracing::warn!(%topic, found, counted, "partitions were added to a topic: nothing is read of them until `horizons topics adopt-layout`");
-            } else {
-                tracing::error!(%topic, found, counted, "a topic has fewer partitions than its layout counts");
-            }
-        }
-        Ok(())
+        let config = kafka_config(config);
+        let look = Look { config: config.clone(), board: Arc::clone(&board), metrics };
+        // Brokers that are away are waited for as long as a request may take, and not at the end.
+        let limit = RoundLimit::AtMost(config.request_limit * REQUESTS_A_ROUND);
+        let thread = Periodic::start("topics", limit, move |rounds| look.keep_looking(rounds))
+            .map_err(|error| failed(&error))?
+            .not_waited_for();
+        Ok(Arc::new(Self { config, board, _thread: thread }))
     }
 
     /// Gives what an adoption of a topic's added partitions would be. Blocks.
@@ -253,22 +239,49 @@ impl Adopter {
     }
 }
 
-fn keep_looking(watched: &Weak<TopicWatch>) {
-    let mut admin = None;
-    let mut told = BTreeMap::new();
-    loop {
-        let Some(watch) = watched.upgrade() else { return };
-        let looked = match admin.take() {
-            Some(admin) => Ok(admin),
-            None => TopicAdmin::new(watch.config.clone()),
+/// What the thread looks with.
+struct Look {
+    config: KafkaConfig,
+    board: Arc<StatusBoard>,
+    metrics: TopicMetrics,
+}
+
+impl Look {
+    fn keep_looking(&self, rounds: &Rounds) {
+        let mut admin = None;
+        let mut told = BTreeMap::new();
+        let mut pause = Duration::ZERO;
+        while rounds.next(pause) {
+            pause = LOOK_EVERY;
+            let looked = match admin.take() {
+                Some(admin) => Ok(admin),
+                None => TopicAdmin::new(self.config.clone()),
+            }
+            .and_then(|made| self.look(&made, &mut told).map(|()| made));
+            match looked {
+                Ok(made) => admin = Some(made),
+                // Readers and the relay say that brokers are away.
+                Err(error) => tracing::debug!(error = %error, "failed to look at the topics: later again"),
+            }
         }
-        .and_then(|made| watch.look(&made, &mut told).map(|()| made));
-        match looked {
-            Ok(made) => admin = Some(made),
-            // Readers and the relay say that brokers are away.
-            Err(error) => tracing::debug!(error = %error, "failed to look at the topics: later again"),
+    }
+
+    /// Compares what the brokers have with what the layouts count.
+    fn look(&self, admin: &TopicAdmin, told: &mut BTreeMap<Topic, u16>) -> Result<(), KafkaLogError> {
+        for topic in Topic::ALL {
+            let Some(found) = admin.partitions(topic)? else { continue };
+            let counted = self.board.layout(topic).partitions();
+            self.metrics.set_partitions(topic, found, counted);
+            self.board.note_partitions(topic, found);
+            if found == counted || told.insert(topic, found) == Some(found) {
+                continue;
+            }
+            if found > counted {
+                tracing::warn!(%topic, found, counted, "partitions were added to a topic: nothing is read of them until `horizons topics adopt-layout`");
+            } else {
+                tracing::error!(%topic, found, counted, "a topic has fewer partitions than its layout counts");
+            }
         }
-        drop(watch);
-        std::thread::park_timeout(LOOK_EVERY);
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::{EventLog, RecordSource};
 
@@ -103,6 +104,8 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
 /// others than the store remembers, or without the topics.
 fn watch(config: Config, brokers: BrokersSeen) {
     let thread = std::thread::Builder::new().name("brokers".to_owned()).spawn(move || {
+        let heartbeat = heartbeat::register("brokers");
+        heartbeat.waits("brokers that answer");
         loop {
             match identify(&config, WATCH_LIMIT) {
                 Ok(log_id) => {

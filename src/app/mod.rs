@@ -58,7 +58,6 @@ use prometheus::Registry;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use self::folder::FolderWatch;
 use self::layouts::{Adopter, TopicWatch};
 use self::probes::Probed;
 use self::relay::RelayPort;
@@ -68,6 +67,7 @@ use crate::disk::DiskState;
 use crate::exit::{Exit, Failure, end_now};
 use crate::metrics::DiskMetrics;
 use crate::orchestrator::{Orchestrator, OrchestratorConfig};
+use crate::periodic::Periodic;
 use crate::presence::Presence;
 use crate::probes::Probes;
 use crate::scheduler::local::Troubles;
@@ -148,7 +148,7 @@ pub struct Running {
     scheduler_lease: Option<Arc<Lease>>,
     /// Whether the data folder is still there.
     presence: Arc<Presence>,
-    folder_watch: FolderWatch,
+    folder_watch: Periodic,
     supervisor: Addr<Supervisor>,
     arbiters: Vec<Arbiter>,
     watchdog: Watchdog,

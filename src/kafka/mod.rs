@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use horizons_actors::heartbeat;
 use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::ports::Reply;
@@ -249,6 +250,8 @@ async fn look_again(
     let (answer, heard) = oneshot::channel();
     let thread = std::thread::Builder::new().name("kafka-survey".to_owned());
     let looked = thread.spawn(move || {
+        let heartbeat = heartbeat::register("kafka-survey");
+        heartbeat.waits("brokers that answer");
         // Whoever asked may have given up.
         let _heard = answer.send(survey::examine(&config, &names, partition, place));
     });

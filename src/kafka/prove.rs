@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ports::log::LogError;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
@@ -31,8 +32,14 @@ impl Prover {
             return Ok(());
         }
         let prover = self.clone();
-        let thread = std::thread::Builder::new().name(format!("prover-{}", self.shared.group));
-        let started = thread.spawn(move || prover.run());
+        let name = format!("prover-{}", self.shared.group);
+        let thread = std::thread::Builder::new().name(name.clone());
+        let started = thread.spawn(move || {
+            let heartbeat = heartbeat::register(name);
+            // Whoever asks waits only so long.
+            heartbeat.waits("the coordinator's answer");
+            prover.run();
+        });
         started.map(drop).map_err(|error| {
             // Nobody would answer: whoever asked hears that, and the next question tries again.
             drop(self.shared.take_proofs_or_rest());

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::guard::guard;
 use rdkafka::config::FromClientConfigAndContext;
@@ -97,6 +98,9 @@ pub(super) fn start(
 ) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("kafka-survey".to_owned());
     thread.spawn(move || {
+        let heartbeat = heartbeat::register("kafka-survey");
+        // Each question has a limit; how many there are does not.
+        heartbeat.waits("brokers that answer");
         let looked = guard(|| {
             let surveyor = Surveyor::new(&config, &names);
             for (partition, from) in places {

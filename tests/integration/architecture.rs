@@ -31,6 +31,14 @@ const LINES_MAX: usize = 700;
 /// Calls that lose messages or block, by what they look like. The lints know the plain forms of them only.
 const BANNED_CALLS: [&str; 2] = ["do_send", "thread::sleep"];
 
+/// Files that start a thread which gives the watchdog no sign, or gives it elsewhere, and why that is right.
+const UNWATCHED_THREADS: [(&str, &str); 4] = [
+    ("src/telemetry/queue.rs", "the log's reader may stop reading, which harms no work"),
+    ("src/kafka/relay/mod.rs", "the thread registers in run.rs"),
+    ("src/app/bench/latency.rs", "sends the load of a measurement"),
+    ("actors/src/supervisor/watchdog.rs", "is the watchdog"),
+];
+
 /// Least versions of packages whose earlier ones have published vulnerabilities that concern us, checked here
 /// because the advisory database needs a network.
 ///
@@ -216,6 +224,23 @@ fn banned_calls_stand_nowhere() {
             assert!(!code.contains(call), "{path} calls {call}");
         }
     }
+}
+
+#[test]
+fn threads_give_the_watchdog_signs() {
+    let starts_one = |code: &str| code.contains("thread::Builder::new") || code.contains("thread::spawn");
+    let unwatched: BTreeSet<String> = ["src", "actors/src"]
+        .into_iter()
+        .flat_map(sources)
+        .map(|(path, text)| (path, code(text.split("#[cfg(test)]").next().unwrap_or_default())))
+        .filter(|(path, code)| {
+            !path.contains("test") && starts_one(code) && !code.contains("heartbeat::register(")
+        })
+        .map(|(path, _)| path)
+        .collect();
+
+    let known = UNWATCHED_THREADS.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(unwatched, known, "wanted every thread to be registered, or a reason why not");
 }
 
 #[test]

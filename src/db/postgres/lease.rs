@@ -4,13 +4,11 @@
 //! holder stops believing in it at two thirds of its time, by its own monotonic clock, counted from before it
 //! asked. A lease of a process that has died on the same machine is taken over at once.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
-use horizons_actors::heartbeat;
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -18,6 +16,7 @@ use super::connection::connect;
 use super::engine::{Connection, engine};
 use super::errors::connection_text;
 use super::holder::Holder;
+use crate::periodic::{Periodic, RoundLimit, Rounds};
 
 /// A lease is renewed after this part of its time.
 const RENEW_PART: u32 = 6;
@@ -59,8 +58,6 @@ enum Standing {
 #[derive(Debug)]
 struct Shared {
     standing: Mutex<Standing>,
-    is_ending: Mutex<bool>,
-    wake: Condvar,
 }
 
 /// A lease that is renewed as long as this lives, and given back when it is dropped.
@@ -69,7 +66,8 @@ pub struct Lease {
     name: &'static str,
     epoch: u64,
     shared: Arc<Shared>,
-    renewer: Option<JoinHandle<()>>,
+    /// Gives the lease back when it ends.
+    _renewer: Periodic,
 }
 
 /// What a lease is renewed with.
@@ -102,11 +100,8 @@ impl Lease {
             Ok(epoch) => epoch,
             Err(other) => return Ok(Taken::Held(other)),
         };
-        let shared = Arc::new(Shared {
-            standing: Mutex::new(Standing::Until(believed_until(config, asked_at))),
-            is_ending: Mutex::new(false),
-            wake: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { standing: Mutex::new(Standing::Until(believed_until(config, asked_at))) });
         let renewer = Renewer {
             config: config.clone(),
             connection: Some(connection),
@@ -116,11 +111,11 @@ impl Lease {
             shared: Arc::clone(&shared),
             on_lost: Box::new(on_lost),
         };
-        let thread = std::thread::Builder::new()
-            .name("store-lease".to_owned())
-            .spawn(move || renewer.work())
+        // Connecting, and the statement.
+        let limit = RoundLimit::AtMost((config.connect_timeout + config.statement_timeout) * 2);
+        let thread = Periodic::start("store-lease", limit, move |rounds| renewer.work(rounds))
             .map_err(|error| StoreError::Unavailable(format!("failed to start a thread: {error}")))?;
-        Ok(Taken::Ours(Lease { name, epoch: epoch.cast_unsigned(), shared, renewer: Some(thread) }))
+        Ok(Taken::Ours(Lease { name, epoch: epoch.cast_unsigned(), shared, _renewer: thread }))
     }
 
     /// Tells who has a lease, as host and process; none where nobody has.
@@ -164,17 +159,6 @@ impl Lease {
 
     fn standing(&self) -> Standing {
         *self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        *self.shared.is_ending.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.wake.notify_all();
-        if let Some(renewer) = self.renewer.take() {
-            // A thread that panicked gave nothing back; then the lease expires.
-            let _ = renewer.join();
-        }
     }
 }
 
@@ -277,13 +261,8 @@ pub(super) fn try_take(
 }
 
 impl Renewer {
-    fn work(mut self) {
-        let pause = self.config.lease_time / RENEW_PART;
-        let heartbeat = heartbeat::register("store-lease");
-        while !self.wait(pause) {
-            // Connecting, and the statement.
-            let limit = (self.config.connect_timeout + self.config.statement_timeout) * 2;
-            heartbeat.works_at_most("a renewal", limit);
+    fn work(mut self, rounds: &Rounds) {
+        while rounds.next(self.config.lease_time / RENEW_PART) {
             let asked_at = Instant::now();
             match self.renew() {
                 Ok(true) => self.stand(Standing::Until(believed_until(&self.config, asked_at))),
@@ -298,24 +277,12 @@ impl Renewer {
                     self.connection = None;
                 }
             }
-            heartbeat.waits("its next renewal");
         }
         self.give_back();
     }
 
     fn stand(&self, standing: Standing) {
         *self.shared.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
-    }
-
-    /// Waits; tells whether to end.
-    fn wait(&self, pause: Duration) -> bool {
-        let is_ending = self.shared.is_ending.lock().unwrap_or_else(PoisonError::into_inner);
-        *self
-            .shared
-            .wake
-            .wait_timeout_while(is_ending, pause, |is_ending| !*is_ending)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
     }
 
     /// Gives the connection, made anew if it is gone.

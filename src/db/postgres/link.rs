@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
+use horizons_actors::heartbeat;
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -92,6 +93,8 @@ impl Link {
         std::thread::Builder::new()
             .name("store-connect".to_owned())
             .spawn(move || {
+                let heartbeat = heartbeat::register("store-connect");
+                heartbeat.waits("the database");
                 let made = connect(&config).map_err(|error| connection_text(&error));
                 // Without a listener the store has ended, and the connection with it.
                 let _ = sender.send(made);

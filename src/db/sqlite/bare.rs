@@ -8,7 +8,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -19,7 +18,7 @@ use horizons_actors::ids::{LogTopic, Offset, TopicPartition};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::record::LogRecord;
 
-use super::checkpoint::{self, Stop, WriteAheadLog};
+use super::checkpoint::{self, WriteAheadLog};
 use super::config::SqliteConfig;
 use super::connection;
 use super::engine::insert_rows;
@@ -28,6 +27,7 @@ use super::key;
 use super::records::{Blob, Digest, blob};
 use crate::db::bare_tables::{bare_bodies, bare_entries};
 use crate::db::error::{OpenError, engine};
+use crate::periodic::Periodic;
 use crate::private::Access;
 
 const TABLES: &str = "
@@ -76,8 +76,7 @@ struct Count {
 pub struct BareInsert {
     connection: SqliteConnection,
     wal: Arc<WriteAheadLog>,
-    stop: Arc<Stop>,
-    checkpointer: Option<JoinHandle<()>>,
+    _checkpointer: Periodic,
     _lock: FolderLock,
 }
 
@@ -98,16 +97,14 @@ impl BareInsert {
         let mut connection = connection::open_writer(&config)?;
         connection.batch_execute(TABLES).map_err(|error| connection::open_error(&file, error.to_string()))?;
         let wal = Arc::new(WriteAheadLog::new(&file, config.wal_limit_bytes));
-        let stop = Arc::new(Stop::default());
         let checkpointer = checkpoint::start(
             connection::open_checkpointer(&file)?,
             Arc::clone(&wal),
             config.checkpoint_interval,
-            Arc::clone(&stop),
             Arc::clone(&config.on_fatal),
         )
         .map_err(|source| OpenError::Folder { folder: folder.to_owned(), source })?;
-        Ok(Self { connection, wal, stop, checkpointer: Some(checkpointer), _lock: lock })
+        Ok(Self { connection, wal, _checkpointer: checkpointer, _lock: lock })
     }
 
     /// Inserts batches in one commit through cached statements of many rows each; gives the time of inserting
@@ -204,13 +201,3 @@ const COPY_BODIES: &str = "
     INSERT INTO bare_bodies
     SELECT position, recorded_at, time_type, key, headers, payload
     FROM source.log WHERE position BETWEEN ? AND ?";
-
-impl Drop for BareInsert {
-    fn drop(&mut self) {
-        self.stop.set();
-        if let Some(thread) = self.checkpointer.take() {
-            // A thread that panicked has told so.
-            let _ = thread.join();
-        }
-    }
-}

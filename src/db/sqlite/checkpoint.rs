@@ -10,21 +10,20 @@
 //! that only ends at its limit of 256 MiB holds the writer up for 90 ms every two seconds.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel::sqlite::SqliteConnection;
-use horizons_actors::heartbeat;
 
 use super::config::PAGE_BYTES;
 use super::connection::begin_log_anew_command;
 use crate::db::error::{Fault, fault_of};
 use crate::db::fatal::{FatalError, FatalHook};
+use crate::periodic::{Periodic, RoundLimit};
 
 /// Rounds of the checkpointer without a commit before the log is cut.
 const IDLE_ROUNDS: u32 = 20;
@@ -104,49 +103,17 @@ impl WriteAheadLog {
     }
 }
 
-/// Tells the thread to end.
-#[derive(Debug, Default)]
-pub(super) struct Stop {
-    is_set: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Stop {
-    pub(super) fn set(&self) {
-        *self.is_set.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.wake.notify_all();
-    }
-
-    /// Waits; tells whether to end.
-    fn wait(&self, duration: Duration) -> bool {
-        let is_set = self.is_set.lock().unwrap_or_else(PoisonError::into_inner);
-        *self
-            .wake
-            .wait_timeout_while(is_set, duration, |is_set| !*is_set)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-    }
-}
-
 /// Starts the thread.
 pub(super) fn start(
     mut connection: SqliteConnection,
     wal: Arc<WriteAheadLog>,
     interval: Duration,
-    stop: Arc<Stop>,
     on_fatal: FatalHook,
-) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
+) -> std::io::Result<Periodic> {
+    Periodic::start("store-checkpoint", RoundLimit::OfEveryThread, move |rounds| {
         let mut seen = 0;
         let mut idle_rounds = 0;
-        let heartbeat = heartbeat::register("store-checkpoint");
-        let is_over = || {
-            heartbeat.waits("its turn");
-            let is_over = stop.wait(interval);
-            heartbeat.works("a checkpoint");
-            is_over
-        };
-        while !is_over() {
+        while rounds.next(interval) {
             let commits = wal.commits.load(Ordering::Relaxed);
             let moved = if commits != seen {
                 seen = commits;

@@ -10,7 +10,7 @@ use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::LogHeads;
 use horizons_actors::ports::store::StoreError;
 
-use super::checkpoint::{self, Stop, WriteAheadLog};
+use super::checkpoint::{self, WriteAheadLog};
 use super::config::SqliteConfig;
 use super::connection;
 use super::engine::ReadPool;
@@ -28,6 +28,7 @@ use super::writer::{self, Writer};
 use super::{identity, source};
 use crate::db::error::{OpenError, engine};
 use crate::db::log_choice::LogChoice;
+use crate::periodic::Periodic;
 
 /// Threads that read for probes.
 const PROBE_READERS: usize = 1;
@@ -119,9 +120,9 @@ impl SqliteReader {
 pub struct SqliteStore {
     pub(super) reader: SqliteReader,
     pub(super) queue: Arc<Queue>,
-    stop: Arc<Stop>,
     profile: Arc<WriterProfile>,
-    threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+    _checkpointer: Periodic,
     _lock: FolderLock,
 }
 
@@ -158,13 +159,11 @@ impl SqliteStore {
             commands_per_commit: config.commands_per_commit,
         }));
         let wal = Arc::new(WriteAheadLog::new(&file, config.wal_limit_bytes));
-        let stop = Arc::new(Stop::default());
         let no_thread = |source| OpenError::Folder { folder: config.folder.clone(), source };
         let checkpointer = checkpoint::start(
             connection::open_checkpointer(&file)?,
             Arc::clone(&wal),
             config.checkpoint_interval,
-            Arc::clone(&stop),
             Arc::clone(&config.on_fatal),
         )
         .map_err(no_thread)?;
@@ -184,7 +183,7 @@ impl SqliteStore {
             on_fatal: Arc::clone(&config.on_fatal),
         })
         .map_err(no_thread)?;
-        Ok(Self { reader, queue, stop, profile, threads: vec![writer, checkpointer], _lock: lock })
+        Ok(Self { reader, queue, profile, writer: Some(writer), _checkpointer: checkpointer, _lock: lock })
     }
 
     /// Gives the id of the embedded log that lives in this store.
@@ -201,10 +200,9 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.queue.close();
-        self.stop.set();
-        for thread in self.threads.drain(..) {
+        if let Some(writer) = self.writer.take() {
             // A thread that panicked has told so through the fatal hook.
-            let _ = thread.join();
+            let _ = writer.join();
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use horizons_actors::heartbeat;
 use horizons_actors::ids::AttemptId;
 use nix::sys::signal::Signal;
 
@@ -162,6 +163,9 @@ impl Burial {
             group: attempt.launch.as_ref().and_then(|launch| launch.control_group.clone()),
         };
         let thread = std::thread::Builder::new().name("scheduler-burial".to_owned()).spawn(move || {
+            let heartbeat = heartbeat::register("scheduler-burial");
+            // A look at a process may hang; the attempt tells that.
+            heartbeat.waits("processes to go");
             let found = target.look().unwrap_or_else(Found::Failed);
             drop(place);
             // The scheduler may have been dropped; the next one begins anew.

@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use horizons_actors::clock::Clock;
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::{AgentName, AttemptId};
 use horizons_actors::ports::Reply;
 use horizons_actors::ports::output::{AttemptOutput, OutputError, OutputPage, OutputQuery};
@@ -168,8 +169,10 @@ impl LocalScheduler {
         let mut scheduler = Self { shared: Arc::clone(&shared), work: Some(work), threads: Vec::new() };
         for index in 0..WORKERS {
             let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
-            let thread = std::thread::Builder::new().name(format!("scheduler-{index}"));
-            scheduler.threads.push(thread.spawn(move || run_worker(&shared, &waiting))?);
+            let name = format!("scheduler-{index}");
+            let thread = std::thread::Builder::new().name(name.clone());
+            let work = move || run_worker(&shared, &waiting, &heartbeat::register(name));
+            scheduler.threads.push(thread.spawn(work)?);
         }
         let thread = std::thread::Builder::new().name("scheduler-watcher".to_owned());
         let watcher = Watcher::new(shared, found.live);
@@ -241,10 +244,12 @@ fn read_agents(config: &LocalSchedulerConfig) -> Result<BTreeMap<AgentName, Agen
     Ok(agents)
 }
 
-fn run_worker(shared: &Shared, waiting: &Mutex<Receiver<Work>>) {
+fn run_worker(shared: &Shared, waiting: &Mutex<Receiver<Work>>, heartbeat: &Heartbeat) {
     loop {
+        heartbeat.waits("requests");
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(work) = next else { return };
+        heartbeat.works("a request");
         // A panic is answered by the dropped sender; the worker goes on.
         if catch_unwind(AssertUnwindSafe(|| work(shared))).is_err() {
             tracing::error!("a request to the local scheduler panicked");
