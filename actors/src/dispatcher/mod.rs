@@ -90,6 +90,7 @@ pub struct Dispatcher {
     parent: Recipient<DispatcherExited>,
     /// The group's reader, once subscribed.
     reader: Option<Arc<dyn LogReader>>,
+    credits: Option<Arc<CreditPool>>,
     /// Filled by the reader's thread.
     assignments: Assignments,
     /// The assigned partitions.
@@ -111,6 +112,7 @@ impl Dispatcher {
             generation,
             parent,
             reader: None,
+            credits: None,
             assignments: Assignments::default(),
             slots: BTreeMap::new(),
             has_assignment: false,
@@ -140,6 +142,7 @@ impl Dispatcher {
             group: self.spec.group.clone(),
         };
         let credits = CreditPool::new(self.spec.credits, Arc::clone(&self.spec.global_credit));
+        self.credits = Some(Arc::clone(&credits));
         let (group, topics) = (self.spec.group.clone(), self.spec.topics.clone());
         match self.spec.log.subscribe(group, topics, Arc::new(sink), credits) {
             Ok(reader) => self.reader = Some(reader),
@@ -197,7 +200,8 @@ impl Dispatcher {
             return;
         }
         let lane = self.lane_key(partition);
-        let (Some(reader), Some(slot)) = (&self.reader, self.slots.get_mut(&partition)) else { return };
+        let (Some(reader), Some(credits)) = (&self.reader, &self.credits) else { return };
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
         if slot.lane.is_some() || slot.is_leaving {
             return;
         }
@@ -215,6 +219,7 @@ impl Dispatcher {
             incarnation: slot.incarnation,
             behaviour,
             reader: Arc::clone(reader),
+            credits: Arc::clone(credits),
             status,
             parent: ctx.address().recipient(),
         };

@@ -178,7 +178,10 @@ impl LaneCore {
             read_position,
             log_end: inspection.high,
             cache: HashMap::new(),
-            window: DuplicateWindow::new(settings.duplicate_window_records),
+            window: DuplicateWindow::expecting(
+                settings.duplicate_window_records,
+                position.0 - read_position.0,
+            ),
             parked: by_key(opened.parked),
             desired: opened.desired,
             next_timer: opened.next_timer,

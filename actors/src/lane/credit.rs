@@ -49,7 +49,12 @@ impl GlobalCredit {
 struct Held {
     records: usize,
     bytes: usize,
+    /// How many hold [`NarrowCredit`] of the lane.
+    narrowed: usize,
 }
+
+/// The part of a lane's limits that holds while it reads again what it has answered before.
+const NARROW_PART: usize = 8;
 
 /// Called when credit comes back, so that a reader that held back goes on.
 type Returned = Box<dyn Fn() + Send + Sync>;
@@ -84,8 +89,9 @@ impl CreditPool {
     /// Gives how much a lane may still take: records and bytes; zero of either means hold back.
     pub fn available(&self, partition: TopicPartition) -> (usize, usize) {
         let held = self.lane_held(partition);
-        let records = self.limits.lane_records.saturating_sub(held.records);
-        let bytes = self.limits.lane_bytes.saturating_sub(held.bytes);
+        let limits = self.limits_of(held);
+        let records = limits.lane_records.saturating_sub(held.records);
+        let bytes = limits.lane_bytes.saturating_sub(held.bytes);
         let global = self.global.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let left = self.limits.total_bytes.saturating_sub(*global);
         if left < bytes {
@@ -102,7 +108,8 @@ impl CreditPool {
     /// the first record that comes back.
     pub fn is_half_free(&self, partition: TopicPartition) -> bool {
         let held = self.lane_held(partition);
-        held.records <= self.limits.lane_records / 2 && held.bytes <= self.limits.lane_bytes / 2
+        let limits = self.limits_of(held);
+        held.records <= limits.lane_records / 2 && held.bytes <= limits.lane_bytes / 2
     }
 
     /// Takes credit for a batch, or nothing when it does not fit. A lane that holds nothing gets one record
@@ -116,9 +123,10 @@ impl CreditPool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let mut global = self.global.held_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = held.entry(partition).or_default();
-        let fits = lane.records + records <= self.limits.lane_records
-            && lane.bytes + bytes <= self.limits.lane_bytes
-            && *global + bytes <= self.limits.total_bytes;
+        let limits = self.limits_of(*lane);
+        let fits = lane.records + records <= limits.lane_records
+            && lane.bytes + bytes <= limits.lane_bytes
+            && *global + bytes <= limits.total_bytes;
         let is_lone_record = records == 1 && lane.records == 0;
         if !fits && !is_lone_record {
             self.global.is_short.store(true, Ordering::Relaxed);
@@ -133,6 +141,33 @@ impl CreditPool {
     /// Gives the bytes that a lane's records on their way hold.
     pub fn lane_bytes(&self, partition: TopicPartition) -> usize {
         self.lane_held(partition).bytes
+    }
+
+    /// Lets a lane have a part of its credit only, until what is given back is dropped: all lanes of a process read
+    /// again at once when it starts, and what they take together then stays with the process.
+    pub fn narrow(self: &Arc<Self>, partition: TopicPartition) -> NarrowCredit {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.entry(partition).or_default().narrowed += 1;
+        NarrowCredit { pool: Arc::clone(self), partition }
+    }
+
+    fn widen(&self, partition: TopicPartition) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = held.get_mut(&partition) {
+            lane.narrowed = lane.narrowed.saturating_sub(1);
+        }
+        drop(held);
+        self.tell();
+    }
+
+    /// Gives the limits of a lane that holds this.
+    fn limits_of(&self, held: Held) -> CreditLimits {
+        let part = if held.narrowed == 0 { 1 } else { NARROW_PART };
+        CreditLimits {
+            lane_records: self.limits.lane_records.div_ceil(part),
+            lane_bytes: self.limits.lane_bytes.div_ceil(part),
+            total_bytes: self.limits.total_bytes,
+        }
     }
 
     fn lane_held(&self, partition: TopicPartition) -> Held {
@@ -161,6 +196,19 @@ impl CreditPool {
         if let Some(returned) = &*self.returned.lock().unwrap_or_else(PoisonError::into_inner) {
             returned();
         }
+    }
+}
+
+/// Keeps a lane's credit narrow; dropping it gives the lane all of it.
+#[derive(Debug)]
+pub struct NarrowCredit {
+    pool: Arc<CreditPool>,
+    partition: TopicPartition,
+}
+
+impl Drop for NarrowCredit {
+    fn drop(&mut self) {
+        self.pool.widen(self.partition);
     }
 }
 
@@ -268,6 +316,31 @@ mod tests {
         drop(first);
         assert_eq!(pool.available(partition(0)), (8, 60));
         assert_eq!(pool.global.held_bytes(), 0);
+    }
+
+    #[test]
+    fn credit_is_narrow_while_anybody_says_so_and_its_reader_hears_of_the_end() {
+        let pool = CreditPool::new(LIMITS, Arc::default());
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&woken);
+        pool.on_return(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+
+        let (first, second) = (pool.narrow(partition(0)), pool.narrow(partition(0)));
+        assert_eq!(pool.available(partition(0)), (1, 8), "an eighth of 8 records and 60 bytes");
+        assert_eq!(pool.available(partition(1)), (8, 60), "other lanes have all of theirs");
+        assert!(pool.try_take(partition(0), 2, 2).is_none());
+        let taken = pool.try_take(partition(0), 1, 50);
+        assert!(taken.is_some(), "one record of any size always passes");
+        assert!(!pool.is_half_free(partition(0)));
+        drop(first);
+        assert_eq!(pool.available(partition(0)), (0, 0));
+        let before = woken.load(Ordering::Relaxed);
+        drop(second);
+
+        assert_eq!(woken.load(Ordering::Relaxed), before + 1);
+        assert_eq!(pool.available(partition(0)), (7, 10));
     }
 
     proptest! {

@@ -52,6 +52,7 @@ use self::status::LaneStatus;
 use crate::clock::Clock;
 use crate::ids::{Incarnation, LaneKey};
 use crate::lane::behaviour::Behaviour;
+use crate::lane::credit::CreditPool;
 use crate::ports::log::LogReader;
 use crate::record::RecordBatch;
 
@@ -71,6 +72,8 @@ pub struct LaneSetup {
     pub behaviour: Box<dyn Behaviour>,
     /// The group's reader.
     pub reader: Arc<dyn LogReader>,
+    /// What the group's batches hold.
+    pub credits: Arc<CreditPool>,
     /// Its entry on the board.
     pub status: Arc<LaneStatus>,
     /// Who is told of its end.
@@ -201,13 +204,14 @@ impl Lane {
 
 /// The lane's whole life: open, then batches, wishes and timers until it is asked to stop.
 async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
-    let LaneSetup { environment, lane, incarnation, behaviour, reader, status, parent } = setup;
+    let LaneSetup { environment, lane, incarnation, behaviour, reader, credits, status, parent } = setup;
     let tick_interval = environment.settings.tick_interval;
     status.opening(incarnation);
     // Wishes from before are read by `open`.
     let _read_by_open = status.take_nudge();
     let seen = Rc::clone(&inbox);
     let is_ending = Box::new(move || seen.is_stopping.get() || !parent.connected());
+    let mut rebuilding = Some(credits.narrow(lane.topic_partition));
     let mut core =
         LaneCore::open(environment, lane, incarnation, behaviour, reader, status, is_ending).await?;
     // What was released while no incarnation lived is drained first, as soon as the window is whole.
@@ -218,6 +222,7 @@ async fn work(setup: LaneSetup, inbox: Rc<Inbox>) -> Result<(), LaneExit> {
             may_be_released = true;
         }
         if !core.is_rewinding() {
+            drop(rebuilding.take());
             if std::mem::take(&mut may_be_released) {
                 core.drain_released().await?;
             }

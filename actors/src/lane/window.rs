@@ -21,6 +21,9 @@ struct Sighting {
     place: u64,
 }
 
+/// A window that is full grows by this part of what it holds.
+const GROWTH: usize = 8;
+
 /// Above every offset: those have 40 bits in what is stored.
 const KNOWN_BEFORE: u64 = 1 << 63;
 
@@ -54,11 +57,18 @@ pub struct DuplicateWindow {
 impl DuplicateWindow {
     /// Makes an empty window for so many records.
     pub fn new(capacity: usize) -> Self {
+        Self::expecting(capacity, 0)
+    }
+
+    /// The same, with room for as many as are about to come. All lanes fill their windows at once when a process
+    /// starts, and what windows that grow give back piece by piece is used by nobody afterwards.
+    pub fn expecting(capacity: usize, records: u64) -> Self {
+        let expected = usize::try_from(records).unwrap_or(capacity).min(capacity);
         Self {
             capacity,
-            order: VecDeque::new(),
+            order: VecDeque::with_capacity(expected),
             first_number: 0,
-            last: HashTable::new(),
+            last: HashTable::with_capacity(expected),
             hasher: RandomState::new(),
         }
     }
@@ -88,8 +98,8 @@ impl DuplicateWindow {
             }
         };
         if order.len() == order.capacity() {
-            // By half, not to the double: a lane holds its window for as long as it lives.
-            order.reserve_exact(order.len() / 2 + 1);
+            // By a part, not to the double: a lane holds its window for as long as it lives.
+            order.reserve_exact(order.len() / GROWTH + 1);
         }
         order.push_back(Sighting::new(event_id, offset, was_known));
         was_known

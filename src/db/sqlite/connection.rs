@@ -27,8 +27,9 @@ const BUSY_TIMEOUT_MS: u32 = 10_000;
 /// a commit may be late by.
 const EMPTY_LOG_TIMEOUT_MS: u32 = 1000;
 
-/// What a reading connection keeps of the file.
-const READER_CACHE_KIB: u32 = 8 * 1024;
+/// What a reading connection keeps of the file: the upper pages of its indexes, and little else. What it reads of the
+/// log is read once; kept by every connection, that was most of a restarted server's memory.
+const READER_CACHE_KIB: u32 = 2 * 1024;
 
 /// A row of `PRAGMA …` with one number.
 #[derive(QueryableByName)]

@@ -241,6 +241,27 @@ fn lane_duplicate_at_another_offset_has_no_second_effect() {
 }
 
 #[test]
+fn lane_that_rebuilds_its_window_takes_a_part_of_its_credit_until_it_is_whole() {
+    run(|| async {
+        let credits = CreditLimits { lane_records: 80, ..Options::default().credits };
+        let world = World::new(Options { credits, ..Options::default() });
+        let tree = world.start();
+        for sequence in 1..=200 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+
+        tree.send(StopAll { within: Duration::from_secs(1) }).await.unwrap();
+        let _tree = world.start();
+        world.publish(&event("job-0", 200));
+        world.settle().await;
+
+        assert_eq!(world.snapshot("job-0").duplicate_total, 1);
+        wait_until("all of the credit", LIMIT, || world.reader_calls.credit() == (10, 80)).await;
+    });
+}
+
+#[test]
 fn lane_refused_event_is_recorded_and_parks_nobody() {
     run(|| async {
         let world = World::new(Options::default());

@@ -28,17 +28,26 @@ pub(super) struct ReaderCalls {
     /// By reader, in order of their subscription.
     asked: Mutex<Vec<Vec<Asked>>>,
     refusals: Mutex<u32>,
+    /// The pool of each reader, and how many records the watched lane might have when it started.
+    credits: Mutex<Vec<(Arc<CreditPool>, usize)>>,
 }
 
 impl ReaderCalls {
     /// Makes readers that refuse so many starts.
     pub(super) fn refusing(refusals: u32) -> Self {
-        Self { asked: Mutex::default(), refusals: Mutex::new(refusals) }
+        Self { asked: Mutex::default(), refusals: Mutex::new(refusals), credits: Mutex::default() }
     }
 
     /// Counts the readers.
     fn count(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+
+    /// Gives how many records the watched lane of the last reader might have when it started, and may have now.
+    pub(super) fn credit(&self) -> (usize, usize) {
+        let credits = self.credits.lock().unwrap();
+        let (pool, at_start) = credits.last().expect("a group has subscribed");
+        (*at_start, pool.available(lane_of("job-0").topic_partition).0)
     }
 
     /// Gives what a reader was asked.
@@ -65,6 +74,7 @@ impl EventLog for WatchedLog {
         sink: Arc<dyn LogSink>,
         credits: Arc<CreditPool>,
     ) -> Result<Arc<dyn LogReader>, LogError> {
+        self.calls.credits.lock().unwrap().push((Arc::clone(&credits), 0));
         let inner = self.log.subscribe(group, topics, sink, credits)?;
         let mut asked = self.calls.asked.lock().unwrap();
         asked.push(Vec::new());
@@ -103,6 +113,10 @@ impl LogReader for WatchedReader {
         from: Offset,
     ) -> Result<(), LogError> {
         self.note(partition, Asked::ToStart);
+        if partition == lane_of("job-0").topic_partition {
+            let (pool, at_start) = &mut self.calls.credits.lock().unwrap()[self.number];
+            *at_start = pool.available(partition).0;
+        }
         let mut refusals = self.calls.refusals.lock().unwrap();
         if partition == lane_of("job-0").topic_partition && *refusals > 0 {
             *refusals -= 1;
