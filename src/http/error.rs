@@ -128,6 +128,12 @@ pub(super) enum ApiError {
         /// How it is encoded.
         got: String,
     },
+    /// The body travels in a way that is not known.
+    #[error("wanted no transfer coding but `chunked`, got `{got}`")]
+    UnknownTransferCoding {
+        /// How it travels.
+        got: String,
+    },
     /// A field of the body is not as wanted.
     #[error("{reason}")]
     Invalid {
@@ -234,6 +240,9 @@ impl ApiError {
             E::WrongContentEncoding { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-encoding", "wrong content encoding")
             }
+            E::UnknownTransferCoding { .. } => {
+                (StatusCode::NOT_IMPLEMENTED, "unknown-transfer-coding", "unknown transfer coding")
+            }
             E::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "invalid field"),
             E::Refused { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused-by-scheduler", "refused by the scheduler")
@@ -259,6 +268,7 @@ impl ApiError {
             ApiError::KeyReused { .. } => Some(IDEMPOTENCY_KEY_HEADER),
             ApiError::WrongContentType { .. } => Some("Content-Type"),
             ApiError::WrongContentEncoding { .. } => Some("Content-Encoding"),
+            ApiError::UnknownTransferCoding { .. } => Some("Transfer-Encoding"),
             _ => None,
         }
     }

@@ -12,7 +12,9 @@ use bytes::Buf;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt};
 use warp::filters::BoxedFilter;
-use warp::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use warp::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, TRANSFER_ENCODING,
+};
 use warp::http::{HeaderMap, Method};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
@@ -151,7 +153,7 @@ async fn handle(
         RouteMethod::Get => 0,
         RouteMethod::Post => {
             check_content_type(&headers)?;
-            check_content_encoding(&headers)?;
+            check_codings(&headers)?;
             shared.limits.body_bytes
         }
     };
@@ -190,18 +192,27 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Takes bodies as they are: what a client has compressed would be read as broken JSON.
+/// Takes bodies as they are: what a client has compressed, or sends in a way of its own, would be read as broken JSON.
 ///
-/// *Source*: RFC 9110, 15.5.16: 415 also where `Content-Encoding` is the reason.
-fn check_content_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    for value in headers.get_all(CONTENT_ENCODING) {
+/// *Source*: RFC 9110, 15.5.16: 415 also where `Content-Encoding` is the reason; RFC 9112, 6.1: 501 for a transfer
+/// coding that is not known.
+fn check_codings(headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(got) = first_coding_but(headers, &CONTENT_ENCODING, "identity") {
+        return Err(ApiError::WrongContentEncoding { got });
+    }
+    match first_coding_but(headers, &TRANSFER_ENCODING, "chunked") {
+        Some(got) => Err(ApiError::UnknownTransferCoding { got }),
+        None => Ok(()),
+    }
+}
+
+/// Gives the first coding of a header that is not the known one.
+fn first_coding_but(headers: &HeaderMap, name: &HeaderName, known: &str) -> Option<String> {
+    headers.get_all(name).iter().find_map(|value| {
         let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
         let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
-        if let Some(coding) = codings.find(|coding| *coding != "identity") {
-            return Err(ApiError::WrongContentEncoding { got: super::document::shortened(coding) });
-        }
-    }
-    Ok(())
+        codings.find(|coding| *coding != known).map(super::document::shortened)
+    })
 }
 
 /// Reads a body up to a limit, whether its length is declared or not.

@@ -257,6 +257,22 @@ async fn content_encoding_other_than_none_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn transfer_coding_other_than_chunked_is_refused_by_name() {
+    let world = World::start().await;
+    let ask = async |coding: &str| {
+        let mut connection = world.connect().await;
+        let head = "POST /jobs/j/cancel HTTP/1.1\r\nHost: localhost\r\n";
+        let request = format!("{head}{JSON}Transfer-Encoding: {coding}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
+        connection.write(request.as_bytes()).await;
+        connection.read(true).await
+    };
+
+    let wanted = "501 Transfer-Encoding: wanted no transfer coding but `chunked`, got `gzip`";
+    assert_eq!(ask("gzip, chunked").await.refusal(), wanted);
+    assert_eq!(ask("chunked").await.status, 202);
+}
+
+#[tokio::test]
 async fn numbers_whole_floats_are_whole_numbers() {
     let world = World::start().await;
     let body = |partition: Value| json!({"group": "jobs", "topic": "job-lifecycle", "partition": partition, "reason": "mended"});
