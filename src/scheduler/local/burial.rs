@@ -223,27 +223,29 @@ impl Target {
             return Ok(Found::Left(format!("processes in `{}` cannot be killed", group.display())));
         }
         let lock = folder::lock_identity(&self.folder);
-        let left = kill_members(Membership { marker: &self.marker, lock, leader });
-        if !left.is_empty() {
+        if let Some(left) = kill_members(Membership { marker: &self.marker, lock, leader }) {
             // What was killed takes a moment to go, and may have started more.
-            return Ok(Found::Left(in_words(&left)));
+            return Ok(Found::Left(left));
         }
         let Some(lock) = SchedulerLock::try_take(&self.folder)? else {
             return Ok(Found::Left("a process that cannot be seen holds its lock".to_owned()));
         };
         // Once more, for a process without the lock that was born while the first list was read.
         let left = kill_members(Membership { marker: &self.marker, lock: None, leader });
-        if left.is_empty() { Ok(Found::Nothing(lock)) } else { Ok(Found::Left(in_words(&left))) }
+        Ok(left.map_or(Found::Nothing(lock), Found::Left))
     }
 }
 
-/// Kills the living processes of an attempt and gives them.
-fn kill_members(of: Membership<'_>) -> Vec<ProcessStat> {
-    let left = process::members(of);
+/// Kills the living processes of an attempt, and says which there were; none when there was none.
+fn kill_members(of: Membership<'_>) -> Option<String> {
+    let left = match process::members(of) {
+        Ok(left) => left,
+        Err(error) => return Some(format!("processes cannot be listed: {error}")),
+    };
     for stat in &left {
         stat.signal(Signal::SIGKILL);
     }
-    left
+    (!left.is_empty()).then(|| in_words(&left))
 }
 
 /// Processes that are named; the rest is counted.

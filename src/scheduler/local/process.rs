@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -144,9 +144,17 @@ pub(crate) fn signal_group(group: i32, signal: Signal) {
     }
 }
 
-fn all_pids() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+/// Lists all processes; a list that could only be read in part is none.
+fn pids_in(process_files: &Path) -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir(process_files)? {
+        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
+}
+
+fn all_pids() -> io::Result<Vec<i32>> {
+    pids_in(Path::new("/proc"))
 }
 
 /// Lists all processes below one, zombies included, itself not.
@@ -184,7 +192,8 @@ fn children_of(pid: i32) -> Option<Vec<i32>> {
 
 fn descendants_by_scan(root: i32) -> Vec<ProcessStat> {
     let mut by_parent: HashMap<i32, Vec<ProcessStat>> = HashMap::new();
-    for stat in all_pids().into_iter().filter_map(ProcessStat::read) {
+    // Whom the list lacks the shim still waits for: only the kernel tells it that it has no child left.
+    for stat in all_pids().unwrap_or_default().into_iter().filter_map(ProcessStat::read) {
         by_parent.entry(stat.parent).or_default().push(stat);
     }
     let mut found = Vec::new();
@@ -268,10 +277,12 @@ pub(crate) struct Membership<'a> {
 ///
 /// A child of this very process is not taken for holding the lock alone: for an instant between fork and exec
 /// it holds every descriptor that we have open.
-pub(crate) fn members(of: Membership<'_>) -> Vec<ProcessStat> {
+///
+/// *Errors*: when processes cannot be listed; none found means that there is none.
+pub(crate) fn members(of: Membership<'_>) -> io::Result<Vec<ProcessStat>> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let group = of.leader.filter(|leader| leader.is_alive()).map(|leader| leader.pid);
-    all_pids()
+    let members = all_pids()?
         .into_iter()
         .filter(|pid| *pid != own)
         .filter_map(ProcessStat::read)
@@ -280,8 +291,8 @@ pub(crate) fn members(of: Membership<'_>) -> Vec<ProcessStat> {
             group == Some(stat.group)
                 || has_in_environment(stat.pid, of.marker)
                 || (stat.parent != own && of.lock.is_some_and(|lock| has_open(stat.pid, lock)))
-        })
-        .collect()
+        });
+    Ok(members.collect())
 }
 
 fn has_in_environment(pid: i32, marker: &str) -> bool {
@@ -299,6 +310,16 @@ fn has_open(pid: i32, file: FileIdentity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn list_of_processes_that_cannot_be_read_is_no_empty_list() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("42")).unwrap();
+        std::fs::write(folder.path().join("uptime"), "1").unwrap();
+
+        assert_eq!(pids_in(folder.path()).unwrap(), [42]);
+        assert!(pids_in(&folder.path().join("not mounted")).is_err());
+    }
 
     #[test]
     fn process_stat_with_parentheses_in_the_command_is_read() {
