@@ -13,6 +13,7 @@ use super::client::Client;
 use super::crash::settle_and_check;
 use super::damage::SmallDisk;
 use super::load::Load;
+use super::place::Place;
 use super::random::Random;
 use super::server::{Server, World, wait_for, wait_some};
 
@@ -31,8 +32,13 @@ program = "/bin/sh"
 arguments = ["-c", "while :; do head -c 262144 /dev/zero >> hoard; done 2>/dev/null"]
 "#;
 
+/// Makes a world whose rows and events are at a place, with agents that fill its data folder.
+pub(crate) fn world_at(place: Place) -> World {
+    World::at(place, SECTIONS, "slots = 4\n")
+}
+
 fn world() -> World {
-    World::with(SECTIONS, "slots = 4\n")
+    world_at(Place::embedded())
 }
 
 fn mount(data: &Path) -> SmallDisk<'_> {
@@ -73,8 +79,7 @@ fn ballast_bytes(data: &Path) -> u64 {
 }
 
 /// Fills the disk by a job, looks at what is told meanwhile, ends the job, and waits for everything to be well.
-fn fill_and_end(agent: &'static str) {
-    let world = world();
+pub(crate) fn fill_and_end(world: &World, agent: &'static str) {
     let data = world.data();
     let _disk = mount(&data);
     let load = Load::default();
@@ -107,17 +112,17 @@ fn fill_and_end(agent: &'static str) {
     wait_for("room", || is_ready(client));
     wait_for("the ballast to be whole again", || ballast_bytes(&data) == ballast);
     assert!(load.submit_new(client, "quick"));
-    settle_and_check(&world, &load, server, &mut Random::of(1));
+    settle_and_check(world, &load, server, &mut Random::of(1));
 }
 
 #[test]
 fn disk_filled_by_output_of_a_job_lets_it_be_cancelled_and_recovers_by_itself() {
-    fill_and_end("flood");
+    fill_and_end(&world(), "flood");
 }
 
 #[test]
 fn disk_filled_by_a_work_folder_lets_the_job_be_cancelled_and_recovers_by_itself() {
-    fill_and_end("hoard");
+    fill_and_end(&world(), "hoard");
 }
 
 #[test]

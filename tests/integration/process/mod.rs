@@ -22,7 +22,7 @@ mod external;
 #[cfg(feature = "fail-points")]
 mod fail_points;
 mod folder;
-mod full_disk;
+pub(crate) mod full_disk;
 #[cfg(feature = "fail-points")]
 mod lanes;
 mod lifecycle;

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::stage::{Engine, Stage, place_on, unique};
+use crate::process::full_disk;
 use crate::process::load::Load;
 use crate::process::place::{Place, Rows};
 use crate::process::random::Random;
@@ -78,6 +79,14 @@ fn disk_of_sqlite_full_and_freed_recovers_by_itself() {
     });
     println!("SQLite's disk full for {FULL:?}: works after {took:?}");
     stage.finish();
+}
+
+/// Rows and events are elsewhere: what agents write is what can fill the disk.
+#[test]
+fn data_folder_filled_by_a_job_beside_postgres_and_kafka_recovers_by_itself() {
+    let world = full_disk::world_at(place_on(Engine::Postgres, Kafka::shared()));
+    world.create_topics();
+    full_disk::fill_and_end(&world, "flood");
 }
 
 #[test]
