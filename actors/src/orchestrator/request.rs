@@ -146,10 +146,13 @@ pub(super) fn cancel(row: &JobRow, command: &Command, context: &Context<'_>) -> 
 pub fn audit_event(
     command: &Command,
     job_id: Option<&JobId>,
-    changes: Map<String, Value>,
+    mut changes: Map<String, Value>,
     context: &Context<'_>,
 ) -> Event {
     let resource_id: ResourceId = command.kind.resource_id(job_id);
+    if let Some(reason) = &command.reason {
+        changes.insert("reason".to_owned(), Value::from(reason.as_str()));
+    }
     Event {
         event_id: EventId(context.randomness.next_uuid()),
         timestamp: context.now,

@@ -334,6 +334,8 @@ fn cancel_live_job_keeps_status_and_orders_cancel() {
     assert_eq!(world.job().status, Running);
     assert_eq!(world.job().lifecycle_sequence, Sequence(5));
     assert_eq!(world.last().orders[0].kind, OrderKind::Cancel);
+    let Payload::AuditActionRecorded(action) = &event.payload else { panic!("no audit.action_recorded") };
+    assert_eq!(action.changes["reason"], json!("wrong data set"), "an act is audited with its reason");
     assert_eq!(world.decide(&cancel_by("alan", None)), Ok(Decision::Nothing));
 }
 
