@@ -32,7 +32,7 @@ const BLACK_HOLE: Duration = Duration::from_secs(4);
 const ANSWER_LIMIT_MS: u64 = 1_500;
 
 /// Gives a place whose rows are on this server, past or through a proxy.
-fn place_with(cluster: &Cluster, proxy: Option<&FaultProxy>) -> Place {
+pub(super) fn place_with(cluster: &Cluster, proxy: Option<&FaultProxy>) -> Place {
     let direct = cluster.url();
     let url = match proxy {
         Some(proxy) => direct.replace(&format!(":{}", cluster.port()), &format!(":{}", proxy.port())),
@@ -42,7 +42,7 @@ fn place_with(cluster: &Cluster, proxy: Option<&FaultProxy>) -> Place {
     Place { rows: Rows::Postgres { url, direct, schema: unique() }, ..place }
 }
 
-fn proxy_before(cluster: &Cluster) -> FaultProxy {
+pub(super) fn proxy_before(cluster: &Cluster) -> FaultProxy {
     FaultProxy::in_front_of(SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port())))
 }
 
@@ -126,7 +126,7 @@ fn connections_cut_around_commit_lose_and_double_nothing() {
 }
 
 /// Finds the COMMIT of the transaction that carries a name: the next one on the connection that does.
-fn commit_of(name: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
+pub(super) fn commit_of(name: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
     let (name, is_carried) = (name.to_owned(), AtomicBool::new(false));
     move |bytes| {
         is_carried.fetch_or(contains(bytes, name.as_bytes()), Ordering::Relaxed);
@@ -136,7 +136,7 @@ fn commit_of(name: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
 }
 
 /// Tells whether an answer says that it is not known what became of the request, and does not send it away.
-fn says_unknown(answer: &Answer) -> bool {
+pub(super) fn says_unknown(answer: &Answer) -> bool {
     answer.status == 503
         && answer.json()["type"] == "urn:horizons:problem:outcome-unknown"
         && answer.header("retry-after").is_none()

@@ -15,6 +15,7 @@ mod brokers;
 mod clients;
 mod database;
 mod disk;
+mod doubt;
 mod flood;
 mod gaps;
 mod kills;
