@@ -85,18 +85,17 @@ impl RelayView for RelayPort {
 
 fn partition(status: PartitionStatus) -> RelayPartition {
     let PartitionStatus { partition, next, end, condition } = status;
-    let (condition, detail) = match condition {
-        PartitionCondition::Flowing => ("flowing", None),
-        PartitionCondition::Looking => ("looking", None),
-        PartitionCondition::Waiting(why) => ("waiting", Some(why)),
-        PartitionCondition::Stopped(why) => ("stopped", Some(why)),
+    let name = condition.name();
+    let detail = match condition {
+        PartitionCondition::Flowing | PartitionCondition::Looking => None,
+        PartitionCondition::Waiting(why) | PartitionCondition::Stopped(why) => Some(why),
     };
     RelayPartition {
         topic: partition.topic.to_string(),
         partition: partition.partition,
         next,
         end,
-        condition,
+        condition: name,
         detail,
     }
 }

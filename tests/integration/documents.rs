@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use horizons::exit::Exit;
+use horizons::kafka::relay::PartitionCondition;
 use horizons_actors::event::EventType;
 use horizons_actors::ids::Topic;
 use horizons_actors::lane::turn::Late;
+use horizons_actors::orchestrator::FailureCode;
 use horizons_actors::probes::ProbeKind;
 use horizons_actors::rejection::Rejection;
 use horizons_actors::snapshot::ActorState;
@@ -376,4 +378,106 @@ fn operations_metrics_are_complete() {
             "docs/operations.md: wanted a row for `{name}`"
         );
     }
+}
+
+/// Gives the names of the columns of every table that the program prints.
+fn printed_columns() -> BTreeSet<Vec<String>> {
+    let mut tables = BTreeSet::new();
+    for folder in ["src/cli", "src/app"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let text = read(&path);
+            for kind in [": [(&str, &str); ", ": [Column; "] {
+                for rest in text.split(kind).skip(1) {
+                    let value = rest.split_once("] =").unwrap().1.split("];").next().unwrap();
+                    tables.insert(value.split('"').skip(1).step_by(4).map(str::to_owned).collect());
+                }
+            }
+        }
+    }
+    tables
+}
+
+#[test]
+fn documents_output_examples_have_the_columns_that_are_printed() {
+    let tables = printed_columns();
+    let mut unknown = Vec::new();
+    let mut checked = 0;
+
+    for (name, text) in documents() {
+        let (_, blocks) = prose_and_blocks(&text);
+        for line in blocks.iter().flat_map(|block| block.lines()) {
+            let is_capital =
+                |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, ' ' | '/' | '-');
+            let columns: Vec<String> =
+                line.split("  ").map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+            let is_head = line.chars().all(is_capital) && line.starts_with(|c: char| c.is_ascii_uppercase());
+            if columns.len() < 3 || !is_head {
+                continue;
+            }
+            checked += 1;
+            if !tables.contains(&columns) {
+                unknown.push(format!("{name}: {line}"));
+            }
+        }
+    }
+
+    assert!(checked > 4 && tables.len() > 12, "{checked} examples and {} tables were found", tables.len());
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
+/// Gives the rows of a page's table, by its head.
+fn rows_under<'a>(page: &'a str, head: &str) -> Vec<&'a str> {
+    let table = page.split(&format!("{head}\n")).nth(1).expect("the page has the table");
+    table.lines().skip(1).take_while(|line| line.starts_with('|')).collect()
+}
+
+#[test]
+fn operations_error_codes_of_attempts_are_those_of_the_code() {
+    let operations = read("docs/operations.md");
+    let wanted = FailureCode::ALL.map(|code| format!("| `{}` | {} |", code.name(), code.meaning()));
+
+    assert_eq!(rows_under(&operations, "| `error_code` | meaning |"), wanted);
+}
+
+#[test]
+fn production_conditions_of_the_relay_are_those_of_the_code() {
+    let production = read("docs/production.md");
+    let wanted = PartitionCondition::EACH.map(|one| format!("| `{}` | {} |", one.name(), one.meaning()));
+
+    assert_eq!(rows_under(&production, "| condition of a partition | meaning |"), wanted);
+}
+
+#[test]
+fn faults_tests_that_are_named_exist() {
+    let faults = read("docs/faults.md");
+    let tests = rust_files(&root().join("tests/integration"));
+    let is_test = |span: &String| {
+        span.matches('_').count() > 2
+            && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let named: Vec<String> = code_spans(&prose_and_blocks(&faults).0).into_iter().filter(is_test).collect();
+
+    assert!(!named.is_empty());
+    for test in named {
+        let head = format!("#[test]\nfn {test}()");
+        assert!(tests.iter().any(|text| text.contains(&head)), "docs/faults.md: there is no test `{test}`");
+    }
+}
+
+/// Reads every file of code in a folder and those below it.
+fn rust_files(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(std::fs::read_to_string(&path).unwrap());
+        }
+    }
+    files
 }

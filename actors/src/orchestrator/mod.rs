@@ -29,11 +29,79 @@ use crate::ports::store::{JobRow, JobWrite};
 use crate::record::OutgoingRecord;
 use crate::state::JobHome;
 
+/// Why an attempt failed: the `error_code` of jobs and of `job.failed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureCode {
+    /// The agent's exit code is not 0.
+    ExitCode,
+    /// A signal that nobody here asked for.
+    Signal,
+    /// It ran for too long.
+    TimeLimit,
+    /// It held too much memory.
+    MemoryLimit,
+    /// It wrote too much output.
+    OutputLimit,
+    /// Its work folder took too much.
+    WorkLimit,
+    /// It could not be started.
+    StartFailed,
+    /// Nobody knows any more how it ended.
+    AttemptLost,
+    /// The scheduler did not take the job.
+    SchedulerRefused,
+}
+
+impl FailureCode {
+    /// Lists all of them.
+    pub const ALL: [Self; 9] = [
+        Self::ExitCode,
+        Self::Signal,
+        Self::TimeLimit,
+        Self::MemoryLimit,
+        Self::OutputLimit,
+        Self::WorkLimit,
+        Self::StartFailed,
+        Self::AttemptLost,
+        Self::SchedulerRefused,
+    ];
+
+    /// Gives the name that stands in rows, events and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ExitCode => "exit_code",
+            Self::Signal => "signal",
+            Self::TimeLimit => "time_limit",
+            Self::MemoryLimit => "memory_limit",
+            Self::OutputLimit => "output_limit",
+            Self::WorkLimit => "work_limit",
+            Self::StartFailed => "start_failed",
+            Self::AttemptLost => "attempt_lost",
+            Self::SchedulerRefused => ERROR_CODE_REFUSED,
+        }
+    }
+
+    /// Says what it means, as the documents do.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::ExitCode => "the agent ended with another exit code than 0, which `error_message` names",
+            Self::Signal => "a signal ended the agent, or the shim that watches it",
+            Self::TimeLimit => "it ran longer than `time_limit_ms`",
+            Self::MemoryLimit => "its processes held more than `memory_limit_bytes`",
+            Self::OutputLimit => "it wrote more than `output_limit_bytes`",
+            Self::WorkLimit => "its work folder took more than `work_limit_bytes`",
+            Self::StartFailed => "it could not be started",
+            Self::AttemptLost => "it is gone without a result: the machine went down, or its shim was killed",
+            Self::SchedulerRefused => "the scheduler did not take the job",
+        }
+    }
+}
+
 /// The error code of a job that the scheduler refused.
 pub const ERROR_CODE_REFUSED: &str = "scheduler_refused";
 
 /// The error code of an attempt that the scheduler does not know any more.
-pub const ERROR_CODE_LOST: &str = "attempt_lost";
+pub const ERROR_CODE_LOST: &str = FailureCode::AttemptLost.name();
 
 /// Turns an event into its record, final to the byte.
 pub type Encode<'a> = &'a (dyn Fn(&Event) -> Result<OutgoingRecord, Unencodable> + Send + Sync);

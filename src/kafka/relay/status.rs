@@ -19,6 +19,34 @@ pub enum PartitionCondition {
     Stopped(String),
 }
 
+impl PartitionCondition {
+    /// Lists one of each.
+    pub const EACH: [Self; 4] =
+        [Self::Flowing, Self::Looking, Self::Waiting(String::new()), Self::Stopped(String::new())];
+
+    /// Gives the name that answers carry.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Flowing => "flowing",
+            Self::Looking => "looking",
+            Self::Waiting(_) => "waiting",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+
+    /// Says what it means, as the documents do.
+    pub const fn meaning(&self) -> &'static str {
+        match self {
+            Self::Flowing => "nothing is in the way",
+            Self::Looking => "what stands in Kafka already is looked up before more is sent",
+            Self::Waiting(_) => {
+                "something that passes is in the way, which is named: it is tried again by itself"
+            }
+            Self::Stopped(_) => "Kafka refuses its next record for good: an operator must act",
+        }
+    }
+}
+
 /// One partition with records that wait, or that does not flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionStatus {

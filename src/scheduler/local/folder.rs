@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use horizons_actors::clock::Timestamp;
 use horizons_actors::ids::{AgentName, AttemptId};
+use horizons_actors::orchestrator::FailureCode;
 use horizons_actors::ports::scheduler::{AttemptEnd, AttemptExit, AttemptTotals};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -225,28 +226,32 @@ impl Ending {
         let (error_code, error_message) = match self {
             Ending::Exited { code: 0 } => return AttemptExit::Completed,
             Ending::Cancelled => return AttemptExit::Cancelled,
-            Ending::Exited { code } => ("exit_code", format!("agent ended with exit code {code}")),
+            Ending::Exited { code } => (FailureCode::ExitCode, format!("agent ended with exit code {code}")),
             Ending::Signalled { signal, core_dumped } => {
                 let core = if *core_dumped { " and left a core dump" } else { "" };
-                ("signal", format!("agent was ended by {signal}{core}"))
+                (FailureCode::Signal, format!("agent was ended by {signal}{core}"))
             }
             Ending::ShimStopped { signal } => {
-                ("signal", format!("the agent's supervisor was ended by {signal}"))
+                (FailureCode::Signal, format!("the agent's supervisor was ended by {signal}"))
             }
-            Ending::TimeLimit { limit_ms } => ("time_limit", format!("agent ran longer than {limit_ms} ms")),
-            Ending::MemoryLimit { limit_bytes, used_bytes } => {
-                ("memory_limit", format!("agent used {used_bytes} bytes of memory, more than {limit_bytes}"))
+            Ending::TimeLimit { limit_ms } => {
+                (FailureCode::TimeLimit, format!("agent ran longer than {limit_ms} ms"))
             }
-            Ending::OutputLimit { limit_bytes, used_bytes } => {
-                ("output_limit", format!("agent wrote {used_bytes} bytes of output, more than {limit_bytes}"))
-            }
+            Ending::MemoryLimit { limit_bytes, used_bytes } => (
+                FailureCode::MemoryLimit,
+                format!("agent used {used_bytes} bytes of memory, more than {limit_bytes}"),
+            ),
+            Ending::OutputLimit { limit_bytes, used_bytes } => (
+                FailureCode::OutputLimit,
+                format!("agent wrote {used_bytes} bytes of output, more than {limit_bytes}"),
+            ),
             Ending::WorkLimit { limit_bytes, used_bytes } => (
-                "work_limit",
+                FailureCode::WorkLimit,
                 format!("agent's work folder took {used_bytes} bytes, more than {limit_bytes}"),
             ),
-            Ending::StartFailed { reason } => ("start_failed", reason.clone()),
+            Ending::StartFailed { reason } => (FailureCode::StartFailed, reason.clone()),
         };
-        AttemptExit::Failed { error_code: error_code.to_owned(), error_message }
+        AttemptExit::Failed { error_code: error_code.name().to_owned(), error_message }
     }
 }
 
@@ -270,12 +275,14 @@ impl Tombstone {
     fn end(&self) -> AttemptEnd {
         let exit = match &self.cause {
             TombstoneCause::Cancelled => AttemptExit::Cancelled,
-            TombstoneCause::Lost { reason } => {
-                AttemptExit::Failed { error_code: "attempt_lost".to_owned(), error_message: reason.clone() }
-            }
-            TombstoneCause::StartFailed { reason } => {
-                AttemptExit::Failed { error_code: "start_failed".to_owned(), error_message: reason.clone() }
-            }
+            TombstoneCause::Lost { reason } => AttemptExit::Failed {
+                error_code: FailureCode::AttemptLost.name().to_owned(),
+                error_message: reason.clone(),
+            },
+            TombstoneCause::StartFailed { reason } => AttemptExit::Failed {
+                error_code: FailureCode::StartFailed.name().to_owned(),
+                error_message: reason.clone(),
+            },
         };
         AttemptEnd { ended_at: self.at, exit, totals: None }
     }
