@@ -46,7 +46,7 @@ pub(super) fn statements(dialect: &Dialect, rows: u64, lanes: &Numbers) -> Vec<S
     // Topic 0 is `job-lifecycle`; the first partition of the log begins at 0.
     let mut all = vec![
         format!("INSERT INTO log SELECT n - 1, {record} FROM {n}"),
-        format!("INSERT INTO log_head VALUES (0, 0, {rows})"),
+        format!("INSERT INTO log_head (topic, partition, next_offset) VALUES (0, 0, {rows})"),
         format!("INSERT INTO outbox_set_aside SELECT n, {record}, {uuid}, 1 FROM {n}"),
         format!(
             "INSERT INTO jobs (job_id, user_id, agent, dataset_id, parameters, tacc_system, correlation_id, status,
