@@ -1,7 +1,7 @@
 //! How SQLite would carry out every statement.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use diesel::connection::{
     Instrumentation, InstrumentationEvent, SimpleConnection, set_default_instrumentation,
@@ -25,15 +25,31 @@ const DIALECT: Dialect = Dialect {
     is: ["1", "0"],
 };
 
-/// The statements that connections of this process were given since the test began.
+/// The folder of the store that is looked at; other tests of this process have stores of their own.
+static FOLDER: OnceLock<String> = OnceLock::new();
+
+/// The statements that its connections were given since the test began.
 static ASKED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Notes statements.
-fn note(event: InstrumentationEvent<'_>) {
-    if let InstrumentationEvent::StartQuery { query, .. } = event {
-        let text = query.to_string();
-        let statement = text.split(" -- binds:").next().unwrap_or_default();
-        ASKED.lock().unwrap().insert(statement.to_owned());
+/// Notes the statements of a connection to that store.
+#[derive(Default)]
+struct Notes {
+    is_of_store: bool,
+}
+
+impl Instrumentation for Notes {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        match event {
+            InstrumentationEvent::StartEstablishConnection { url, .. } => {
+                self.is_of_store = FOLDER.get().is_some_and(|folder| url.contains(folder));
+            }
+            InstrumentationEvent::StartQuery { query, .. } if self.is_of_store => {
+                let text = query.to_string();
+                let statement = text.split(" -- binds:").next().unwrap_or_default();
+                ASKED.lock().unwrap().insert(statement.to_owned());
+            }
+            _ => {}
+        }
     }
 }
 
@@ -71,7 +87,8 @@ async fn sqlite_no_statement_walks_what_grows() {
     for statement in statements(&DIALECT, rows, &lanes) {
         connection.batch_execute(&statement).unwrap_or_else(|error| panic!("{error}: {statement}"));
     }
-    set_default_instrumentation(|| Some(Box::new(note) as Box<dyn Instrumentation>)).unwrap();
+    FOLDER.set(folder.path().to_str().unwrap().to_owned()).unwrap();
+    set_default_instrumentation(|| Some(Box::<Notes>::default() as Box<dyn Instrumentation>)).unwrap();
     let store = SqliteStore::open(SqliteConfig::new(folder.path())).unwrap();
 
     used::everything(&store, owners, rows).await;
@@ -83,7 +100,7 @@ async fn sqlite_no_statement_walks_what_grows() {
     let mut explained = 0;
     for statement in &asked {
         let explain = format!("EXPLAIN QUERY PLAN {statement}");
-        // Other tests of this process ask other things, also of other engines.
+        // Statements like PRAGMA have no plan.
         let Ok(steps) = diesel::sql_query(explain).load::<Step>(&mut connection) else { continue };
         explained += 1;
         // What stops at a limit walks an index or the table no further than that.
