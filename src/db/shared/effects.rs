@@ -97,18 +97,18 @@ fn retire_views(connection: &mut Connection, lane: i64, retired: &[RetiredView])
         }
         let of_job =
             job_timeline::table.filter(job_timeline::job_id.eq(job_id)).filter(job_timeline::lane.eq(lane));
-        let offsets: Vec<i64> = of_job
-            .order(job_timeline::record_offset)
+        let sequences: Vec<i64> = of_job
+            .order((job_timeline::sequence, job_timeline::lane, job_timeline::record_offset))
             .limit(i64::try_from(left).unwrap_or(i64::MAX))
-            .select(job_timeline::record_offset)
+            .select(job_timeline::sequence)
             .load(connection)
             .map_err(engine)?;
-        if let Some(last) = offsets.last() {
-            diesel::delete(of_job.filter(job_timeline::record_offset.le(last)))
+        if let Some(last) = sequences.last() {
+            diesel::delete(of_job.filter(job_timeline::sequence.le(last)))
                 .execute(connection)
                 .map_err(engine)?;
         }
-        left -= offsets.len();
+        left -= sequences.len();
         if left > 0 {
             let view = job_views::table.filter(job_views::job_id.eq(job_id)).filter(job_views::lane.eq(lane));
             diesel::delete(view).execute(connection).map_err(engine)?;

@@ -93,7 +93,8 @@ struct TimelineRow {
     payload: Words,
 }
 
-/// Lists the steps of a job's life, behind the first ones.
+/// Lists the steps of a job's life, behind the first ones. Lanes are numbered as they came to be, which says nothing about
+/// which of two had the job first: a job has moved where partitions were added.
 pub(super) fn timeline(
     connection: &mut Connection,
     job_id: &JobId,
@@ -103,7 +104,7 @@ pub(super) fn timeline(
     let mut room = PageRoom::new(wanted);
     let steps = job_timeline::table
         .filter(job_timeline::job_id.eq(job_id.as_str()))
-        .order((job_timeline::lane, job_timeline::record_offset))
+        .order((job_timeline::sequence, job_timeline::lane, job_timeline::record_offset))
         .offset(i64::try_from(skipped).unwrap_or(i64::MAX));
     let weights: Vec<i64> = steps
         .limit(weighed_rows(&room))

@@ -195,7 +195,7 @@ diesel::table! {
 diesel::table! { live_job_views (job_id, lane) { job_id -> Text, lane -> BigInt, } }
 
 diesel::table! {
-    job_timeline (job_id, lane, record_offset) {
+    job_timeline (job_id, sequence, lane, record_offset) {
         job_id -> Text,
         lane -> BigInt,
         record_offset -> BigInt,

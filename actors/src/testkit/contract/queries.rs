@@ -172,7 +172,16 @@ pub async fn job_views_timeline_and_refusals_are_of_the_job(store: Arc<impl Stor
         refusals: vec![refusal("job-1", 12), refusal("job-1", 3), refusal("job-2", 4)],
         ..Effects::default()
     };
+    // A job that moved: what came before may stand in a lane that is older or newer.
+    let elsewhere = |offset: u64, sequence: u64| TimelineEntry {
+        sequence: Sequence(sequence),
+        ..timeline_entry("job-1", offset)
+    };
+    let moved = |entry: &TimelineEntry| Effects { timeline: vec![entry.clone()], ..Effects::default() };
+    let (first, last) = (elsewhere(20, 1), elsewhere(0, 11));
+    commit(&*store, jobs_lane(1), moved(&last)).await;
     commit(&*store, jobs_lane(0), effects).await;
+    commit(&*store, jobs_lane(2), moved(&first)).await;
     let live = store.live_job_views(None, 10).await.expect("views can be read");
     let after = store.live_job_views(Some(id("job-1")), 10).await.expect("views can be read");
     let mut ended = states(JobStatus::Completed);
@@ -189,7 +198,7 @@ pub async fn job_views_timeline_and_refusals_are_of_the_job(store: Arc<impl Stor
     assert_eq!(after, [view("job-2", JobStatus::Running)]);
     assert_eq!((found, nobody), (Some(view("job-1", JobStatus::Completed)), None));
     assert_eq!(still_live, [view("job-2", JobStatus::Running)]);
-    assert_eq!(timeline, [timeline_entry("job-1", 2), timeline_entry("job-1", 10)]);
+    assert_eq!(timeline, [first, timeline_entry("job-1", 2), timeline_entry("job-1", 10), last]);
     let refused: Vec<_> =
         refusals.iter().map(|row| (row.lane.clone(), row.offset.0, row.detail.as_str())).collect();
     assert_eq!(refused, [(jobs_lane(0), 3, "with\0nul"), (jobs_lane(0), 12, "with\0nul")]);

@@ -95,12 +95,11 @@ impl QueryStore for MemoryStore {
                 let entries = tables.timeline.values().filter(|entry| entry.job_id == job_id);
                 entries.cloned().collect::<Vec<_>>()
             };
-            let of_lane = |(_, tables): (&LaneKey, &LaneTables)| {
-                let mut entries = of_job(tables);
-                entries.sort_by_key(|entry| entry.offset);
-                entries
-            };
-            Ok(Page::of(all_lanes(state).into_iter().flat_map(of_lane).skip(skipped), limit))
+            let lanes = all_lanes(state).into_iter();
+            let mut entries: Vec<_> = lanes.flat_map(|(_, tables)| of_job(tables)).collect();
+            // Lanes come in their order, and entries of one in that of their offsets.
+            entries.sort_by_key(|entry| entry.sequence);
+            Ok(Page::of(entries.into_iter().skip(skipped), limit))
         })
     }
 
