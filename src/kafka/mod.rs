@@ -143,9 +143,8 @@ impl EventLog for KafkaLog {
             quiet_since: Instant::now(),
             doubts: Doubts::default(),
         };
-        std::thread::Builder::new()
-            .name(format!("reader-{group}"))
-            .spawn(move || reader.run())
+        reader
+            .start()
             .map_err(|error| LogError::Unavailable(format!("failed to start a reader thread: {error}")))?;
         let (inspector, limit) = (Arc::clone(&self.inspector), self.config.request_limit);
         let (config, names) = (self.config.clone(), self.names.clone());

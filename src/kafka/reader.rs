@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use horizons_actors::heartbeat;
+use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::lane::guard::guard;
@@ -112,9 +112,17 @@ enum Polled {
 }
 
 impl Reader {
+    /// Starts the thread.
+    ///
+    /// *Errors*: when no thread can be started.
+    pub(super) fn start(self) -> std::io::Result<()> {
+        let name = format!("reader-{}", self.shared.group);
+        let thread = std::thread::Builder::new().name(name.clone());
+        thread.spawn(move || self.run(&heartbeat::register(name))).map(drop)
+    }
+
     /// Runs until the reader is closed or shut out.
-    pub(super) fn run(mut self) {
-        let heartbeat = heartbeat::register(format!("reader-{}", self.shared.group));
+    fn run(mut self, heartbeat: &Heartbeat) {
         // A revocation waits for lanes, which is within a round.
         let round_limit = self.consumer.context().rebalance_wait() * 2;
         loop {
