@@ -1,6 +1,7 @@
-//! A thread of its own for what is done again and again.
+//! A thread of its own for what is done again and again, or once and for any time.
 //!
-//! Promises that the thread ends within a round once its [`Periodic`] is dropped, without a pause being waited out, and
+//! Of the first promises that the thread ends within a round once its [`Periodic`] is dropped, without a pause being waited
+//! out, and
 //! that the watchdog sees every round: one that takes longer than it may is a stuck thread.
 
 use std::io;
@@ -9,6 +10,25 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use horizons_actors::heartbeat::{self, Heartbeat};
+
+/// Starts a thread for one thing that may take any time, as what it waits for has a limit elsewhere or none: it is shown
+/// to people, and not judged. Nobody waits for its end.
+///
+/// *Errors*: when no thread can be started.
+pub fn once(
+    name: impl Into<String>,
+    waits_for: &'static str,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let name = name.into();
+    let thread = std::thread::Builder::new().name(name.clone());
+    let started = thread.spawn(move || {
+        let heartbeat = heartbeat::register(name);
+        heartbeat.waits(waits_for);
+        run();
+    });
+    started.map(drop)
+}
 
 /// How long a round may take.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use horizons_actors::heartbeat;
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::{EventLog, RecordSource};
 
@@ -19,6 +18,7 @@ use crate::exit::{Exit, Failure, end_now};
 use crate::kafka::KafkaLog;
 use crate::kafka::error::KafkaLogError;
 use crate::kafka::topics::{Difference, TopicAdmin};
+use crate::periodic;
 
 /// How long a start waits for brokers.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -103,9 +103,7 @@ fn identify(config: &Config, within: Duration) -> Result<LogId, Unusable> {
 /// Asks brokers that were away at the start until they answer, and ends the process if they turn out to be
 /// others than the store remembers, or without the topics.
 fn watch(config: Config, brokers: BrokersSeen) {
-    let thread = std::thread::Builder::new().name("brokers".to_owned()).spawn(move || {
-        let heartbeat = heartbeat::register("brokers");
-        heartbeat.waits("brokers that answer");
+    let thread = periodic::once("brokers", "brokers that answer", move || {
         loop {
             match identify(&config, WATCH_LIMIT) {
                 Ok(log_id) => {

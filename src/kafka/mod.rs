@@ -32,7 +32,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use horizons_actors::heartbeat;
 use horizons_actors::ids::{Group, Incarnation, LogId, Offset, Topic, TopicPartition};
 use horizons_actors::lane::credit::CreditPool;
 use horizons_actors::ports::Reply;
@@ -53,6 +52,7 @@ use self::prove::Prover;
 use self::reader::Reader;
 use self::shared::{Command, Hole, Shared};
 use self::survey::Seen;
+use crate::periodic;
 
 /// How long closing a reader may take before whoever closes it goes on without it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -247,10 +247,7 @@ async fn look_again(
     place: Offset,
 ) -> Result<Option<Offset>, LogError> {
     let (answer, heard) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("kafka-survey".to_owned());
-    let looked = thread.spawn(move || {
-        let heartbeat = heartbeat::register("kafka-survey");
-        heartbeat.waits("brokers that answer");
+    let looked = periodic::once(survey::THREAD, survey::THREAD_WAITS_FOR, move || {
         // Whoever asked may have given up.
         let _heard = answer.send(survey::examine(&config, &names, partition, place));
     });

@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, Weak};
 
-use horizons_actors::heartbeat;
 use horizons_actors::ports::log::LogError;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
@@ -15,6 +14,7 @@ use super::commits::{Proof, verdict};
 use super::context::GroupContext;
 use super::names::TopicNames;
 use super::shared::Shared;
+use crate::periodic;
 
 /// What is needed to ask.
 #[derive(Clone)]
@@ -32,15 +32,10 @@ impl Prover {
             return Ok(());
         }
         let prover = self.clone();
+        // Whoever asks waits only so long.
         let name = format!("prover-{}", self.shared.group);
-        let thread = std::thread::Builder::new().name(name.clone());
-        let started = thread.spawn(move || {
-            let heartbeat = heartbeat::register(name);
-            // Whoever asks waits only so long.
-            heartbeat.waits("the coordinator's answer");
-            prover.run();
-        });
-        started.map(drop).map_err(|error| {
+        let started = periodic::once(name, "the coordinator's answer", move || prover.run());
+        started.map_err(|error| {
             // Nobody would answer: whoever asked hears that, and the next question tries again.
             drop(self.shared.take_proofs_or_rest());
             LogError::Unavailable(format!("failed to start a thread: {error}"))

@@ -20,7 +20,6 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use horizons_actors::heartbeat;
 use horizons_actors::ids::{Offset, TopicPartition};
 use horizons_actors::lane::guard::guard;
 use rdkafka::config::FromClientConfigAndContext;
@@ -35,6 +34,7 @@ use super::inspector::{InspectorConsumer, InspectorContext};
 use super::look::{LookError, ends_of};
 use super::names::TopicNames;
 use super::shared::Shared;
+use crate::periodic;
 
 /// How often a place is looked at before it is called unreadable.
 const LOOKS: u32 = 2;
@@ -89,6 +89,10 @@ enum Met {
     Silence,
 }
 
+/// The thread that looks, and what it waits for.
+pub(super) const THREAD: &str = "kafka-survey";
+pub(super) const THREAD_WAITS_FOR: &str = "brokers that answer";
+
 /// Looks at places on a thread of its own, and tells the reader of each and at the end.
 pub(super) fn start(
     config: KafkaConfig,
@@ -96,11 +100,8 @@ pub(super) fn start(
     reader: Weak<Shared>,
     places: Vec<(TopicPartition, Offset)>,
 ) -> std::io::Result<()> {
-    let thread = std::thread::Builder::new().name("kafka-survey".to_owned());
-    thread.spawn(move || {
-        let heartbeat = heartbeat::register("kafka-survey");
-        // Each question has a limit; how many there are does not.
-        heartbeat.waits("brokers that answer");
+    // Each question has a limit; how many there are does not.
+    periodic::once(THREAD, THREAD_WAITS_FOR, move || {
         let looked = guard(|| {
             let surveyor = Surveyor::new(&config, &names);
             for (partition, from) in places {
@@ -120,8 +121,7 @@ pub(super) fn start(
         if let Some(reader) = reader.upgrade() {
             reader.tell_survey_over();
         }
-    })?;
-    Ok(())
+    })
 }
 
 /// Waits on a thread that nothing wakes.

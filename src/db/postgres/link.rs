@@ -7,7 +7,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
-use horizons_actors::heartbeat;
 use horizons_actors::ports::store::StoreError;
 
 use super::config::PostgresConfig;
@@ -16,6 +15,7 @@ use super::engine::Connection;
 use super::errors::connection_text;
 use super::numbers::EntryNumbers;
 use crate::db::fatal::FatalError;
+use crate::periodic;
 
 /// How long work waits for a connection that is being made.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -90,15 +90,12 @@ impl Link {
     fn begin(&self) -> Result<Attempt, StoreError> {
         let (sender, receiver) = channel();
         let config = self.config.clone();
-        std::thread::Builder::new()
-            .name("store-connect".to_owned())
-            .spawn(move || {
-                let heartbeat = heartbeat::register("store-connect");
-                heartbeat.waits("the database");
-                let made = connect(&config).map_err(|error| connection_text(&error));
-                // Without a listener the store has ended, and the connection with it.
-                let _ = sender.send(made);
-            })
+        let attempt = move || {
+            let made = connect(&config).map_err(|error| connection_text(&error));
+            // Without a listener the store has ended, and the connection with it.
+            let _ = sender.send(made);
+        };
+        periodic::once("store-connect", "the database", attempt)
             .map_err(|error| StoreError::Unavailable(format!("failed to start a thread: {error}")))?;
         Ok(receiver)
     }

@@ -10,13 +10,13 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use horizons_actors::heartbeat;
 use horizons_actors::ids::AttemptId;
 use nix::sys::signal::Signal;
 
 use super::cgroup;
 use super::folder::{self, AttemptFile, FolderError, SchedulerLock, StartedAgent};
 use super::process::{self, Membership, ProcessStat};
+use crate::periodic;
 
 /// Burials that may be under way at once; one that hangs keeps its place.
 const BURIALS_MAX: usize = 8;
@@ -162,10 +162,8 @@ impl Burial {
             started: started.cloned(),
             group: attempt.launch.as_ref().and_then(|launch| launch.control_group.clone()),
         };
-        let thread = std::thread::Builder::new().name("scheduler-burial".to_owned()).spawn(move || {
-            let heartbeat = heartbeat::register("scheduler-burial");
-            // A look at a process may hang; the attempt tells that.
-            heartbeat.waits("processes to go");
+        // A look at a process may hang; the attempt tells that.
+        let thread = periodic::once("scheduler-burial", "processes to go", move || {
             let found = target.look().unwrap_or_else(Found::Failed);
             drop(place);
             // The scheduler may have been dropped; the next one begins anew.
@@ -173,7 +171,7 @@ impl Burial {
             done();
         });
         match thread {
-            Ok(_) => {
+            Ok(()) => {
                 self.under_way = Some((Instant::now(), found));
                 Progress::Waiting
             }
