@@ -18,7 +18,7 @@ use warp::reply::Response;
 use super::Shared;
 use super::answer::json_answer;
 use super::error::ApiError;
-use super::request::{ApiRequest, bad_parameter, cursor_text};
+use super::request::{ApiRequest, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
@@ -32,14 +32,10 @@ const CURSOR_KIND: &str = "gaps";
 async fn list(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit()?;
-    let after = query.cursor::<String>(CURSOR_KIND)?.map(|text| {
-        let wanted = || bad_parameter("cursor", format!("wanted `next` of an earlier page of {CURSOR_KIND}"));
-        GapPosition::parse(&text).ok_or_else(wanted)
-    });
-    let after = after.transpose()?;
+    let after: Option<GapPosition> = query.cursor(CURSOR_KIND)?;
     let turn = shared.lists.turn().await?;
     let gaps = shared.state.queries.gaps_after(after, limit).await?;
-    let position = |gap: &StoredGap| cursor_text(CURSOR_KIND, &gap.position().to_string());
+    let position = |gap: &StoredGap| cursor_text(CURSOR_KIND, &gap.position());
     let next = gaps.last().filter(|_| gaps.has_more).map(position);
     let gaps: Vec<Value> = gaps.iter().map(StoredGap::shown).collect();
     Ok(turn.answer(&json!({ "gaps": gaps, "next": next })))

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
@@ -212,7 +212,8 @@ pub struct StoredGap {
 /// Names a gap where it stands in the list; pages are in this order.
 ///
 /// *Shape*: as text, `open:GROUP/TOPIC-PARTITION` or `decided:NUMBER`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum GapPosition {
     /// The open gap of this lane.
     Open(LaneKey),
@@ -234,6 +235,20 @@ impl GapPosition {
             partition: Partition(partition.parse().ok()?),
         };
         Some(GapPosition::Open(LaneKey { group: Group::parse(group).ok()?, topic_partition }))
+    }
+}
+
+impl TryFrom<String> for GapPosition {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("wanted the position of a gap")
+    }
+}
+
+impl From<GapPosition> for String {
+    fn from(position: GapPosition) -> Self {
+        position.to_string()
     }
 }
 
