@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use horizons_actors::event::JobStatus;
 use horizons_actors::ids::JobId;
-use horizons_actors::orchestrator::ERROR_CODE_REFUSED;
+use horizons_actors::orchestrator::FailureCode;
 use horizons_actors::ports::commands::Verdict;
 use horizons_actors::ports::store::JobRow;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 pub(super) fn verdict_of(row: &JobRow) -> Verdict {
     match (row.status, &row.failure) {
         (JobStatus::Submitted, _) => Verdict::Pending,
-        (JobStatus::Failed, Some(failure)) if failure.error_code == ERROR_CODE_REFUSED => {
+        (JobStatus::Failed, Some(failure)) if failure.error_code == FailureCode::SchedulerRefused.name() => {
             Verdict::Refused { field: None, reason: failure.error_message.clone() }
         }
         (

@@ -12,7 +12,7 @@ use crate::event::{
 };
 use crate::ids::{Attempt, UserId};
 use crate::orchestrator::draft::{Draft, Step, measured};
-use crate::orchestrator::{Context, Decision, ERROR_CODE_LOST, ERROR_CODE_REFUSED, Ended, Refusal};
+use crate::orchestrator::{Context, Decision, Ended, FailureCode, Refusal};
 use crate::ports::scheduler::{AttemptEnd, AttemptExit, AttemptReport, AttemptSample, AttemptTotals};
 use crate::ports::store::{CancelRequest, JobFailure, JobRow, OrderAnswer};
 
@@ -89,7 +89,9 @@ pub(super) fn refused(
 ) -> Result<Decision, Refusal> {
     match row.status {
         JobStatus::Submitted => {}
-        JobStatus::Failed if has_failed_by(row, ERROR_CODE_REFUSED) => return Ok(Decision::Nothing),
+        JobStatus::Failed if has_failed_by(row, FailureCode::SchedulerRefused.name()) => {
+            return Ok(Decision::Nothing);
+        }
         JobStatus::Queued
         | JobStatus::Running
         | JobStatus::Completed
@@ -98,7 +100,7 @@ pub(super) fn refused(
     }
     let message = format!("`{field}`: {reason}");
     let mut draft = Draft::change(row, context);
-    fail(&mut draft, context.now, ERROR_CODE_REFUSED, &message, RetryPolicy::Never)?;
+    fail(&mut draft, context.now, FailureCode::SchedulerRefused.name(), &message, RetryPolicy::Never)?;
     draft.answer(OrderKind::Submit, OrderAnswer::Refused(shorten(&message)));
     Ok(draft.finish())
 }
@@ -211,7 +213,9 @@ pub(super) fn cancel_answered(row: &JobRow, context: &Context<'_>) -> Result<Dec
 pub(super) fn lost(row: &JobRow, context: &Context<'_>) -> Result<Decision, Refusal> {
     match row.status {
         JobStatus::Queued | JobStatus::Running => {}
-        JobStatus::Failed if has_failed_by(row, ERROR_CODE_LOST) => return Ok(Decision::Nothing),
+        JobStatus::Failed if has_failed_by(row, FailureCode::AttemptLost.name()) => {
+            return Ok(Decision::Nothing);
+        }
         JobStatus::Submitted => return Err(illegal(row, "wanted the scheduler's acceptance first")),
         JobStatus::Completed | JobStatus::Failed | JobStatus::Cancelled => {
             return Err(illegal(row, "the attempt has ended"));
@@ -219,7 +223,7 @@ pub(super) fn lost(row: &JobRow, context: &Context<'_>) -> Result<Decision, Refu
     }
     let mut draft = Draft::change(row, context);
     let message = "the scheduler does not know the attempt any more";
-    fail(&mut draft, context.now, ERROR_CODE_LOST, message, RetryPolicy::default())?;
+    fail(&mut draft, context.now, FailureCode::AttemptLost.name(), message, RetryPolicy::default())?;
     Ok(draft.finish())
 }
 

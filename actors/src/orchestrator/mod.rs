@@ -77,7 +77,7 @@ impl FailureCode {
             Self::WorkLimit => "work_limit",
             Self::StartFailed => "start_failed",
             Self::AttemptLost => "attempt_lost",
-            Self::SchedulerRefused => ERROR_CODE_REFUSED,
+            Self::SchedulerRefused => "scheduler_refused",
         }
     }
 
@@ -96,12 +96,6 @@ impl FailureCode {
         }
     }
 }
-
-/// The error code of a job that the scheduler refused.
-pub const ERROR_CODE_REFUSED: &str = "scheduler_refused";
-
-/// The error code of an attempt that the scheduler does not know any more.
-pub const ERROR_CODE_LOST: &str = FailureCode::AttemptLost.name();
 
 /// Turns an event into its record, final to the byte.
 pub type Encode<'a> = &'a (dyn Fn(&Event) -> Result<OutgoingRecord, Unencodable> + Send + Sync);

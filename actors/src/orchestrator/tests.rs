@@ -6,9 +6,7 @@ use super::fixtures::{
     NOW, UNENCODABLE_PARAMETER, World, accepted, cancel, cancel_by, command, end, end_unstarted, ended,
     failed_exit, job_id, refused, report, request, sample, samples, started, submit,
 };
-use super::{
-    Decision, ERROR_CODE_LOST, ERROR_CODE_REFUSED, Input, REASON_MAX_CHARS, Refusal, request_digest,
-};
+use super::{Decision, FailureCode, Input, REASON_MAX_CHARS, Refusal, request_digest};
 use crate::clock::Timestamp;
 use crate::command::{Command, CommandKind, OrderKind};
 use crate::event::{Event, JobStatus, Payload};
@@ -200,7 +198,7 @@ fn refused_job_fails_with_field_and_reason() {
 
     assert_eq!(world.last_event_names(), ["job.status_changed", "job.failed"]);
     let failure = world.job().failure.clone().unwrap();
-    assert_eq!(failure.error_code, ERROR_CODE_REFUSED);
+    assert_eq!(failure.error_code, FailureCode::SchedulerRefused.name());
     assert_eq!(failure.error_message, "`dataset_id`: no such file");
     assert!(!world.job().will_retry);
     let [(order, OrderAnswer::Refused(reason))] = world.last().answered.as_slice() else {
@@ -405,7 +403,7 @@ fn lost_attempt_fails_with_that_reason() {
     world.apply(&Input::Lost).unwrap();
 
     assert_eq!(world.last_event_names(), ["job.status_changed", "job.failed"]);
-    assert_eq!(world.job().failure.clone().unwrap().error_code, ERROR_CODE_LOST);
+    assert_eq!(world.job().failure.clone().unwrap().error_code, FailureCode::AttemptLost.name());
     assert_eq!(world.decide(&Input::Lost), Ok(Decision::Nothing));
 }
 
