@@ -133,10 +133,17 @@ enum Unfinished {
     Store(#[from] StoreError),
     #[error(transparent)]
     Kafka(#[from] KafkaLogError),
-    #[error("{} of `{topic}` wait in the outbox to be sent first, those of partition {} from {} on", places.len(), first.partition, first.next)]
-    Unsent { topic: Topic, first: UnsentRows, places: Vec<UnsentRows> },
+    #[error("{} of `{topic}` wait in the outbox to be sent first{}", places.len(), first_of(places))]
+    Unsent { topic: Topic, places: Vec<UnsentRows> },
     #[error("failed to look at the brokers: {0}")]
     Look(tokio::task::JoinError),
+}
+
+fn first_of(places: &[UnsentRows]) -> String {
+    let first = places.first();
+    first.map_or_else(String::new, |rows| {
+        format!(", those of partition {} from {} on", rows.partition, rows.next)
+    })
 }
 
 impl Adopter {
@@ -178,22 +185,24 @@ impl Adopter {
         let mut places = self.acts.read_unsent(topic).await?.places;
         let give_up_at = Instant::now() + SENT_LIMIT;
         loop {
+            if places.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= give_up_at {
+                return Err(Unfinished::Unsent { topic, places });
+            }
+            tokio::time::sleep(SENT_LOOK).await;
             let now = self.acts.read_unsent(topic).await?.places;
             let next = |partition| now.iter().find(|rows| rows.partition == partition).map(|rows| rows.next);
             places.retain(|rows| next(rows.partition).is_some_and(|next| next < rows.end));
-            let Some(first) = places.first().copied() else { return Ok(()) };
-            if Instant::now() >= give_up_at {
-                return Err(Unfinished::Unsent { topic, first, places });
-            }
-            tokio::time::sleep(SENT_LOOK).await;
         }
     }
 
     /// Lets a layout count that was begun, if all of before is sent.
     async fn finish(&self, topic: Topic, partitions: u16) -> Result<Layout, Unfinished> {
         let unsent = self.acts.read_unsent(topic).await?;
-        if let (Some(_), Some(first)) = (unsent.begun, unsent.places.first().copied()) {
-            return Err(Unfinished::Unsent { topic, first, places: unsent.places });
+        if unsent.begun.is_some() && !unsent.places.is_empty() {
+            return Err(Unfinished::Unsent { topic, places: unsent.places });
         }
         let stored = self.layouts.read_layouts().await?;
         let epochs = stored.iter().find(|layout| layout.topic() == topic).map_or(1, Layout::count);
@@ -203,11 +212,7 @@ impl Adopter {
         let layout = match self.acts.adopt_layout(LayoutAdoption { topic, epochs, partitions, ends }).await? {
             // Another process may have brought it to its end.
             LayoutAdopted::Adopted(layout) | LayoutAdopted::Changed(layout) => layout,
-            LayoutAdopted::Unsent(Unsent { places, .. }) => {
-                let none = UnsentRows { partition: Partition(0), next: Offset(0), end: Offset(0) };
-                let first = places.first().copied().unwrap_or(none);
-                return Err(Unfinished::Unsent { topic, first, places });
-            }
+            LayoutAdopted::Unsent(Unsent { places, .. }) => return Err(Unfinished::Unsent { topic, places }),
         };
         tracing::info!(%topic, partitions = layout.partitions(), "a layout counts");
         // New records go by it at once; lanes, here and elsewhere, find it in the store.
