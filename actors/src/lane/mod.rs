@@ -6,19 +6,16 @@
 //!
 //! Does not restart itself: its dispatcher does, within a budget.
 
-mod aftermath;
 mod answer;
 pub mod behaviour;
 pub mod brake;
 mod core;
 pub mod credit;
 pub mod dead_letter;
-mod drain;
 pub mod environment;
 pub mod fault;
 pub mod guard;
 pub mod lag;
-mod layout;
 pub mod message;
 pub mod notice;
 mod pace;

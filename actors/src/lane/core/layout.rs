@@ -57,7 +57,7 @@ impl LaneCore {
     }
 
     /// Asks where owned jobs of a batch are at home: their rows say so, whatever the layout says.
-    pub(super) async fn learn_homes(&mut self, batch: &RecordBatch) -> Result<(), LaneExit> {
+    pub(in crate::lane) async fn learn_homes(&mut self, batch: &RecordBatch) -> Result<(), LaneExit> {
         let topic = self.lane.topic_partition.topic;
         if !self.is_grown() || !matches!(topic, Topic::JobLifecycle | Topic::JobMetrics) {
             return Ok(());
@@ -94,7 +94,7 @@ impl LaneCore {
     }
 
     /// Tells whether a record at an offset may be looked at; shows why, where not.
-    pub(super) async fn may_go_on(&mut self, at: Offset) -> Result<bool, LaneExit> {
+    pub(in crate::lane) async fn may_go_on(&mut self, at: Offset) -> Result<bool, LaneExit> {
         if !self.layout.has(self.partition()) {
             let topic = self.lane.topic_partition.topic;
             self.wait_at(&format!(
@@ -171,7 +171,7 @@ impl LaneCore {
 
     /// Stores that this lane has passed the end of a layout where no record did so: others wait to see it. Nothing is left
     /// below `reached` that is not answered.
-    pub(super) async fn note_passage(&mut self, reached: Offset) -> Result<(), LaneExit> {
+    pub(in crate::lane) async fn note_passage(&mut self, reached: Offset) -> Result<(), LaneExit> {
         if !self.is_grown() {
             return Ok(());
         }

@@ -5,6 +5,12 @@
 //! it; that nothing is skipped while the store is away; that poison is charged to the event that caused it;
 //! and that a lane which is not the newest owner writes nothing.
 
+mod aftermath;
+mod drain;
+mod hold;
+mod layout;
+mod trials;
+
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -19,10 +25,10 @@ use crate::ids::{Incarnation, LaneKey, LogId, Offset};
 use crate::lane::answer::{Summary, answer, convict, poison_among, record_raw, set_aside, set_aside_for};
 use crate::lane::behaviour::{Behaviour, Entry, Notice, PoisonPolicy, Verdict, Workspace};
 use crate::lane::brake::FloodBrake;
+use crate::lane::core::layout::Passage;
 use crate::lane::environment::LaneEnvironment;
 use crate::lane::fault::FaultPoint;
 use crate::lane::guard::guard;
-use crate::lane::layout::Passage;
 use crate::lane::message::LaneExit;
 use crate::lane::notice::CommitNotice;
 use crate::lane::retry::{forget_gap, note_gap, resumes_at, retry};
@@ -55,7 +61,7 @@ pub(super) struct LaneCore {
     /// Where keys are at home.
     pub(super) layout: Layout,
     /// How far it is in newer epochs of the layout.
-    pub(super) passage: Passage,
+    passage: Passage,
     /// Whether it was told that records stand in a wrong partition: once for each life.
     pub(super) has_told_wrong_partition: bool,
     /// The fence of the next transaction.

@@ -51,7 +51,7 @@ pub(super) enum TimerStep {
 
 impl LaneCore {
     /// Drains every key that an operator released.
-    pub(super) async fn drain_released(&mut self) -> Result<(), LaneExit> {
+    pub(in crate::lane) async fn drain_released(&mut self) -> Result<(), LaneExit> {
         let released: Vec<Bytes> = self
             .parked
             .values()
@@ -230,7 +230,7 @@ impl LaneCore {
 
     /// Answers timers that fell due, once the lane has read past the log end that was sampled after that:
     /// after downtime the backlog comes first.
-    pub(super) async fn tick(&mut self) -> Result<(), LaneExit> {
+    pub(in crate::lane) async fn tick(&mut self) -> Result<(), LaneExit> {
         let now = self.env.clock.now();
         if self.is_held() || self.next_timer.is_none_or(|due| due > now) {
             return Ok(());
