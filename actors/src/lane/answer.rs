@@ -6,11 +6,13 @@ use bytes::Bytes;
 
 use crate::effect::{DeadLetter, Effects, Outcome, ParkedKey, ParkedRecord, Refusal};
 use crate::event::Event;
-use crate::ids::Offset;
+use crate::ids::{JobId, Offset};
 use crate::lane::behaviour::{Applied, Behaviour, Entry, Verdict, Workspace};
 use crate::lane::dead_letter::dead_letter_record;
 use crate::lane::message::LaneExit;
 use crate::rejection::{Rejection, short_detail};
+use crate::state::{StateKey, StateValue};
+use crate::trial::SettledTrial;
 
 /// Makes an entry poison. One that is rejected already and still cannot be stored is beyond the lane.
 pub(super) fn convict(entry: &mut Entry, rejection: Rejection) -> Result<(), LaneExit> {
@@ -133,35 +135,50 @@ fn park(key: &Bytes, entry: &Entry, work: &mut Workspace<'_>) {
     work.effects.records_parked.push(parked);
 }
 
-/// What a transaction changes about parked keys.
+/// What a lane takes over from a transaction once it is durable.
 pub(super) struct Summary {
+    /// Rows as they are now.
+    pub(super) states: Vec<(StateKey, StateValue)>,
+    /// Jobs whose views are kept no longer.
+    pub(super) views_retired: Vec<JobId>,
+    /// Trials that are over.
+    pub(super) trials_settled: Vec<SettledTrial>,
+    /// Records that were set aside.
     pub(super) rejected: Vec<(Rejection, Offset, Option<Bytes>)>,
+    /// Keys that are parked now, or at another head.
     pub(super) keys_parked: Vec<ParkedKey>,
+    /// Records that were parked, by key.
     pub(super) records_parked: HashMap<Bytes, u64>,
+    /// Records that wait no longer, by key.
     pub(super) records_unparked: HashMap<Bytes, u64>,
+    /// Keys that are parked no longer.
     pub(super) keys_unparked: Vec<Bytes>,
 }
 
 impl Summary {
     pub(super) fn of(effects: &Effects) -> Self {
-        let mut records_parked = HashMap::new();
-        for record in &effects.records_parked {
-            *records_parked.entry(record.key.clone()).or_default() += 1;
-        }
-        let mut records_unparked = HashMap::new();
-        for record in &effects.records_unparked {
-            *records_unparked.entry(record.key.clone()).or_default() += 1;
-        }
         let rejected = effects
             .dead_letters
             .iter()
             .map(|letter| (letter.rejection.clone(), letter.record.offset, letter.record.key.clone()));
         Self {
+            states: effects.states.clone(),
+            views_retired: effects.views_retired.iter().map(|view| view.job_id.clone()).collect(),
+            trials_settled: effects.trials_settled.clone(),
             rejected: rejected.collect(),
             keys_parked: effects.keys_parked.clone(),
-            records_parked,
-            records_unparked,
+            records_parked: counted(effects.records_parked.iter().map(|record| &record.key)),
+            records_unparked: counted(effects.records_unparked.iter().map(|record| &record.key)),
             keys_unparked: effects.keys_unparked.clone(),
         }
     }
+}
+
+/// Counts how often each key comes.
+fn counted<'a>(keys: impl Iterator<Item = &'a Bytes>) -> HashMap<Bytes, u64> {
+    let mut counts = HashMap::new();
+    for key in keys {
+        *counts.entry(key.clone()).or_default() += 1;
+    }
+    counts
 }

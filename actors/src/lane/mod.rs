@@ -19,7 +19,9 @@ pub mod lag;
 pub mod message;
 pub mod notice;
 mod pace;
+mod parked;
 mod retry;
+mod rows;
 pub mod start;
 pub mod status;
 #[cfg(test)]

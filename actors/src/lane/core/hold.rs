@@ -1,50 +1,31 @@
 //! How a lane holds still, and goes on.
 
-use std::collections::HashSet;
-
-use crate::lane::behaviour::{Entry, Verdict};
 use crate::lane::core::LaneCore;
+use crate::lane::message::LaneExit;
+use crate::lane::parked::ParkedKeys;
 use crate::ports::store::DesiredState;
-use crate::record::{LogRecord, RecordBatch};
+use crate::snapshot::ActorState;
 
 impl LaneCore {
+    /// The state of a lane that has nothing to wait for.
+    pub(super) const fn idle_state(&self) -> ActorState {
+        match self.desired {
+            DesiredState::Running => ActorState::Running,
+            DesiredState::Paused => ActorState::Paused,
+        }
+    }
+
     /// Shows the state of a lane that has nothing to wait for, and why it is held.
-    pub(super) fn show_rest(&self, held_because: Option<&str>) {
+    pub(super) fn show_idle(&self, held_because: Option<&str>) {
         match held_because.filter(|_| self.is_held()) {
             Some(reason) => self.status.held(reason),
-            None => self.status.set_state(self.rest_state()),
+            None => self.status.set_state(self.idle_state()),
         }
     }
 
-    /// Tells whether something holds the lane.
+    /// Reports whether something holds the lane.
     pub(in crate::lane) fn is_held(&self) -> bool {
         self.desired == DesiredState::Paused
-    }
-
-    /// Gives the index of the record that makes a flood, as far as decoding tells.
-    pub(super) fn flood_within(&self, chunk: &[Entry]) -> Option<usize> {
-        let mut parked_here = HashSet::new();
-        let mut poison = 0;
-        chunk.iter().enumerate().find_map(|(index, entry)| {
-            let key = entry.record.key.as_ref();
-            let waits = key.is_some_and(|key| self.parked.contains_key(key) || parked_here.contains(key));
-            let is_poison = matches!(&entry.verdict, Verdict::Rejected(rejection) if rejection.is_poison());
-            if waits || !is_poison {
-                return None;
-            }
-            parked_here.extend(key);
-            poison += 1;
-            self.flood.weigh(index + 1, poison).map(|_flood| index)
-        })
-    }
-
-    /// Gives back what is left of a batch, as the lane will take it in again.
-    pub(super) fn rest_of(&mut self, batch: RecordBatch, records: Vec<LogRecord>) -> Option<RecordBatch> {
-        if records.is_empty() {
-            return None;
-        }
-        self.read_position = self.position;
-        Some(RecordBatch { from: self.position, records, ..batch })
     }
 
     /// Holds still behind a transaction that says so.
@@ -55,5 +36,18 @@ impl LaneCore {
         self.env.metrics.count_flood(&self.lane.group);
         self.status.held(reason);
         tracing::error!(lane = %self.lane, offset = %self.position, reason, "flood of poison: the lane holds still until an operator resumes it");
+    }
+
+    /// Reads again what operators want of the lane.
+    pub(in crate::lane) async fn refresh_orders(&mut self) -> Result<(), LaneExit> {
+        let orders = self.retry(|| self.env.store.read_orders(self.lane.clone())).await?;
+        if (self.desired, orders.desired) == (DesiredState::Paused, DesiredState::Running) {
+            tracing::info!(lane = %self.lane, offset = %self.position, "lane goes on");
+        }
+        self.parked = ParkedKeys::of(orders.parked);
+        self.desired = orders.desired;
+        self.status.parked(self.parked.len(), self.parked.records());
+        self.show_idle(orders.held_because.as_deref());
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::effect::{Effects, StateMove};
 use crate::event::partition_among;
 use crate::ids::{JobId, LaneKey, Offset, Partition, Topic, TopicPartition};
-use crate::lane::core::{Built, CommitStep, LaneCore};
+use crate::lane::core::LaneCore;
 use crate::lane::message::LaneExit;
 use crate::layout::Place;
 use crate::ports::store::LanePosition;
@@ -116,11 +116,11 @@ impl LaneCore {
             }
             None => {
                 // What this lane had of jobs that went elsewhere, or that come back, may be old.
-                self.cache.clear();
+                self.rows.forget();
                 self.passage.moved.clear();
                 self.passage.entered = number;
                 self.passage.has_told = false;
-                self.status.set_state(self.rest_state());
+                self.status.set_state(self.idle_state());
                 tracing::info!(lane = %self.lane, offset = %at, epoch = number, "lane goes on under another layout");
                 Ok(true)
             }
@@ -178,16 +178,9 @@ impl LaneCore {
         let number = self.layout.number_at(self.partition(), reached);
         let boundary = self.layout.epoch(number).map(|epoch| epoch.starts_at(self.partition()));
         let Some(boundary) = boundary.filter(|_| number > 0) else { return Ok(()) };
-        while self.stored_next.unwrap_or_default() < boundary {
-            let now = self.env.clock.now();
-            let nothing =
-                Built { effects: Effects::default(), notices: Vec::new(), outcomes: Vec::new(), now };
-            match self.commit(nothing, boundary.max(self.position), None).await? {
-                CommitStep::Committed | CommitStep::Again => {}
-                CommitStep::DataRefused(detail) => {
-                    return Err(LaneExit::Failed(format!("failed to store a position: {detail}")));
-                }
-            }
+        if self.stored_next.unwrap_or_default() < boundary {
+            let next = boundary.max(self.position);
+            self.write(next, "store a position", Effects::default).await?;
         }
         Ok(())
     }
@@ -212,7 +205,7 @@ impl LaneCore {
                 for (key, value) in rows {
                     missing.retain(|one| *one != key);
                     self.passage.moved.insert(key.clone(), partition);
-                    self.cache.insert(key, value);
+                    self.rows.keep([(key, value)]);
                 }
             }
         }

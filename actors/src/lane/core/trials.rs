@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::effect::Timer;
 use crate::ids::Offset;
 use crate::lane::behaviour::Entry;
-use crate::lane::core::{ChunkStep, LaneCore};
+use crate::lane::core::LaneCore;
+use crate::lane::core::transaction::Step;
 use crate::lane::message::LaneExit;
 use crate::lane::trial::{Judgement, died, longest_wait, part_of};
 use crate::record::LogRecord;
@@ -24,11 +25,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 impl LaneCore {
     /// Answers one record of the log alone.
-    pub(super) async fn try_record(&mut self, record: LogRecord, end: Offset) -> Result<ChunkStep, LaneExit> {
+    pub(super) async fn try_record(&mut self, record: LogRecord, end: Offset) -> Result<Step, LaneExit> {
         let subject = TrialSubject::Log(record.offset);
         let entry = self.understand_in_trial(&subject, record).await?;
         let entry = self.recognise(entry);
-        let step = self.apply_chunk(&mut [entry], end, Some(&subject)).await?;
+        let step = self.apply(&mut [entry], end, Some(&subject)).await?;
         self.trials.passed(self.position);
         if !self.trials.is_log() {
             tracing::info!(lane = %self.lane, offset = %self.position, "lane takes whole batches again");
@@ -124,7 +125,7 @@ impl LaneCore {
     /// Ends the care about parked records and timers once nothing is left of either.
     pub(in crate::lane) fn rest_aside(&mut self) {
         let now = self.env.clock.now();
-        if self.trials.is_aside() && !self.has_released() && self.next_timer.is_none_or(|due| due > now) {
+        if self.trials.is_aside() && !self.parked.has_to_drain() && !self.timers.is_due(now) {
             self.trials.rested_aside();
         }
     }

@@ -343,3 +343,31 @@ fn retry_that_the_store_refuses_parks_nobody() {
         assert_eq!((snapshot.dead_lettered_total, snapshot.parked_keys), (1, 0));
     });
 }
+
+#[test]
+fn drain_that_is_asked_to_stop_ends_between_transactions_and_the_next_life_goes_on() {
+    run(|| async {
+        let settings = LaneSettings { drain_records: 5, ..LaneSettings::default() };
+        let world = World::new(Options { settings, ..Options::default() });
+        let tree = world.start();
+        world.publish_poison("job-0");
+        for sequence in 1..=50 {
+            world.publish(&event("job-0", sequence));
+        }
+        world.settle().await;
+        let waiting = || world.store.parked_of(&lane_of("job-0"), &Bytes::from_static(b"job-0")).len();
+        assert_eq!(waiting(), 51);
+        wish(&world, "job-0", ParkedWish::DiscardHead).await;
+        world.store.faults().slow(Duration::from_secs(1));
+        wait_until("the drain to begin", LIMIT, || waiting() < 51).await;
+
+        tree.send(StopAll { within: Duration::from_secs(60) }).await.unwrap();
+
+        let left = waiting();
+        assert!((30..51).contains(&left), "{left} records were left");
+        world.store.faults().slow(Duration::ZERO);
+        let _tree = world.start();
+        wait_until("the queue to be drained", LIMIT, || waiting() == 0).await;
+        assert_eq!(world.applied("job-0").await, (1..=50).collect::<Vec<u64>>());
+    });
+}
