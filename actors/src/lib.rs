@@ -5,6 +5,7 @@
 pub mod aggregator;
 pub mod auditor;
 pub mod backoff;
+pub mod child;
 pub mod clock;
 pub mod command;
 pub mod dispatcher;

@@ -189,7 +189,7 @@ impl Dispatcher {
     fn assign(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
         let slot = self.slots.entry(partition).or_default();
         slot.is_leaving = false;
-        if slot.lane.is_none() {
+        if !slot.lane.lives() {
             self.start_lane(partition, ctx);
         }
     }
@@ -202,12 +202,13 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let (Some(reader), Some(credits)) = (&self.reader, &self.credits) else { return };
         let Some(slot) = self.slots.get_mut(&partition) else { return };
-        if slot.lane.is_some() || slot.is_leaving {
+        if slot.lane.lives() || slot.is_leaving {
             return;
         }
-        slot.incarnation = Incarnation(self.spec.incarnations.fetch_add(1, Ordering::Relaxed) + 1);
+        let incarnation = Incarnation(self.spec.incarnations.fetch_add(1, Ordering::Relaxed) + 1);
+        slot.lane.begin(incarnation);
         let status = self.spec.environment.board.lane(&lane);
-        status.opening(slot.incarnation);
+        status.opening(incarnation);
         let factory = &self.spec.behaviour;
         let behaviour = match guard(|| factory()) {
             Ok(behaviour) => behaviour,
@@ -216,7 +217,7 @@ impl Dispatcher {
         let setup = LaneSetup {
             environment: Arc::clone(&self.spec.environment),
             lane,
-            incarnation: slot.incarnation,
+            incarnation,
             behaviour,
             reader: Arc::clone(reader),
             credits: Arc::clone(credits),
@@ -225,10 +226,8 @@ impl Dispatcher {
         };
         // A partition's lanes stay on one thread, so that one incarnation ends before the next begins there.
         let seat = usize::from(partition.partition.0) + usize::from(partition.topic.code());
-        slot.lane = Some(match self.spec.arbiters.get(seat % self.spec.arbiters.len().max(1)) {
-            Some(arbiter) => Lane::start_in_arbiter(arbiter, move |_| Lane::new(setup)),
-            None => Lane::new(setup).start(),
-        });
+        let arbiter = self.spec.arbiters.get(seat % self.spec.arbiters.len().max(1));
+        slot.lane.start(incarnation, arbiter, move || Lane::new(setup));
     }
 
     /// Stops a lane because its partition goes to someone else, and forgets it once it has stopped.
@@ -240,7 +239,7 @@ impl Dispatcher {
         let lane = self.lane_key(partition);
         let slot = self.slots.get_mut(&partition)?;
         slot.is_leaving = true;
-        if slot.lane.is_none() {
+        if !slot.lane.lives() {
             self.slots.remove(&partition);
             self.spec.environment.board.remove_lane(&lane);
             return None;
@@ -255,7 +254,7 @@ impl Dispatcher {
     fn look_again(&mut self, partition: TopicPartition, incarnation: Incarnation) {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
-        if slot.lane.is_some() && slot.incarnation == incarnation && !slot.is_asked_to_stop {
+        if slot.lane.lives_in(incarnation) && !slot.is_asked_to_stop {
             tracing::warn!(lane = %lane, "the log changed under the lane: it looks again");
             slot.ask_to_stop(None);
         }
@@ -297,8 +296,8 @@ impl Dispatcher {
     fn lane_ended(&mut self, partition: TopicPartition, exit: LaneExit, ctx: &mut Context<Self>) {
         let lane = self.lane_key(partition);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
-        slot.lane = None;
-        let incarnation = slot.incarnation;
+        slot.lane.end();
+        let incarnation = slot.lane.life();
         let was_asked_to_stop = std::mem::take(&mut slot.is_asked_to_stop);
         slot.backlog.clear();
         slot.unsent_stop = None;
@@ -353,7 +352,7 @@ impl Dispatcher {
         let environment = Arc::clone(&self.spec.environment);
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         let (now, random) = (environment.clock.moment(), environment.randomness.next_u64());
-        match slot.restarts.on_exit(&self.spec.restarts, now, random) {
+        match slot.lane.decide(&self.spec.restarts, now, random) {
             RestartDecision::Restart(delay) => {
                 environment.metrics.count_restart(&self.spec.group);
                 ctx.run_later(delay, move |dispatcher, ctx| dispatcher.start_lane(partition, ctx));
@@ -403,7 +402,7 @@ impl Dispatcher {
     /// Tells whether a partition is still assigned and this life of its lane, which has ended, was its last.
     fn is_last_life(&self, partition: TopicPartition, incarnation: Incarnation) -> bool {
         let slot = self.slots.get(&partition);
-        slot.is_some_and(|slot| slot.incarnation == incarnation && slot.lane.is_none())
+        slot.is_some_and(|slot| slot.lane.life() == incarnation && !slot.lane.lives())
     }
 
     /// Finds lanes whose end was not told, changes whose note was lost, and what a full mailbox held up.
@@ -415,7 +414,7 @@ impl Dispatcher {
         let dead: Vec<TopicPartition> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.lane.as_ref().is_some_and(|lane| !lane.connected()))
+            .filter(|(_, slot)| slot.lane.is_lost())
             .map(|(partition, _)| *partition)
             .collect();
         for partition in dead {
@@ -450,9 +449,7 @@ impl Dispatcher {
         for (partition, slot) in &mut self.slots {
             let lane = LaneKey { group: self.spec.group.clone(), topic_partition: *partition };
             let epochs = board.layout(partition.topic).count();
-            if slot.lane.is_some()
-                && !slot.is_asked_to_stop
-                && board.lane(&lane).is_under_older_layout(epochs)
+            if slot.lane.lives() && !slot.is_asked_to_stop && board.lane(&lane).is_under_older_layout(epochs)
             {
                 tracing::info!(lane = %lane, "the topic's layout was changed: the lane opens anew");
                 slot.ask_to_stop(None);
@@ -480,7 +477,7 @@ impl Actor for Dispatcher {
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         for slot in self.slots.values() {
-            if let Some(lane) = &slot.lane {
+            if let Some(lane) = slot.lane.address() {
                 // A lane that cannot take the message sees that its dispatcher is gone.
                 let _seen_by_lane = lane.try_send(StopLane { deadline: None });
             }
@@ -504,8 +501,7 @@ impl Handler<RecordsRead> for Dispatcher {
 
     fn handle(&mut self, RecordsRead { batch }: RecordsRead, _ctx: &mut Self::Context) {
         let Some(slot) = self.slots.get_mut(&batch.topic_partition) else { return };
-        let is_for_lane = slot.lane.is_some() && slot.incarnation == batch.incarnation;
-        if is_for_lane && !slot.is_asked_to_stop {
+        if slot.lane.lives_in(batch.incarnation) && !slot.is_asked_to_stop {
             slot.backlog.push_back(batch);
             slot.send_waiting();
         }
@@ -525,11 +521,7 @@ impl Handler<LaneExited> for Dispatcher {
 
     fn handle(&mut self, LaneExited { lane, incarnation, exit }: LaneExited, ctx: &mut Self::Context) {
         let partition = lane.topic_partition;
-        let is_current = self
-            .slots
-            .get(&partition)
-            .is_some_and(|slot| slot.incarnation == incarnation && slot.lane.is_some());
-        if is_current {
+        if self.slots.get(&partition).is_some_and(|slot| slot.lane.lives_in(incarnation)) {
             self.guarded(ctx, |dispatcher, ctx| dispatcher.lane_ended(partition, exit, ctx));
         }
     }
@@ -540,7 +532,7 @@ impl Handler<RestartLane> for Dispatcher {
 
     fn handle(&mut self, RestartLane { lane }: RestartLane, ctx: &mut Self::Context) {
         let partition = lane.topic_partition;
-        let Some(ended) = self.slots.get(&partition).map(|slot| slot.incarnation) else { return };
+        let Some(ended) = self.slots.get(&partition).map(|slot| slot.lane.life()) else { return };
         self.guarded(ctx, |dispatcher, ctx| dispatcher.confirm_then_restart(partition, ended, None, ctx));
     }
 }
@@ -556,7 +548,7 @@ impl Handler<StopDispatcher> for Dispatcher {
         self.is_stopping = true;
         let mut heard = Vec::new();
         for slot in self.slots.values_mut() {
-            if slot.lane.is_some() {
+            if slot.lane.lives() {
                 let (stopped, waits) = oneshot::channel();
                 slot.waiting.push(stopped);
                 heard.push(waits);

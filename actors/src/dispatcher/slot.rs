@@ -6,11 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use actix::Addr;
 use actix::dev::SendError;
 use tokio::sync::oneshot;
 
-use crate::backoff::RestartLedger;
+use crate::child::Child;
 use crate::ids::Incarnation;
 use crate::lane::Lane;
 use crate::lane::message::{RecordsRouted, StopLane};
@@ -19,10 +18,7 @@ use crate::record::RecordBatch;
 /// One assigned partition.
 #[derive(Default)]
 pub(super) struct Slot {
-    pub(super) incarnation: Incarnation,
-    /// None while no incarnation lives.
-    pub(super) lane: Option<Addr<Lane>>,
-    pub(super) restarts: RestartLedger,
+    pub(super) lane: Child<Lane, Incarnation>,
     /// Answered when the lane has stopped for good.
     pub(super) waiting: Vec<oneshot::Sender<()>>,
     /// Whether the partition is being given back.
@@ -46,7 +42,7 @@ impl Slot {
 
     /// Sends the lane what waits for it, as far as its mailbox takes it.
     pub(super) fn send_waiting(&mut self) {
-        let Some(lane) = &self.lane else { return };
+        let Some(lane) = self.lane.address() else { return };
         if let Some(stop) = self.unsent_stop.take()
             && let Err(SendError::Full(stop)) = lane.try_send(stop)
         {

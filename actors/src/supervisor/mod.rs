@@ -13,11 +13,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture};
 use actix_rt::ArbiterHandle;
 
 use self::message::{RestartLaneOf, StopAll};
-use crate::backoff::{RestartDecision, RestartLedger, RestartPolicy};
+use crate::backoff::{RestartDecision, RestartPolicy};
+use crate::child::Child;
 use crate::dispatcher::message::{DispatcherExited, RestartLane, StopDispatcher};
 use crate::dispatcher::{Dispatcher, GroupSpec};
 use crate::ids::Group;
@@ -36,17 +37,14 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 pub type Escalation = Arc<dyn Fn(&Group, &str) + Send + Sync>;
 
 /// One group.
-struct Child {
+struct GroupChild {
     spec: GroupSpec,
-    generation: u64,
-    /// None while none lives.
-    dispatcher: Option<Addr<Dispatcher>>,
-    restarts: RestartLedger,
+    dispatcher: Child<Dispatcher, u64>,
 }
 
 /// The root actor.
 pub struct Supervisor {
-    children: BTreeMap<Group, Child>,
+    children: BTreeMap<Group, GroupChild>,
     restarts: RestartPolicy,
     escalation: Escalation,
     /// The thread that dispatchers run on; none runs them on the supervisor's own.
@@ -68,35 +66,30 @@ impl Supervisor {
         arbiter: Option<ArbiterHandle>,
         escalation: Escalation,
     ) -> Self {
-        let children = groups.into_iter().map(|spec| {
-            let child = Child { generation: 0, dispatcher: None, restarts: RestartLedger::default(), spec };
-            (child.spec.group.clone(), child)
-        });
+        let children = groups
+            .into_iter()
+            .map(|spec| (spec.group.clone(), GroupChild { spec, dispatcher: Child::default() }));
         Self { children: children.collect(), restarts, escalation, arbiter, is_stopping: false }
     }
 
     fn start_child(&mut self, group: &Group, ctx: &mut Context<Self>) {
         let Some(child) = self.children.get_mut(group).filter(|_| !self.is_stopping) else { return };
-        child.generation += 1;
-        let (spec, generation, parent) = (child.spec.clone(), child.generation, ctx.address().recipient());
-        child.dispatcher = Some(match &self.arbiter {
-            Some(arbiter) => {
-                Dispatcher::start_in_arbiter(arbiter, move |_| Dispatcher::new(spec, generation, parent))
-            }
-            None => Dispatcher::new(spec, generation, parent).start(),
-        });
+        let (spec, parent) = (child.spec.clone(), ctx.address().recipient());
+        let life = child.dispatcher.life() + 1;
+        let make = move || Dispatcher::new(spec, life, parent);
+        child.dispatcher.start(life, self.arbiter.as_ref(), make);
     }
 
     fn child_ended(&mut self, group: &Group, failure: &str, ctx: &mut Context<Self>) {
         let Some(child) = self.children.get_mut(group) else { return };
-        child.dispatcher = None;
+        child.dispatcher.end();
         if self.is_stopping {
             return;
         }
         let environment = &child.spec.environment;
         environment.board.set_group(group, ActorState::Restarting, Some(failure.to_owned()));
         let (now, random) = (environment.clock.moment(), environment.randomness.next_u64());
-        match child.restarts.on_exit(&self.restarts, now, random) {
+        match child.dispatcher.decide(&self.restarts, now, random) {
             RestartDecision::Restart(delay) => {
                 tracing::warn!(group = %group, error = failure, "dispatcher ended: it is started again");
                 let group = group.clone();
@@ -123,7 +116,7 @@ impl Actor for Supervisor {
             let dead: Vec<Group> = supervisor
                 .children
                 .iter()
-                .filter(|(_, child)| child.dispatcher.as_ref().is_some_and(|address| !address.connected()))
+                .filter(|(_, child)| child.dispatcher.is_lost())
                 .map(|(group, _)| group.clone())
                 .collect();
             for group in dead {
@@ -138,11 +131,7 @@ impl Handler<DispatcherExited> for Supervisor {
 
     fn handle(&mut self, note: DispatcherExited, ctx: &mut Self::Context) {
         let DispatcherExited { group, generation, failure } = note;
-        let is_current = self
-            .children
-            .get(&group)
-            .is_some_and(|child| child.generation == generation && child.dispatcher.is_some());
-        if is_current {
+        if self.children.get(&group).is_some_and(|child| child.dispatcher.lives_in(generation)) {
             self.child_ended(&group, failure.as_deref().unwrap_or("stopped"), ctx);
         }
     }
@@ -152,7 +141,8 @@ impl Handler<RestartLaneOf> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, RestartLaneOf { lane }: RestartLaneOf, _ctx: &mut Self::Context) {
-        if let Some(dispatcher) = self.children.get(&lane.group).and_then(|child| child.dispatcher.as_ref()) {
+        if let Some(dispatcher) = self.children.get(&lane.group).and_then(|child| child.dispatcher.address())
+        {
             // A dispatcher that cannot take it is about to be started anew, and its lanes with it.
             let _started_anyway = dispatcher.try_send(RestartLane { lane });
         }
@@ -168,7 +158,7 @@ impl Handler<StopAll> for Supervisor {
         let stops: Vec<_> = self
             .children
             .values_mut()
-            .filter_map(|child| child.dispatcher.take())
+            .filter_map(|child| child.dispatcher.end())
             .map(|dispatcher| async move {
                 // A dispatcher that has ended already has nothing left to stop; one that does not answer in
                 // time is abandoned: the log owns the work.
