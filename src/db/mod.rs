@@ -16,7 +16,6 @@ pub mod log_choice;
 mod outcome;
 pub mod postgres;
 mod profile;
-mod queue;
 pub mod sqlite;
 mod words;
 

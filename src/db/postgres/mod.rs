@@ -14,7 +14,7 @@
 
 #![allow(clippy::duplicate_mod, reason = "what does not differ is compiled by each engine, see `db`")]
 
-use super::{fatal, key, profile, queue};
+use super::{fatal, key, profile};
 
 mod bare;
 mod config;
@@ -47,12 +47,16 @@ mod identity;
 mod job_list;
 #[path = "../shared/jobs.rs"]
 mod jobs;
+#[path = "../shared/lane_operations.rs"]
+mod lane_operations;
 #[path = "../shared/lanes.rs"]
 mod lanes;
 #[path = "../shared/layouts.rs"]
 mod layouts;
 #[path = "../shared/locks.rs"]
 mod locks;
+#[path = "../shared/operation.rs"]
+mod operation;
 #[path = "../shared/outbox.rs"]
 mod outbox;
 #[path = "../shared/pages.rs"]
@@ -67,6 +71,8 @@ mod ports;
 mod queries;
 #[path = "../shared/query.rs"]
 mod query;
+#[path = "../shared/queue.rs"]
+mod queue;
 #[path = "../shared/readers.rs"]
 mod readers;
 #[path = "../shared/records.rs"]

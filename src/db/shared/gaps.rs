@@ -7,13 +7,17 @@ use diesel::prelude::*;
 use horizons_actors::clock::Timestamp;
 use horizons_actors::command::Command;
 use horizons_actors::gap::{FoundGap, GapAcceptance, GapKind, GapRemedy};
-use horizons_actors::ids::{CommandId, LogId, Offset, UserId};
+use horizons_actors::ids::{CommandId, Epoch, LaneKey, LogId, Offset, UserId};
 use horizons_actors::ports::page::{Page, PageRoom, Weighed};
 use horizons_actors::ports::query::{GapDecision, GapPosition, StoredGap};
 use horizons_actors::ports::store::{GapAccepted, StoreError};
+use horizons_actors::ports::wishes::Wished;
+use horizons_actors::record::OutgoingRecord;
 
 use super::engine::{Connection, engine};
 use super::lanes::{self, Lanes, StoredLane};
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
 use super::pages::weighed_rows;
 use super::ports::limit;
 use super::schema::gaps;
@@ -47,7 +51,7 @@ pub(super) fn read_open(connection: &mut Connection, lane: i64) -> Result<Option
 }
 
 /// Stores the open gap of a lane: one that is there already is shown as it was found last.
-pub(super) fn note(connection: &mut Connection, lane: i64, gap: &FoundGap) -> Result<(), StoreError> {
+fn note(connection: &mut Connection, lane: i64, gap: &FoundGap) -> Result<(), StoreError> {
     let said = (
         gaps::kind.eq(gap.kind.name()),
         gaps::next_offset.eq(gap.next.0.cast_signed()),
@@ -67,7 +71,7 @@ pub(super) fn note(connection: &mut Connection, lane: i64, gap: &FoundGap) -> Re
 }
 
 /// Removes the open gap of a lane, which is gone by itself.
-pub(super) fn forget_open(connection: &mut Connection, lane: i64) -> Result<(), StoreError> {
+fn forget_open(connection: &mut Connection, lane: i64) -> Result<(), StoreError> {
     diesel::delete(gaps::table.filter(gaps::lane.eq(lane)).filter(gaps::decided_at.is_null()))
         .execute(connection)
         .map_err(engine)?;
@@ -75,7 +79,7 @@ pub(super) fn forget_open(connection: &mut Connection, lane: i64) -> Result<(), 
 }
 
 /// Carries out a decision about a gap; gives the generation that it makes, if it makes one.
-pub(super) fn accept(
+fn accept(
     connection: &mut Connection,
     lanes: &Lanes,
     log_id: &LogId,
@@ -225,4 +229,55 @@ fn into_stored(row: GapColumns, lanes: &[StoredLane]) -> Result<Option<StoredGap
     };
     let (lane, generation) = (stored.lane.clone(), stored.generation);
     Ok(Some(StoredGap { lane, generation, gap: into_gap(found)?, decision }))
+}
+
+/// The gap that the owner of a lane found; none says that one is gone by itself.
+pub(super) struct NoteGap {
+    pub(super) lane: LaneKey,
+    pub(super) epoch: Epoch,
+    pub(super) gap: Option<FoundGap>,
+}
+
+impl Operation for NoteGap {
+    type Answer = bool;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.lanes.insert(&self.lane);
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<bool>, StoreError> {
+        let Some(number) = round.owned(&self.lane, self.epoch)? else { return Ok(Written::Done(false)) };
+        match &self.gap {
+            Some(gap) => note(round.connection, number, gap)?,
+            None => forget_open(round.connection, number)?,
+        }
+        Ok(Written::Done(true))
+    }
+}
+
+/// An operator's decision about the open gap of a lane.
+pub(super) struct AcceptGap {
+    pub(super) command: Command,
+    pub(super) acceptance: GapAcceptance,
+    pub(super) audit: OutgoingRecord,
+}
+
+impl Operation for AcceptGap {
+    type Answer = GapAccepted;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.newest.insert(&self.acceptance.lane);
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<GapAccepted>, StoreError> {
+        let Self { command, acceptance, audit } = self;
+        let (lanes, log_id) = (round.context.lanes, round.context.log_id);
+        let (answer, made) = accept(round.connection, lanes, log_id, command, acceptance)?;
+        if matches!(answer, GapAccepted::Accepted { .. }) {
+            round.tell(Wished::Lane(acceptance.lane.clone()));
+            round.publish(audit);
+        }
+        round.gathered.made.extend(made);
+        Ok(Written::Done(answer))
+    }
 }

@@ -15,10 +15,14 @@ use horizons_actors::ports::store::{
     CancelRequest, Idempotency, JobExpectation, JobFailure, JobRow, JobWrite, JobWritten, OrderAnswer,
     OrderPlace, OutgoingEvent, StoreError,
 };
+use horizons_actors::ports::wishes::Wished;
 use horizons_actors::state::JobHome;
 
 use super::effects::write_orders;
 use super::engine::{Connection, engine, insert_or_ignore};
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
+use super::records::Outgoing;
 use super::schema::{idempotency_keys, job_events, jobs, orders};
 use super::state::{attempt, named, parsed, uuid};
 use crate::db::error::unreadable;
@@ -155,7 +159,7 @@ pub(super) fn into_rows(rows: Vec<JobColumns>) -> Result<Vec<JobRow>, StoreError
 }
 
 /// Looks whether an idempotency key was used before; the round waited for whoever was using it.
-pub(super) fn repeated(
+fn repeated(
     connection: &mut Connection,
     idempotency: &Idempotency,
 ) -> Result<Option<JobWritten>, StoreError> {
@@ -178,7 +182,7 @@ pub(super) fn repeated(
 /// Writes one transaction of the orchestrator's, without its records.
 ///
 /// *Errors*: [`StoreError::Conflict`] when an order to answer does not exist; then nothing was written.
-pub(super) fn write(connection: &mut Connection, write: &JobWrite) -> Result<JobWritten, StoreError> {
+fn write(connection: &mut Connection, write: &JobWrite) -> Result<JobWritten, StoreError> {
     for (order, _) in &write.answered {
         if !write.orders.contains(order) {
             find_order(connection, order)?;
@@ -278,11 +282,7 @@ fn find_order(connection: &mut Connection, order: &Order) -> Result<(), StoreErr
 /// Answers an order; the first answer stays.
 ///
 /// *Errors*: [`StoreError::Conflict`] when there is no such order; nothing was written.
-pub(super) fn answer_order(
-    connection: &mut Connection,
-    order: &Order,
-    answer: &OrderAnswer,
-) -> Result<(), StoreError> {
+fn answer_order(connection: &mut Connection, order: &Order, answer: &OrderAnswer) -> Result<(), StoreError> {
     let refusal = match answer {
         OrderAnswer::Done => None,
         OrderAnswer::Refused(reason) => Some(WordsRef(reason)),
@@ -355,4 +355,68 @@ pub(super) fn open_orders(
             Ok((OrderPlace { ordered_at, number: number.cast_unsigned() }, order))
         })
         .collect()
+}
+
+/// One transaction of the orchestrator's.
+pub(super) struct WriteJob(pub(super) JobWrite);
+
+impl Operation for WriteJob {
+    type Answer = JobWritten;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        let JobWrite { idempotency, expectation, row, .. } = &self.0;
+        locks.names.extend(idempotency.as_ref().map(|used| format!("{}/{}", used.user_id, used.key)));
+        // A new job is nobody else's yet.
+        if *expectation != JobExpectation::New {
+            locks.jobs.insert(row.job_id.as_str());
+        }
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<JobWritten>, StoreError> {
+        let job = &self.0;
+        if let Some(idempotency) = &job.idempotency
+            && let Some(repeated) = repeated(round.connection, idempotency)?
+        {
+            return Ok(Written::Done(repeated));
+        }
+        if job.expectation == JobExpectation::New
+            && let Some(full) = round.disk_limit()?
+        {
+            return Ok(Written::Refused(full));
+        }
+        let written = match write(round.connection, job) {
+            Err(conflict @ StoreError::Conflict(_)) => return Ok(Written::Refused(conflict)),
+            other => other?,
+        };
+        if written == JobWritten::Written {
+            // A job's partitions stand in its row.
+            round.gathered.outbox.extend(job.events.iter().map(|event| Outgoing::Placed(&event.record)));
+            // What an operator wants ended is not to wait for the next look of the process with the scheduler.
+            if job.orders.iter().any(|order| order.kind == OrderKind::Cancel) {
+                round.tell(Wished::Orders);
+            }
+        }
+        Ok(Written::Done(written))
+    }
+}
+
+/// The answer of an order that changes no job.
+pub(super) struct AnswerOrder {
+    pub(super) order: Order,
+    pub(super) answer: OrderAnswer,
+}
+
+impl Operation for AnswerOrder {
+    type Answer = ();
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.jobs.insert(self.order.job_id.as_str());
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<()>, StoreError> {
+        match answer_order(round.connection, &self.order, &self.answer) {
+            Err(conflict @ StoreError::Conflict(_)) => Ok(Written::Refused(conflict)),
+            other => other.map(Written::Done),
+        }
+    }
 }

@@ -11,8 +11,11 @@ use horizons_actors::command::LayoutAdoption;
 use horizons_actors::ids::{LogId, Offset, Partition, Topic, TopicPartition};
 use horizons_actors::layout::{Layout, LayoutEpoch};
 use horizons_actors::ports::store::{LayoutAdopted, LayoutBegun, StoreError};
+use horizons_actors::record::OutgoingRecord;
 
 use super::engine::{Connection, engine, insert_or_ignore};
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
 use super::placing::{self, Turn};
 use super::readers::read_now;
 use super::schema::{lanes, layout_epochs, progress};
@@ -73,7 +76,7 @@ impl Reader {
 
 /// Begins to let more partitions of a topic count; gives what is to be done with the ends of its partitions, where it was
 /// not begun before.
-pub(super) fn begin(
+fn begin(
     connection: &mut Connection,
     log_id: &LogId,
     adoption: &LayoutAdoption,
@@ -91,7 +94,7 @@ pub(super) fn begin(
 
 /// Lets more partitions of a topic count. Whoever owned a lane of the topic owns it no more, and no boundary is below what
 /// one has written.
-pub(super) fn adopt(
+fn adopt(
     connection: &mut Connection,
     log_id: &LogId,
     adoption: &LayoutAdoption,
@@ -201,4 +204,53 @@ fn columns(log_id: &LogId, topic: Topic, number: i64, epoch: &LayoutEpoch) -> Co
         from_offsets: bytes_of(&epoch.from),
         adopted_at: SystemClock.now().as_micros(),
     }
+}
+
+/// The beginning of a new layout.
+pub(super) struct BeginLayout {
+    pub(super) adoption: LayoutAdoption,
+    pub(super) audit: OutgoingRecord,
+}
+
+impl Operation for BeginLayout {
+    type Answer = LayoutBegun;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.names.insert(name(self.adoption.topic));
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<LayoutBegun>, StoreError> {
+        let (answer, turn) = begin(round.connection, round.context.log_id, &self.adoption)?;
+        if let Some(turn) = turn.filter(|turn| !round.gathered.turns.contains(turn)) {
+            round.gathered.turns.push(turn);
+            round.publish(&self.audit);
+        }
+        Ok(Written::Done(answer))
+    }
+}
+
+/// The end of the change to a new layout: it counts.
+pub(super) struct AdoptLayout(pub(super) LayoutAdoption);
+
+impl Operation for AdoptLayout {
+    type Answer = LayoutAdopted;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.names.insert(name(self.0.topic));
+        locks.topics.insert(self.0.topic);
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<LayoutAdopted>, StoreError> {
+        let answer = adopt(round.connection, round.context.log_id, &self.0)?;
+        if let LayoutAdopted::Adopted(layout) = &answer {
+            let (topic, partitions) = (layout.topic(), layout.partitions());
+            round.gathered.turns.push(Turn::Counts { topic, partitions });
+        }
+        Ok(Written::Done(answer))
+    }
+}
+
+/// What a change of a topic's layout is locked under.
+fn name(topic: Topic) -> String {
+    format!("layout of {topic}")
 }

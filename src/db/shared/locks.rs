@@ -13,19 +13,38 @@
 use std::collections::BTreeSet;
 
 use diesel::prelude::*;
-use horizons_actors::command::ParkedKeyId;
-use horizons_actors::gap::GapAcceptance;
-use horizons_actors::ids::LaneKey;
-use horizons_actors::ports::store::{JobExpectation, StoreError};
+use horizons_actors::ids::{LaneKey, ProcessId, Topic};
+use horizons_actors::ports::store::StoreError;
 
 use super::engine::{self, Connection, IS_SHARED, engine};
 use super::lanes;
-use super::queue::{CommandWork, LaneWork, Round};
+use super::queue::{LaneCommit, LaneWork, Round};
 use super::round::Context;
 use super::schema::progress;
 
-/// What a round is going to write, as far as other processes may write it too.
+/// What a round is going to write, as far as other processes may write it too, as its members say it.
 #[derive(Debug, Default)]
+pub(super) struct Locks<'a> {
+    /// Names that nothing has a row for yet.
+    pub(super) names: BTreeSet<String>,
+    /// Whether it is about the relay's lease or cursors.
+    pub(super) is_of_relay: bool,
+    pub(super) jobs: BTreeSet<&'a str>,
+    /// Lanes that are opened, and made where they are not there.
+    pub(super) opened: BTreeSet<&'a LaneKey>,
+    /// Lanes by the generation that this process knows.
+    pub(super) lanes: BTreeSet<&'a LaneKey>,
+    /// Lanes by their newest generation, whatever is remembered of them.
+    pub(super) newest: BTreeSet<&'a LaneKey>,
+    /// Every lane of a topic.
+    pub(super) topics: BTreeSet<Topic>,
+    /// Every lane that a process has opened.
+    pub(super) processes: BTreeSet<ProcessId>,
+}
+
+/// The locks of a round, by what the database knows them under.
+#[derive(Debug)]
+#[allow(dead_code, reason = "an engine with one writer takes none")]
 pub(super) struct Wanted<'a> {
     pub(super) names: BTreeSet<String>,
     pub(super) is_of_relay: bool,
@@ -42,75 +61,60 @@ pub(super) fn take(
     if !IS_SHARED {
         return Ok(());
     }
-    let mut wanted = Wanted::default();
-    let mut asked: BTreeSet<&LaneKey> = BTreeSet::new();
-    let mut opened: BTreeSet<&LaneKey> = BTreeSet::new();
-    let mut commits: BTreeSet<&LaneKey> = BTreeSet::new();
-    for command in &round.commands {
-        match command {
-            CommandWork::WriteJob { write, .. } => {
-                if let Some(idempotency) = &write.idempotency {
-                    wanted.names.insert(format!("{}/{}", idempotency.user_id, idempotency.key));
-                }
-                // A new job is nobody else's yet.
-                if write.expectation != JobExpectation::New {
-                    wanted.jobs.insert(write.row.job_id.as_str());
-                }
-            }
-            CommandWork::AnswerOrder { order, .. } => {
-                wanted.jobs.insert(order.job_id.as_str());
-            }
-            CommandWork::SetParkedWish { key: ParkedKeyId { lane, .. }, .. }
-            | CommandWork::ResumeLane { lane, .. }
-            | CommandWork::AcceptGap { acceptance: GapAcceptance { lane, .. }, .. } => {
-                wanted.lanes.extend(context.lanes.find_newest(connection, lane)?);
-            }
-            CommandWork::Acquit { process, seen, .. } => {
-                let of_process: Vec<i64> = progress::table
-                    .filter(progress::opened_by.eq(process.0.as_bytes().as_slice()))
-                    .select(progress::lane)
-                    .load(connection)
-                    .map_err(engine)?;
-                wanted.lanes.extend(of_process);
-                asked.extend(seen.as_ref().map(|thought| &thought.lane));
-            }
-            CommandWork::Outbox(_) => wanted.is_of_relay = true,
-            CommandWork::BeginLayout { adoption, .. } => {
-                wanted.names.insert(format!("layout of {}", adoption.topic));
-            }
-            CommandWork::AdoptLayout { adoption, .. } => {
-                wanted.names.insert(format!("layout of {}", adoption.topic));
-                let all = context.lanes.sorted(connection)?;
-                let of_topic =
-                    all.iter().filter(|stored| stored.lane.topic_partition.topic == adoption.topic);
-                wanted.lanes.extend(of_topic.map(|stored| stored.number));
-            }
-            CommandWork::AppendRecords { .. } | CommandWork::SendAgain { .. } => {}
-        }
+    let mut locks = Locks::default();
+    for member in &round.commands {
+        member.lock(&mut locks);
     }
+    let mut commits: BTreeSet<&LaneKey> = BTreeSet::new();
     for work in &round.lanes {
         match work {
-            LaneWork::Open { lane, .. } => {
-                opened.insert(lane);
-            }
-            LaneWork::Note { lane, .. } | LaneWork::ReadProgress { lane, .. } => {
-                asked.insert(lane);
-            }
-            LaneWork::Commit { transaction, .. } => {
+            LaneWork::Ask { member, .. } => member.lock(&mut locks),
+            LaneWork::Commit(LaneCommit { transaction, .. }) => {
                 commits.insert(&transaction.lane);
-                wanted.jobs.extend(transaction.effects.orders.iter().map(|order| order.job_id.as_str()));
+                locks.jobs.extend(transaction.effects.orders.iter().map(|order| order.job_id.as_str()));
             }
         }
     }
-    for lane in opened {
-        wanted.lanes.insert(lanes::begin(connection, context.log_id, lane)?);
+    let lanes = numbers(connection, context, &locks, commits)?;
+    let Locks { names, is_of_relay, jobs, .. } = locks;
+    engine::take_locks(connection, &Wanted { names, is_of_relay, jobs, lanes })
+}
+
+/// Returns the numbers of the lanes that are locked.
+fn numbers(
+    connection: &mut Connection,
+    context: &Context<'_>,
+    locks: &Locks<'_>,
+    commits: BTreeSet<&LaneKey>,
+) -> Result<BTreeSet<i64>, StoreError> {
+    let mut numbers = BTreeSet::new();
+    for lane in &locks.newest {
+        numbers.extend(context.lanes.find_newest(connection, lane)?);
+    }
+    for process in &locks.processes {
+        let of_process: Vec<i64> = progress::table
+            .filter(progress::opened_by.eq(process.0.as_bytes().as_slice()))
+            .select(progress::lane)
+            .load(connection)
+            .map_err(engine)?;
+        numbers.extend(of_process);
+    }
+    if !locks.topics.is_empty() {
+        let all = context.lanes.sorted(connection)?;
+        let of_topics = all.iter().filter(|stored| locks.topics.contains(&stored.lane.topic_partition.topic));
+        numbers.extend(of_topics.map(|stored| stored.number));
+    }
+    // A lane that is made is locked by that: so in order, like all others.
+    for lane in &locks.opened {
+        numbers.insert(lanes::begin(connection, context.log_id, lane)?);
     }
     // Commits alone take their lanes in order by themselves, in the statement that moves them.
-    if !wanted.lanes.is_empty() || !asked.is_empty() {
-        asked.append(&mut commits);
+    let mut known = locks.lanes.clone();
+    if !numbers.is_empty() || !known.is_empty() {
+        known.extend(commits);
     }
-    for lane in asked {
-        wanted.lanes.extend(context.lanes.find(connection, lane)?);
+    for lane in known {
+        numbers.extend(context.lanes.find(connection, lane)?);
     }
-    engine::take_locks(connection, &wanted)
+    Ok(numbers)
 }

@@ -21,100 +21,158 @@ use horizons_actors::ports::outbox::{
 };
 use horizons_actors::ports::page::{Page, PageRoom};
 use horizons_actors::ports::store::StoreError;
+use horizons_actors::ports::wishes::Wished;
 use horizons_actors::record::{LogRecord, OutgoingRecord};
 use uuid::Uuid;
 
 use super::engine::{self, Connection, engine, insert_or_ignore};
 use super::key::{self, OFFSET_END};
 use super::layouts;
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
 use super::pages::{RECORD_WEIGHT, fit, weigh, weighed_rows};
 use super::placing;
 use super::ports::limit;
-use super::queue::{CommandWork, OutboxWork};
 use super::readers::read_now;
 use super::records::RecordColumns;
 use super::schema::{log, outbox_cursors, outbox_set_aside};
 use super::store::{Reader, Store};
 use crate::db::error::unreadable;
 
-/// What a piece of the relay's work is answered after the commit.
-#[derive(Debug)]
-pub(super) enum OutboxResult {
-    Taken(Option<RelayLease>),
-    Renewed(bool),
-    Released,
-    Advanced(Vec<OutboxPartition>),
-    SetAside(SetAsideAnswer),
-    Removed(u64),
+/// Takes the lease of the relay.
+struct TakeLease {
+    holder: RelayId,
+    duration: Duration,
 }
 
-/// Carries a piece of the relay's work out. What is to be published with it is the second value.
-pub(super) fn write<'a>(
-    connection: &mut Connection,
-    log_id: &LogId,
-    work: &'a OutboxWork,
-) -> Result<(OutboxResult, Option<&'a OutgoingRecord>), StoreError> {
-    let result = match work {
-        OutboxWork::Take { holder, duration, .. } => {
-            OutboxResult::Taken(take_lease(connection, log_id, *holder, *duration)?)
-        }
-        OutboxWork::Renew { holder, epoch, duration, .. } => {
-            let epoch = epoch.0.cast_signed();
-            OutboxResult::Renewed(engine::renew_relay_lease(
-                connection,
-                &holder.to_string(),
-                epoch,
-                *duration,
-            )?)
-        }
-        OutboxWork::Release { holder, epoch, .. } => {
-            engine::release_relay_lease(connection, &holder.to_string(), epoch.0.cast_signed())?;
-            OutboxResult::Released
-        }
-        OutboxWork::Advance { epoch, moves, .. } => {
-            moves.iter().try_for_each(check_forward)?;
-            let moved = engine::advance_cursors(connection, *epoch, moves)?;
-            let refused = moves.iter().zip(moved).filter(|(_, is_moved)| !is_moved);
-            OutboxResult::Advanced(refused.map(|(step, _)| step.partition).collect())
-        }
-        OutboxWork::SetAside { command, partition, offset, audit, .. } => {
-            let answer = set_aside(connection, command, *partition, *offset)?;
-            let published = (answer == SetAsideAnswer::Done).then_some(audit);
-            return Ok((OutboxResult::SetAside(answer), published));
-        }
-        OutboxWork::Remove { epoch, limit, .. } => {
-            OutboxResult::Removed(remove_sent(connection, *epoch, *limit as u64)?)
-        }
-    };
-    Ok((result, None))
-}
+impl Operation for TakeLease {
+    type Answer = Option<RelayLease>;
 
-/// Answers a piece of the relay's work that was committed. Whoever does not listen any more finds the result in
-/// the store.
-pub(super) fn answer(work: OutboxWork, result: OutboxResult) {
-    match (work, result) {
-        (OutboxWork::Take { answer, .. }, OutboxResult::Taken(lease)) => drop(answer.send(Ok(lease))),
-        (OutboxWork::Renew { answer, .. }, OutboxResult::Renewed(is_ours)) => drop(answer.send(Ok(is_ours))),
-        (OutboxWork::Release { answer, .. }, OutboxResult::Released) => drop(answer.send(Ok(()))),
-        (OutboxWork::Advance { answer, .. }, OutboxResult::Advanced(refused)) => {
-            drop(answer.send(Ok(refused)))
-        }
-        (OutboxWork::SetAside { answer, .. }, OutboxResult::SetAside(done)) => drop(answer.send(Ok(done))),
-        (OutboxWork::Remove { answer, .. }, OutboxResult::Removed(rows)) => drop(answer.send(Ok(rows))),
-        // Dropping the work answers that the store is away; results are made from the same list.
-        (_, result) => tracing::error!(?result, "answer does not belong to its work"),
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<Option<RelayLease>>, StoreError> {
+        take_lease(round.connection, round.context.log_id, self.holder, self.duration).map(Written::Done)
     }
 }
 
-/// Answers a piece of the relay's work whose round failed.
-pub(super) fn answer_failed(work: OutboxWork, error: StoreError) {
-    match work {
-        OutboxWork::Take { answer, .. } => drop(answer.send(Err(error))),
-        OutboxWork::Renew { answer, .. } => drop(answer.send(Err(error))),
-        OutboxWork::Release { answer, .. } => drop(answer.send(Err(error))),
-        OutboxWork::Advance { answer, .. } => drop(answer.send(Err(error))),
-        OutboxWork::SetAside { answer, .. } => drop(answer.send(Err(error))),
-        OutboxWork::Remove { answer, .. } => drop(answer.send(Err(error))),
+/// Prolongs it.
+struct RenewLease {
+    holder: RelayId,
+    epoch: Epoch,
+    duration: Duration,
+}
+
+impl Operation for RenewLease {
+    type Answer = bool;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<bool>, StoreError> {
+        let (holder, epoch) = (self.holder.to_string(), self.epoch.0.cast_signed());
+        engine::renew_relay_lease(round.connection, &holder, epoch, self.duration).map(Written::Done)
+    }
+}
+
+/// Returns it before its time.
+struct ReleaseLease {
+    holder: RelayId,
+    epoch: Epoch,
+}
+
+impl Operation for ReleaseLease {
+    type Answer = ();
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<()>, StoreError> {
+        let (holder, epoch) = (self.holder.to_string(), self.epoch.0.cast_signed());
+        engine::release_relay_lease(round.connection, &holder, epoch).map(Written::Done)
+    }
+}
+
+/// Moves cursors behind what was sent. The answer is those that are another owner's.
+struct AdvanceCursors {
+    epoch: Epoch,
+    moves: Vec<CursorMove>,
+}
+
+impl Operation for AdvanceCursors {
+    type Answer = Vec<OutboxPartition>;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<Vec<OutboxPartition>>, StoreError> {
+        self.moves.iter().try_for_each(check_forward)?;
+        let moved = engine::advance_cursors(round.connection, self.epoch, &self.moves)?;
+        let refused = self.moves.iter().zip(moved).filter(|(_, is_moved)| !is_moved);
+        Ok(Written::Done(refused.map(|(step, _)| step.partition).collect()))
+    }
+}
+
+/// Keeps the record that a cursor stands at apart, as an operator decided.
+struct SetAside {
+    command: Command,
+    partition: OutboxPartition,
+    offset: Offset,
+    audit: OutgoingRecord,
+}
+
+impl Operation for SetAside {
+    type Answer = SetAsideAnswer;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<SetAsideAnswer>, StoreError> {
+        let answer = set_aside(round.connection, &self.command, self.partition, self.offset)?;
+        if answer == SetAsideAnswer::Done {
+            round.tell(Wished::Outbox(self.partition));
+            round.publish(&self.audit);
+        }
+        Ok(Written::Done(answer))
+    }
+}
+
+/// Stores that a record is to be sent again: the relay that has the partition hears of it.
+pub(super) struct SendAgain {
+    pub(super) partition: OutboxPartition,
+    pub(super) audit: OutgoingRecord,
+}
+
+impl Operation for SendAgain {
+    type Answer = ();
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<()>, StoreError> {
+        round.tell(Wished::Outbox(self.partition));
+        round.publish(&self.audit);
+        Ok(Written::Done(()))
+    }
+}
+
+/// Removes rows that were sent. The answer is how many.
+struct RemoveSent {
+    epoch: Epoch,
+    limit: usize,
+}
+
+impl Operation for RemoveSent {
+    type Answer = u64;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.is_of_relay = true;
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<u64>, StoreError> {
+        remove_sent(round.connection, self.epoch, self.limit as u64).map(Written::Done)
     }
 }
 
@@ -367,16 +425,6 @@ fn put(found: &mut [OutboxRows], at: &mut usize, position: i64, record: LogRecor
     Ok(())
 }
 
-impl Store {
-    /// Queues a piece of the relay's work.
-    fn outbox<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(super::queue::Answer<T, StoreError>) -> OutboxWork,
-    ) -> Reply<T, StoreError> {
-        self.command(|answer| CommandWork::Outbox(Box::new(work(answer))))
-    }
-}
-
 impl OutboxStore for Store {
     fn outbox_heads(&self) -> Arc<OutboxHeads> {
         LogHeads::outbox(&self.reader.heads)
@@ -387,15 +435,15 @@ impl OutboxStore for Store {
     }
 
     fn take_lease(&self, holder: RelayId, duration: Duration) -> Reply<Option<RelayLease>, StoreError> {
-        self.outbox(|answer| OutboxWork::Take { holder, duration, answer })
+        self.submit(TakeLease { holder, duration })
     }
 
     fn renew_lease(&self, holder: RelayId, epoch: Epoch, duration: Duration) -> Reply<bool, StoreError> {
-        self.outbox(|answer| OutboxWork::Renew { holder, epoch, duration, answer })
+        self.submit(RenewLease { holder, epoch, duration })
     }
 
     fn release_lease(&self, holder: RelayId, epoch: Epoch) -> Reply<(), StoreError> {
-        self.outbox(|answer| OutboxWork::Release { holder, epoch, answer })
+        self.submit(ReleaseLease { holder, epoch })
     }
 
     fn cursors(&self) -> Result<Vec<Cursor>, StoreError> {
@@ -411,7 +459,7 @@ impl OutboxStore for Store {
         epoch: Epoch,
         moves: Vec<CursorMove>,
     ) -> Reply<Vec<OutboxPartition>, StoreError> {
-        self.outbox(|answer| OutboxWork::Advance { epoch, moves, answer })
+        self.submit(AdvanceCursors { epoch, moves })
     }
 
     fn set_aside(
@@ -421,13 +469,7 @@ impl OutboxStore for Store {
         offset: Offset,
         audit: OutgoingRecord,
     ) -> Reply<SetAsideAnswer, StoreError> {
-        self.outbox(|answer| OutboxWork::SetAside {
-            command: Box::new(command),
-            partition,
-            offset,
-            audit,
-            answer,
-        })
+        self.submit(SetAside { command, partition, offset, audit })
     }
 
     fn set_aside_records_after(
@@ -479,6 +521,6 @@ impl OutboxStore for Store {
     }
 
     fn remove_sent(&self, epoch: Epoch, limit: usize) -> Reply<u64, StoreError> {
-        self.outbox(|answer| OutboxWork::Remove { epoch, limit, answer })
+        self.submit(RemoveSent { epoch, limit })
     }
 }

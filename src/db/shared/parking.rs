@@ -13,11 +13,13 @@ use horizons_actors::effect::{
 };
 use horizons_actors::ids::Offset;
 use horizons_actors::ports::store::{ParkedWish, StoreError, WishAnswer};
-use horizons_actors::record::LogRecord;
+use horizons_actors::ports::wishes::Wished;
+use horizons_actors::record::{LogRecord, OutgoingRecord};
 
 use super::engine::{self, Connection, engine, insert_or_ignore, is_key};
 use super::key;
-use super::lanes::Lanes;
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
 use super::records::{Blob, RecordColumns, blob, slice};
 use super::schema::{dead_letters, parked_keys, parked_records};
 use crate::db::words::{Words, WordsRef};
@@ -281,42 +283,59 @@ fn unpark_key(connection: &mut Connection, lane: i64, key: &[u8]) -> Result<(), 
 }
 
 /// What an operator wants of a parked key.
-pub(super) struct Wished<'a> {
-    pub(super) key: &'a ParkedKeyId,
+pub(super) struct SetParkedWish {
+    pub(super) command: Command,
+    pub(super) key: ParkedKeyId,
     pub(super) wish: ParkedWish,
     /// A head that was tried so often is not released any more.
     pub(super) attempts_limit: u32,
+    pub(super) audit: OutgoingRecord,
 }
 
-/// Stores what an operator wants of a parked key.
-pub(super) fn set_wish(
-    connection: &mut Connection,
-    lanes: &Lanes,
-    wished: &Wished<'_>,
-    command: &Command,
-) -> Result<WishAnswer, StoreError> {
-    let Some(lane) = lanes.find_newest(connection, &wished.key.lane)? else {
-        return Ok(WishAnswer::NotParked);
-    };
-    let key = wished.key.key.as_ref();
-    let row = parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(is_key!(parked_keys::key, key));
-    if wished.wish == ParkedWish::Release {
-        let head: Option<i64> =
-            row.select(parked_keys::head_offset).first(connection).optional().map_err(engine)?;
-        let Some(head) = head else { return Ok(WishAnswer::NotParked) };
-        let attempts = attempts(connection, lane, Offset(head.cast_unsigned()))?;
-        if attempts >= wished.attempts_limit {
-            return Ok(WishAnswer::TriedTooOften { attempts });
-        }
+impl Operation for SetParkedWish {
+    type Answer = WishAnswer;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.newest.insert(&self.key.lane);
     }
-    let changed = diesel::update(row)
-        .set((
-            parked_keys::wish.eq(wished.wish.name()),
-            parked_keys::wished_by.eq(command.command_id.0.as_bytes().as_slice()),
-        ))
-        .execute(connection)
-        .map_err(engine)?;
-    Ok(if changed == 1 { WishAnswer::Stored } else { WishAnswer::NotParked })
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<WishAnswer>, StoreError> {
+        let answer = self.store(round)?;
+        if answer == WishAnswer::Stored {
+            round.tell(Wished::Lane(self.key.lane.clone()));
+            round.publish(&self.audit);
+        }
+        Ok(Written::Done(answer))
+    }
+}
+
+impl SetParkedWish {
+    fn store(&self, round: &mut Writing<'_, '_>) -> Result<WishAnswer, StoreError> {
+        let connection = &mut *round.connection;
+        let Some(lane) = round.context.lanes.find_newest(connection, &self.key.lane)? else {
+            return Ok(WishAnswer::NotParked);
+        };
+        let key = self.key.key.as_ref();
+        let row =
+            parked_keys::table.filter(parked_keys::lane.eq(lane)).filter(is_key!(parked_keys::key, key));
+        if self.wish == ParkedWish::Release {
+            let head: Option<i64> =
+                row.select(parked_keys::head_offset).first(connection).optional().map_err(engine)?;
+            let Some(head) = head else { return Ok(WishAnswer::NotParked) };
+            let attempts = attempts(connection, lane, Offset(head.cast_unsigned()))?;
+            if attempts >= self.attempts_limit {
+                return Ok(WishAnswer::TriedTooOften { attempts });
+            }
+        }
+        let changed = diesel::update(row)
+            .set((
+                parked_keys::wish.eq(self.wish.name()),
+                parked_keys::wished_by.eq(self.command.command_id.0.as_bytes().as_slice()),
+            ))
+            .execute(connection)
+            .map_err(engine)?;
+        Ok(if changed == 1 { WishAnswer::Stored } else { WishAnswer::NotParked })
+    }
 }
 
 /// Tells how often a dead letter was tried.

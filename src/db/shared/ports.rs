@@ -2,6 +2,7 @@
 //!
 //! Promises that no call blocks: writes wait in the writer's queues, reads on threads of their own.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -25,9 +26,18 @@ use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
 use tokio::sync::oneshot;
 
 use super::engine::engine;
-use super::queue::{CommandWork, LaneNote, LaneWork};
+use super::gaps::{AcceptGap, NoteGap};
+use super::jobs::{AnswerOrder, WriteJob};
+use super::lane_operations::{EndLane, OpenLane, ReadProgress, ResumeLane};
+use super::layouts::{AdoptLayout, BeginLayout};
+use super::operation::{Heard, Operation, member};
+use super::outbox::SendAgain;
+use super::parking::SetParkedWish;
+use super::queue::{LaneCommit, LaneWork};
+use super::records::AppendRecords;
 use super::schema::timers;
 use super::store::Store;
+use super::trials::{Acquit, WriteTrial};
 use super::{jobs, lanes, layouts, parking, placing, state, wishes};
 use crate::db::words::Words;
 
@@ -43,28 +53,24 @@ pub(super) fn limit(wanted: usize) -> i64 {
 }
 
 impl Store {
-    /// Queues a command and gives its answer.
-    pub(super) fn command<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> CommandWork,
-    ) -> Reply<T, StoreError> {
-        let (answer, receiver) = oneshot::channel();
-        match self.queue.push_command(work(answer)) {
-            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) }),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+    /// Queues an operation and returns its answer.
+    pub(super) fn submit<O: Operation>(&self, operation: O) -> Reply<O::Answer, StoreError> {
+        let (member, answer) = member(operation);
+        heard(self.queue.push_command(member), answer)
     }
 
-    /// Queues work of a lane and gives its answer.
-    fn lane<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> LaneWork,
-    ) -> Reply<T, StoreError> {
-        let (answer, receiver) = oneshot::channel();
-        match self.queue.push_lane(work(answer)) {
-            Ok(()) => Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) }),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+    /// Queues what is asked about a lane, in its turn with the lane's transactions, and returns its answer.
+    fn ask<O: Operation>(&self, lane: LaneKey, operation: O) -> Reply<O::Answer, StoreError> {
+        let (member, answer) = member(operation);
+        heard(self.queue.push_lane(LaneWork::Ask { lane, member }), answer)
+    }
+}
+
+/// Waits for an answer, unless its operation was not taken.
+fn heard<T: Send + 'static>(queued: Result<(), StoreError>, answer: Heard<T>) -> Reply<T, StoreError> {
+    match queued {
+        Ok(()) => Box::pin(async move { answer.await.unwrap_or_else(|_| Err(ended())) }),
+        Err(error) => Box::pin(std::future::ready(Err(error))),
     }
 }
 
@@ -79,7 +85,7 @@ const ENDED: &str = "the store ended before it answered";
 
 impl LaneStore for Store {
     fn open_lane(&self, lane: LaneKey, process: ProcessId) -> Reply<LaneOpened, StoreError> {
-        self.lane(|answer| LaneWork::Open { lane, process, answer })
+        self.ask(lane.clone(), OpenLane { lane, process })
     }
 
     fn write_trial(
@@ -89,26 +95,23 @@ impl LaneStore for Store {
         subject: TrialSubject,
         phase: TrialPhase,
     ) -> Reply<bool, StoreError> {
-        let note = LaneNote::Trial(subject, phase);
-        self.lane(|answer| LaneWork::Note { lane, epoch, note, answer })
+        self.ask(lane.clone(), WriteTrial { lane, epoch, subject, phase })
     }
 
     fn acquit(&self, process: ProcessId, seen: Option<Thought>) -> Reply<(), StoreError> {
-        self.command(|answer| CommandWork::Acquit { process, seen, answer })
+        self.submit(Acquit { process, seen })
     }
 
     fn end_lane(&self, lane: LaneKey, epoch: Epoch) -> Reply<(), StoreError> {
-        let noted = self.lane(|answer| LaneWork::Note { lane, epoch, note: LaneNote::EndedInOrder, answer });
-        // Whoever is not the owner any more has nothing to end.
-        Box::pin(async move { noted.await.map(|_is_owner| ()) })
+        self.ask(lane.clone(), EndLane { lane, epoch })
     }
 
     fn note_gap(&self, lane: LaneKey, epoch: Epoch, gap: Option<FoundGap>) -> Reply<bool, StoreError> {
-        self.lane(|answer| LaneWork::Note { lane, epoch, note: LaneNote::Gap(gap), answer })
+        self.ask(lane.clone(), NoteGap { lane, epoch, gap })
     }
 
     fn read_progress(&self, lane: LaneKey) -> Reply<Option<Progress>, StoreError> {
-        self.lane(|answer| LaneWork::ReadProgress { lane, answer })
+        self.ask(lane.clone(), ReadProgress { lane })
     }
 
     fn read_orders(&self, lane: LaneKey) -> Reply<LaneOrders, StoreError> {
@@ -174,7 +177,8 @@ impl LaneStore for Store {
 
     fn commit(&self, transaction: LaneTransaction) -> Reply<LaneCommitted, CommitError> {
         let (answer, receiver) = oneshot::channel();
-        match self.queue.push_lane(LaneWork::Commit { transaction: Box::new(transaction), answer }) {
+        let (transaction, written) = (Box::new(transaction), RefCell::new(None));
+        match self.queue.push_lane(LaneWork::Commit(LaneCommit { transaction, written, answer })) {
             Ok(()) => Box::pin(async move {
                 receiver.await.unwrap_or_else(|_| Err(CommitError::Unknown(ENDED.to_owned())))
             }),
@@ -185,7 +189,7 @@ impl LaneStore for Store {
 
 impl JobStore for Store {
     fn write_job(&self, write: JobWrite) -> Reply<JobWritten, StoreError> {
-        self.command(|answer| CommandWork::WriteJob { write: Box::new(write), answer })
+        self.submit(WriteJob(write))
     }
 
     fn read_job(&self, job_id: JobId) -> Reply<Option<JobRow>, StoreError> {
@@ -204,8 +208,8 @@ impl JobStore for Store {
         self.reader.for_lanes.ask(move |connection| jobs::open_orders(connection, after, limit(wanted)))
     }
 
-    fn answer_order(&self, order: Order, reply: OrderAnswer) -> Reply<(), StoreError> {
-        self.command(|answer| CommandWork::AnswerOrder { order, reply, answer })
+    fn answer_order(&self, order: Order, answer: OrderAnswer) -> Reply<(), StoreError> {
+        self.submit(AnswerOrder { order, answer })
     }
 
     fn append_records(
@@ -213,7 +217,7 @@ impl JobStore for Store {
         records: Vec<OutgoingRecord>,
         audit: Vec<OutgoingRecord>,
     ) -> Reply<Vec<AppendedAt>, StoreError> {
-        self.command(|answer| CommandWork::AppendRecords { records, audit, answer })
+        self.submit(AppendRecords { records, audit })
     }
 
     fn set_parked_wish(
@@ -224,18 +228,11 @@ impl JobStore for Store {
         attempts_limit: u32,
         audit: OutgoingRecord,
     ) -> Reply<WishAnswer, StoreError> {
-        self.command(|answer| CommandWork::SetParkedWish {
-            command: Box::new(command),
-            key,
-            wish,
-            attempts_limit,
-            audit,
-            answer,
-        })
+        self.submit(SetParkedWish { command, key, wish, attempts_limit, audit })
     }
 
     fn resume_lane(&self, lane: LaneKey, audit: OutgoingRecord) -> Reply<ResumeAnswer, StoreError> {
-        self.command(|answer| CommandWork::ResumeLane { lane, audit, answer })
+        self.submit(ResumeLane { lane, audit })
     }
 
     fn accept_gap(
@@ -244,16 +241,11 @@ impl JobStore for Store {
         acceptance: GapAcceptance,
         audit: OutgoingRecord,
     ) -> Reply<GapAccepted, StoreError> {
-        self.command(|answer| CommandWork::AcceptGap {
-            command: Box::new(command),
-            acceptance,
-            audit,
-            answer,
-        })
+        self.submit(AcceptGap { command, acceptance, audit })
     }
 
     fn wish_send_again(&self, partition: OutboxPartition, audit: OutgoingRecord) -> Reply<(), StoreError> {
-        self.command(|answer| CommandWork::SendAgain { partition, audit, answer })
+        self.submit(SendAgain { partition, audit })
     }
 
     fn wishes_since(&self, seen: WishRevision) -> Reply<Wishes, StoreError> {
@@ -266,7 +258,7 @@ impl JobStore for Store {
         adoption: LayoutAdoption,
         audit: OutgoingRecord,
     ) -> Reply<LayoutBegun, StoreError> {
-        self.command(|answer| CommandWork::BeginLayout { adoption, audit, answer })
+        self.submit(BeginLayout { adoption, audit })
     }
 
     fn read_unsent(&self, topic: Topic) -> Reply<Unsent, StoreError> {
@@ -274,6 +266,6 @@ impl JobStore for Store {
     }
 
     fn adopt_layout(&self, adoption: LayoutAdoption) -> Reply<LayoutAdopted, StoreError> {
-        self.command(|answer| CommandWork::AdoptLayout { adoption, answer })
+        self.submit(AdoptLayout(adoption))
     }
 }

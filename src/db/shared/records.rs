@@ -17,6 +17,7 @@ use horizons_actors::record::{Digest32, Headers, LogRecord, OutgoingRecord, Time
 
 use super::engine::{Backend, Connection, insert_rows, take_offsets};
 use super::key;
+use super::operation::{Operation, Writing, Written};
 use super::placing::{self, Placing, Turn};
 use super::schema::log;
 use crate::db::error::unreadable;
@@ -211,4 +212,24 @@ pub(super) fn append(
     insert_rows!(connection, log::table, rows);
     placing::write_turns(connection, placing, turns)?;
     Ok(appended)
+}
+
+/// Records as somebody else made them, each with the audit record of the command that brought it.
+pub(super) struct AppendRecords {
+    pub(super) records: Vec<OutgoingRecord>,
+    pub(super) audit: Vec<OutgoingRecord>,
+}
+
+impl Operation for AppendRecords {
+    type Answer = Vec<AppendedAt>;
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<Vec<AppendedAt>>, StoreError> {
+        if let Some(full) = round.disk_limit()? {
+            return Ok(Written::Refused(full));
+        }
+        let first = round.gathered.outbox.len();
+        let own = first..first + self.records.len();
+        round.gathered.outbox.extend(self.records.iter().chain(&self.audit).map(Outgoing::ByKey));
+        Ok(Written::FromPlaces(Box::new(move |places| places.get(own).unwrap_or_default().to_vec())))
+    }
 }

@@ -6,12 +6,14 @@
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use horizons_actors::effect::TimerId;
-use horizons_actors::ids::{Offset, ProcessId};
+use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
 use horizons_actors::ports::store::StoreError;
 use horizons_actors::trial::{SettledTrial, Thought, Trial, TrialEnd, TrialPhase, TrialSubject};
 
 use super::engine::{Connection, engine};
 use super::lanes::Lanes;
+use super::locks::Locks;
+use super::operation::{Operation, Writing, Written};
 use super::schema::{parked_records, progress, timers, trials};
 use crate::db::error::unreadable;
 use crate::db::words::{Words, WordsRef};
@@ -187,7 +189,7 @@ fn remove(connection: &mut Connection, lane: i64, subject: &TrialSubject) -> Res
 }
 
 /// Notes how far a trial is.
-pub(super) fn write(
+fn write(
     connection: &mut Connection,
     lane: i64,
     subject: &TrialSubject,
@@ -217,7 +219,7 @@ pub(super) fn rest(connection: &mut Connection, lane: i64) -> Result<(), StoreEr
 }
 
 /// Takes back that a process was trying anything but what it was seen to think about.
-pub(super) fn acquit(
+fn acquit(
     connection: &mut Connection,
     lanes: &Lanes,
     process: ProcessId,
@@ -279,4 +281,46 @@ pub(super) fn forget_log(connection: &mut Connection, lane: i64) -> Result<(), S
         .execute(connection)
         .map_err(engine)?;
     Ok(())
+}
+
+/// How far the owner of a lane is with a trial.
+pub(super) struct WriteTrial {
+    pub(super) lane: LaneKey,
+    pub(super) epoch: Epoch,
+    pub(super) subject: TrialSubject,
+    pub(super) phase: TrialPhase,
+}
+
+impl Operation for WriteTrial {
+    type Answer = bool;
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.lanes.insert(&self.lane);
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<bool>, StoreError> {
+        let Some(number) = round.owned(&self.lane, self.epoch)? else { return Ok(Written::Done(false)) };
+        write(round.connection, number, &self.subject, self.phase)?;
+        Ok(Written::Done(true))
+    }
+}
+
+/// Takes back what a process was not seen to think about.
+pub(super) struct Acquit {
+    pub(super) process: ProcessId,
+    pub(super) seen: Option<Thought>,
+}
+
+impl Operation for Acquit {
+    type Answer = ();
+
+    fn lock<'a>(&'a self, locks: &mut Locks<'a>) {
+        locks.processes.insert(self.process);
+        locks.lanes.extend(self.seen.as_ref().map(|thought| &thought.lane));
+    }
+
+    fn write<'a>(&'a self, round: &mut Writing<'_, 'a>) -> Result<Written<()>, StoreError> {
+        acquit(round.connection, round.context.lanes, self.process, self.seen.as_ref())?;
+        Ok(Written::Done(()))
+    }
 }

@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use horizons_actors::heartbeat::{self, Heartbeat};
 use horizons_actors::ids::LogId;
 use horizons_actors::ports::log::LogHeads;
-use horizons_actors::ports::store::{CommitError, StoreError};
+use horizons_actors::ports::store::{AppendedAt, CommitError};
 
 use super::lanes::Lanes;
 use super::link::Link;
 use super::numbers::EntryNumbers;
 use super::placing::Placing;
 use super::profile::WriterProfile;
-use super::queue::{CommandWork, LaneWork, Queue, Round, closed};
-use super::round::{self, CommandResult, Context, Done, LaneResult, UsedBytes};
-use super::{outbox, source};
+use super::queue::{LaneCommit, LaneWork, Queue, Round, closed};
+use super::round::{self, Context, Done, UsedBytes};
+use super::source;
 use crate::db::fatal::{FatalError, FatalHook};
 use crate::db::outcome::RoundError;
 
@@ -122,7 +122,7 @@ impl Writer {
                 self.link.committed();
                 self.lanes.publish(done.made.iter().cloned());
                 source::publish(&self.heads, &done.ends, Instant::now());
-                answer_done(round, done);
+                answer_done(round, &done.places);
                 Ok(())
             }
             Err(error) => {
@@ -167,94 +167,32 @@ fn alone(round: Round) -> impl Iterator<Item = Round> {
     commands.chain(lanes)
 }
 
-/// Answers a committed round. Whoever does not listen any more finds the result in the store.
-fn answer_done(round: Round, done: Done) {
-    let Done { commands, lanes, places, .. } = done;
-    for (work, result) in round.commands.into_iter().zip(commands) {
-        match (work, result) {
-            (CommandWork::WriteJob { answer, .. }, CommandResult::Written(result)) => {
-                let _ = answer.send(result);
-            }
-            (CommandWork::AnswerOrder { answer, .. }, CommandResult::Answered(result)) => {
-                let _ = answer.send(result);
-            }
-            (CommandWork::AppendRecords { answer, .. }, CommandResult::Appended(result)) => {
-                let _ = answer.send(result.map(|(first, count)| {
-                    places.get(first..first + count).map(<[_]>::to_vec).unwrap_or_default()
-                }));
-            }
-            (CommandWork::SetParkedWish { answer, .. }, CommandResult::Wished(wished)) => {
-                let _ = answer.send(Ok(wished));
-            }
-            (CommandWork::ResumeLane { answer, .. }, CommandResult::Resumed(resumed)) => {
-                let _ = answer.send(Ok(resumed));
-            }
-            (CommandWork::Acquit { answer, .. }, CommandResult::Acquitted) => {
-                let _ = answer.send(Ok(()));
-            }
-            (CommandWork::Outbox(work), CommandResult::Outbox(result)) => outbox::answer(*work, result),
-            (CommandWork::SendAgain { answer, .. }, CommandResult::SentAgain) => {
-                let _ = answer.send(Ok(()));
-            }
-            (CommandWork::AcceptGap { answer, .. }, CommandResult::Accepted(accepted)) => {
-                let _ = answer.send(Ok(accepted));
-            }
-            (CommandWork::BeginLayout { answer, .. }, CommandResult::Begun(begun)) => {
-                let _ = answer.send(Ok(begun));
-            }
-            (CommandWork::AdoptLayout { answer, .. }, CommandResult::Adopted(adopted)) => {
-                let _ = answer.send(Ok(adopted));
-            }
-            // Dropping the work answers that the store is away; results are made from the same list.
-            (_, result) => tracing::error!(?result, "answer does not belong to its command"),
-        }
+/// Answers a committed round.
+fn answer_done(round: Round, places: &[AppendedAt]) {
+    for member in round.commands {
+        member.answer(places);
     }
-    for (work, result) in round.lanes.into_iter().zip(lanes) {
-        match (work, result) {
-            (LaneWork::Open { answer, .. }, LaneResult::Opened(opened)) => {
-                let _ = answer.send(Ok(*opened));
+    for work in round.lanes {
+        match work {
+            LaneWork::Ask { member, .. } => member.answer(places),
+            LaneWork::Commit(LaneCommit { written, answer, .. }) => {
+                let _unheard = answer.send(written.into_inner().ok_or(CommitError::Fenced));
             }
-            (LaneWork::Note { answer, .. }, LaneResult::Noted(is_owner)) => {
-                let _ = answer.send(Ok(is_owner));
-            }
-            (LaneWork::ReadProgress { answer, .. }, LaneResult::Progress(progress)) => {
-                let _ = answer.send(Ok(progress));
-            }
-            (LaneWork::Commit { answer, .. }, LaneResult::Committed(committed)) => {
-                let _ = answer.send(Ok(committed));
-            }
-            (LaneWork::Commit { answer, .. }, LaneResult::Fenced) => {
-                let _ = answer.send(Err(CommitError::Fenced));
-            }
-            (_, result) => tracing::error!(?result, "answer does not belong to its lane"),
         }
     }
 }
 
 /// Answers a round that failed as a whole.
 fn answer_failed(round: Round, error: &RoundError) {
-    let store_error: StoreError = error.as_store_error();
-    for work in round.commands {
-        match work {
-            CommandWork::WriteJob { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::AnswerOrder { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::AppendRecords { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::SetParkedWish { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::ResumeLane { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::Acquit { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::SendAgain { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::Outbox(work) => outbox::answer_failed(*work, store_error.clone()),
-            CommandWork::AcceptGap { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::BeginLayout { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            CommandWork::AdoptLayout { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-        }
+    for member in round.commands {
+        member.fail(error);
     }
     for work in round.lanes {
         match work {
-            LaneWork::Open { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            LaneWork::Note { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            LaneWork::ReadProgress { answer, .. } => drop(answer.send(Err(store_error.clone()))),
-            LaneWork::Commit { answer, .. } => drop(answer.send(Err(error.as_commit_error()))),
+            LaneWork::Ask { member, .. } => member.fail(error),
+            LaneWork::Commit(LaneCommit { answer, .. }) => {
+                let _unheard = answer.send(Err(error.as_commit_error()));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 //! loads, queries ─► reader threads ─► pool of reading connections ◄── readers of the log
 //! ```
 
-use super::{fatal, key, profile, queue};
+use super::{fatal, key, profile};
 
 mod bare;
 mod checkpoint;
@@ -38,12 +38,16 @@ mod identity;
 mod job_list;
 #[path = "../shared/jobs.rs"]
 mod jobs;
+#[path = "../shared/lane_operations.rs"]
+mod lane_operations;
 #[path = "../shared/lanes.rs"]
 mod lanes;
 #[path = "../shared/layouts.rs"]
 mod layouts;
 #[path = "../shared/locks.rs"]
 mod locks;
+#[path = "../shared/operation.rs"]
+mod operation;
 #[path = "../shared/outbox.rs"]
 mod outbox;
 #[path = "../shared/pages.rs"]
@@ -58,6 +62,8 @@ mod ports;
 mod queries;
 #[path = "../shared/query.rs"]
 mod query;
+#[path = "../shared/queue.rs"]
+mod queue;
 #[path = "../shared/readers.rs"]
 mod readers;
 #[path = "../shared/records.rs"]

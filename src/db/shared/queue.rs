@@ -3,141 +3,38 @@
 //! Promises that a full queue answers at once, that each commit takes at most so many commands before it takes
 //! what lanes wait for, and that a lane is opened behind every write that was queued before.
 
+use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use horizons_actors::command::{Command, LayoutAdoption, Order, ParkedKeyId};
-use horizons_actors::gap::{FoundGap, GapAcceptance};
-use horizons_actors::ids::{Epoch, LaneKey, Offset, ProcessId};
-use horizons_actors::ports::outbox::{CursorMove, OutboxPartition, RelayId, RelayLease, SetAsideAnswer};
-use horizons_actors::ports::store::{
-    AppendedAt, CommitError, GapAccepted, JobWrite, JobWritten, LaneCommitted, LaneOpened, LaneTransaction,
-    LayoutAdopted, LayoutBegun, OrderAnswer, ParkedWish, Progress, ResumeAnswer, StoreError, WishAnswer,
-};
-use horizons_actors::record::OutgoingRecord;
-use horizons_actors::trial::{Thought, TrialPhase, TrialSubject};
-use tokio::sync::oneshot;
+use horizons_actors::ids::LaneKey;
+use horizons_actors::ports::store::{CommitError, LaneCommitted, LaneTransaction, StoreError};
+
+use super::operation::{Answer, Member};
 
 /// Rows of lanes in one commit: above this a commit takes longer than a waiting submit should.
 const ROWS_PER_COMMIT: usize = 16_384;
 
-/// Where an answer goes.
-pub(super) type Answer<T, E> = oneshot::Sender<Result<T, E>>;
-
-/// Work of the orchestrator and the operators.
-pub(super) enum CommandWork {
-    WriteJob {
-        write: Box<JobWrite>,
-        answer: Answer<JobWritten, StoreError>,
-    },
-    AnswerOrder {
-        order: Order,
-        reply: OrderAnswer,
-        answer: Answer<(), StoreError>,
-    },
-    AppendRecords {
-        records: Vec<OutgoingRecord>,
-        audit: Vec<OutgoingRecord>,
-        answer: Answer<Vec<AppendedAt>, StoreError>,
-    },
-    SetParkedWish {
-        command: Box<Command>,
-        key: ParkedKeyId,
-        wish: ParkedWish,
-        attempts_limit: u32,
-        audit: OutgoingRecord,
-        answer: Answer<WishAnswer, StoreError>,
-    },
-    ResumeLane {
-        lane: LaneKey,
-        audit: OutgoingRecord,
-        answer: Answer<ResumeAnswer, StoreError>,
-    },
-    Acquit {
-        process: ProcessId,
-        seen: Option<Thought>,
-        answer: Answer<(), StoreError>,
-    },
-    Outbox(Box<OutboxWork>),
-    SendAgain {
-        partition: OutboxPartition,
-        audit: OutgoingRecord,
-        answer: Answer<(), StoreError>,
-    },
-    AcceptGap {
-        command: Box<Command>,
-        acceptance: GapAcceptance,
-        audit: OutgoingRecord,
-        answer: Answer<GapAccepted, StoreError>,
-    },
-    BeginLayout {
-        adoption: LayoutAdoption,
-        audit: OutgoingRecord,
-        answer: Answer<LayoutBegun, StoreError>,
-    },
-    AdoptLayout {
-        adoption: LayoutAdoption,
-        answer: Answer<LayoutAdopted, StoreError>,
-    },
-}
-
-/// Work of the relay.
-pub(super) enum OutboxWork {
-    Take {
-        holder: RelayId,
-        duration: Duration,
-        answer: Answer<Option<RelayLease>, StoreError>,
-    },
-    Renew {
-        holder: RelayId,
-        epoch: Epoch,
-        duration: Duration,
-        answer: Answer<bool, StoreError>,
-    },
-    Release {
-        holder: RelayId,
-        epoch: Epoch,
-        answer: Answer<(), StoreError>,
-    },
-    Advance {
-        epoch: Epoch,
-        moves: Vec<CursorMove>,
-        answer: Answer<Vec<OutboxPartition>, StoreError>,
-    },
-    SetAside {
-        command: Box<Command>,
-        partition: OutboxPartition,
-        offset: Offset,
-        audit: OutgoingRecord,
-        answer: Answer<SetAsideAnswer, StoreError>,
-    },
-    Remove {
-        epoch: Epoch,
-        limit: usize,
-        answer: Answer<u64, StoreError>,
-    },
-}
-
-/// What an incarnation of a lane notes beside its transactions.
-pub(super) enum LaneNote {
-    Trial(TrialSubject, TrialPhase),
-    EndedInOrder,
-    Gap(Option<FoundGap>),
-}
-
 /// Work of lanes.
 pub(super) enum LaneWork {
-    Open { lane: LaneKey, process: ProcessId, answer: Answer<LaneOpened, StoreError> },
-    Note { lane: LaneKey, epoch: Epoch, note: LaneNote, answer: Answer<bool, StoreError> },
-    ReadProgress { lane: LaneKey, answer: Answer<Option<Progress>, StoreError> },
-    Commit { transaction: Box<LaneTransaction>, answer: Answer<LaneCommitted, CommitError> },
+    /// Something beside its transactions: to be done before or behind them, as it was asked.
+    Ask { lane: LaneKey, member: Box<dyn Member> },
+    /// A transaction.
+    Commit(LaneCommit),
+}
+
+/// A transaction of a lane with whoever waits for it.
+pub(super) struct LaneCommit {
+    pub(super) transaction: Box<LaneTransaction>,
+    /// What it came to; none while it is not known to be the owner's.
+    pub(super) written: RefCell<Option<LaneCommitted>>,
+    pub(super) answer: Answer<LaneCommitted, CommitError>,
 }
 
 /// What goes into one commit, in this order.
 #[derive(Default)]
 pub(super) struct Round {
-    pub(super) commands: Vec<CommandWork>,
+    pub(super) commands: Vec<Box<dyn Member>>,
     pub(super) lanes: Vec<LaneWork>,
 }
 
@@ -148,7 +45,7 @@ struct Queued<T> {
 }
 
 struct State {
-    commands: VecDeque<Queued<CommandWork>>,
+    commands: VecDeque<Queued<Box<dyn Member>>>,
     lanes: VecDeque<Queued<LaneWork>>,
     next_ticket: u64,
     is_closed: bool,
@@ -188,7 +85,7 @@ impl Queue {
     }
 
     /// Queues a command.
-    pub(super) fn push_command(&self, work: CommandWork) -> Result<(), StoreError> {
+    pub(super) fn push_command(&self, work: Box<dyn Member>) -> Result<(), StoreError> {
         let mut state = self.lock();
         if state.is_closed {
             return Err(closed());
@@ -270,15 +167,13 @@ impl State {
         let mut rows = 0;
         while let Some(queued) = self.lanes.front() {
             match &queued.work {
-                LaneWork::Open { lane, .. }
-                | LaneWork::Note { lane, .. }
-                | LaneWork::ReadProgress { lane, .. } => {
+                LaneWork::Ask { lane, .. } => {
                     // What was queued before must be written before, also what this lane writes itself.
                     if first_left < queued.ticket || writing.contains(lane) {
                         break;
                     }
                 }
-                LaneWork::Commit { transaction, .. } => {
+                LaneWork::Commit(LaneCommit { transaction, .. }) => {
                     if rows >= ROWS_PER_COMMIT {
                         break;
                     }
