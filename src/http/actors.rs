@@ -8,13 +8,18 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::json_answer;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
 
-pub(super) const ROUTES: &[Route] =
-    &[Route { method: RouteMethod::Get, template: "/actors", handler: |s, r| tree(s, r).boxed() }];
+pub(super) const ROUTES: &[Route] = &[Route {
+    method: RouteMethod::Get,
+    template: "/actors",
+    access: Access::Look,
+    handler: |s, r| tree(s, r).boxed(),
+}];
 
 async fn tree(shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {
     request.query(&[])?;

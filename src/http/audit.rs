@@ -16,6 +16,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{json_answer, record_json};
 use super::document::shortened;
 use super::error::ApiError;
@@ -23,8 +24,18 @@ use super::request::{ApiRequest, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/audit/entries", handler: |s, r| entries(s, r).boxed() },
-    Route { method: RouteMethod::Get, template: "/audit/logs", handler: |s, r| logs(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/audit/entries",
+        access: Access::Look,
+        handler: |s, r| entries(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/audit/logs",
+        access: Access::Look,
+        handler: |s, r| logs(s, r).boxed(),
+    },
 ];
 
 /// Names the cursors of this list.

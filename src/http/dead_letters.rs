@@ -9,13 +9,18 @@ use serde_json::{Value, json};
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{record_json, with_lane};
 use super::error::ApiError;
 use super::request::{ApiRequest, cursor_text};
 use super::route::{Route, RouteMethod};
 
-pub(super) const ROUTES: &[Route] =
-    &[Route { method: RouteMethod::Get, template: "/dead-letters", handler: |s, r| list(s, r).boxed() }];
+pub(super) const ROUTES: &[Route] = &[Route {
+    method: RouteMethod::Get,
+    template: "/dead-letters",
+    access: Access::Look,
+    handler: |s, r| list(s, r).boxed(),
+}];
 
 /// Names the cursors of this list.
 const CURSOR_KIND: &str = "dead letters";

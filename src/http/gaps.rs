@@ -16,14 +16,25 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::json_answer;
 use super::error::ApiError;
 use super::request::{ApiRequest, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/gaps", handler: |s, r| list(s, r).boxed() },
-    Route { method: RouteMethod::Post, template: "/gaps/accept", handler: |s, r| accept(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/gaps",
+        access: Access::Look,
+        handler: |s, r| list(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Post,
+        template: "/gaps/accept",
+        access: Access::Operate,
+        handler: |s, r| accept(s, r).boxed(),
+    },
 ];
 
 /// Names the cursors of this list.

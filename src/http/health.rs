@@ -12,14 +12,25 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::json_answer;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/live", handler: |s, r| live(s, r).boxed() },
-    Route { method: RouteMethod::Get, template: "/ready", handler: |s, r| ready(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/live",
+        access: Access::Open,
+        handler: |s, r| live(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/ready",
+        access: Access::Open,
+        handler: |s, r| ready(s, r).boxed(),
+    },
 ];
 
 async fn live(_shared: Arc<Shared>, request: ApiRequest) -> Result<Response, ApiError> {

@@ -29,6 +29,7 @@ use warp::http::header::{HeaderValue, LOCATION};
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{json_answer, with_lane};
 use super::document::{Fields, invalid, shortened};
 use super::error::{ApiError, IDEMPOTENCY_KEY_HEADER};
@@ -38,22 +39,40 @@ use super::route::{Route, RouteMethod};
 use crate::disk::AttemptSpace;
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Post, template: "/jobs", handler: |s, r| submit(s, r).boxed() },
-    Route { method: RouteMethod::Get, template: "/jobs", handler: |s, r| list(s, r).boxed() },
-    Route { method: RouteMethod::Get, template: "/jobs/{job_id}", handler: |s, r| show(s, r).boxed() },
+    Route {
+        method: RouteMethod::Post,
+        template: "/jobs",
+        access: Access::Submit,
+        handler: |s, r| submit(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/jobs",
+        access: Access::LookAtJob,
+        handler: |s, r| list(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Get,
+        template: "/jobs/{job_id}",
+        access: Access::LookAtJob,
+        handler: |s, r| show(s, r).boxed(),
+    },
     Route {
         method: RouteMethod::Post,
         template: "/jobs/{job_id}/cancel",
+        access: Access::ChangeJob,
         handler: |s, r| cancel(s, r).boxed(),
     },
     Route {
         method: RouteMethod::Get,
         template: "/jobs/{job_id}/timeline",
+        access: Access::LookAtJob,
         handler: |s, r| timeline(s, r).boxed(),
     },
     Route {
         method: RouteMethod::Get,
         template: "/jobs/{job_id}/metrics",
+        access: Access::LookAtJob,
         handler: |s, r| metrics(s, r).boxed(),
     },
 ];

@@ -12,14 +12,25 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{json_answer, with_lane};
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/lanes/paused", handler: |s, r| paused(s, r).boxed() },
-    Route { method: RouteMethod::Post, template: "/lanes/resume", handler: |s, r| resume(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/lanes/paused",
+        access: Access::Look,
+        handler: |s, r| paused(s, r).boxed(),
+    },
+    Route {
+        method: RouteMethod::Post,
+        template: "/lanes/resume",
+        access: Access::Operate,
+        handler: |s, r| resume(s, r).boxed(),
+    },
 ];
 
 /// Lists lanes as they are stored: whichever process has them, and where none has. There are no more than partitions

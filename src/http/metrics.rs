@@ -10,13 +10,18 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::text_answer;
 use super::error::ApiError;
 use super::request::ApiRequest;
 use super::route::{Route, RouteMethod};
 
-pub(super) const ROUTES: &[Route] =
-    &[Route { method: RouteMethod::Get, template: "/metrics", handler: |s, r| gather(s, r).boxed() }];
+pub(super) const ROUTES: &[Route] = &[Route {
+    method: RouteMethod::Get,
+    template: "/metrics",
+    access: Access::Look,
+    handler: |s, r| gather(s, r).boxed(),
+}];
 
 /// The text format's own content type.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

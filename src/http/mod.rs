@@ -8,6 +8,7 @@
 //!
 //! `schemas/openapi.json` describes the routes and is held against them by a test; `docs/api.md` is for people.
 
+mod access;
 mod actors;
 mod answer;
 mod audit;

@@ -15,6 +15,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::json_answer;
 use super::document::shortened;
 use super::error::{ApiError, RETRY_AFTER_DEFAULT};
@@ -25,6 +26,7 @@ use super::route::{Route, RouteMethod};
 pub(super) const ROUTES: &[Route] = &[Route {
     method: RouteMethod::Get,
     template: "/jobs/{job_id}/output",
+    access: Access::LookAtJob,
     handler: |s, r| read(s, r).boxed(),
 }];
 

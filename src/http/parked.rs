@@ -19,6 +19,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{base64_text, json_answer, with_lane};
 use super::document::invalid;
 use super::error::ApiError;
@@ -26,15 +27,22 @@ use super::request::{ApiRequest, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/parked", handler: |s, r| list(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/parked",
+        access: Access::Look,
+        handler: |s, r| list(s, r).boxed(),
+    },
     Route {
         method: RouteMethod::Post,
         template: "/parked/release",
+        access: Access::Operate,
         handler: |s, r| wish(s, r, CommandKind::ReleaseKey).boxed(),
     },
     Route {
         method: RouteMethod::Post,
         template: "/parked/discard",
+        access: Access::Operate,
         handler: |s, r| wish(s, r, CommandKind::DiscardHead).boxed(),
     },
 ];

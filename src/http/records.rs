@@ -18,6 +18,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::json_answer;
 use super::document::{Fields, invalid, shortened};
 use super::error::ApiError;
@@ -28,11 +29,13 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: RouteMethod::Post,
         template: "/topics/{topic}/records",
+        access: Access::Bring,
         handler: |s, r| append(s, r).boxed(),
     },
     Route {
         method: RouteMethod::Post,
         template: "/topics/{topic}/layout",
+        access: Access::Operate,
         handler: |s, r| adopt(s, r).boxed(),
     },
 ];

@@ -15,6 +15,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Shared;
+use super::access::Access;
 use super::answer::{json_answer, record_json};
 use super::document::{Fields, invalid};
 use super::error::ApiError;
@@ -22,20 +23,28 @@ use super::request::{ApiRequest, bad_parameter, cursor_text};
 use super::route::{Route, RouteMethod};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route { method: RouteMethod::Get, template: "/relay", handler: |s, r| status(s, r).boxed() },
+    Route {
+        method: RouteMethod::Get,
+        template: "/relay",
+        access: Access::Look,
+        handler: |s, r| status(s, r).boxed(),
+    },
     Route {
         method: RouteMethod::Get,
         template: "/relay/set-aside",
+        access: Access::Look,
         handler: |s, r| list_set_aside(s, r).boxed(),
     },
     Route {
         method: RouteMethod::Post,
         template: "/relay/set-aside",
+        access: Access::Operate,
         handler: |s, r| set_aside(s, r).boxed(),
     },
     Route {
         method: RouteMethod::Post,
         template: "/relay/send-again",
+        access: Access::Operate,
         handler: |s, r| send_again(s, r).boxed(),
     },
 ];

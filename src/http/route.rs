@@ -20,6 +20,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::Shared;
+use super::access::Access;
 use super::error::ApiError;
 use super::request::{ApiRequest, Caller, path_segment};
 
@@ -54,6 +55,9 @@ pub(super) struct Route {
     pub(super) method: RouteMethod,
     /// The path; `{name}` stands for one segment.
     pub(super) template: &'static str,
+    /// Who may use it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody is refused until there are tokens"))]
+    pub(super) access: Access,
     pub(super) handler: fn(Arc<Shared>, ApiRequest) -> Handling,
 }
 

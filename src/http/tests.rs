@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::access::{Access, Reach, Role};
 use super::route::RouteMethod;
 
 const OPEN_API: &str = include_str!("../../schemas/openapi.json");
@@ -86,5 +87,54 @@ fn openapi_references_all_exist_and_every_schema_is_used() {
     }
     for name in document["components"]["schemas"].as_object().unwrap().keys() {
         assert!(references.contains(format!("#/components/schemas/{name}").as_str()), "{name} is not used");
+    }
+}
+
+#[test]
+fn openapi_says_of_each_operation_what_it_demands() {
+    let document = document();
+
+    for route in super::routes() {
+        let method = match route.method {
+            RouteMethod::Get => "get",
+            RouteMethod::Post => "post",
+        };
+        let told = &document["paths"][route.template][method]["x-access"];
+        assert_eq!(told, route.access.name(), "{method} {}", route.template);
+        assert!(
+            route.method == RouteMethod::Post || route.access.reach(Role::Viewer) == Reach::All,
+            "{}: who only looks sees everything",
+            route.template
+        );
+    }
+}
+
+#[test]
+fn guide_says_what_each_role_may_do() {
+    let guide = include_str!("../../docs/api.md");
+
+    for access in Access::ALL {
+        let reaches = Role::ALL.map(|role| access.reach(role).name()).join(" | ");
+        let row = format!("| `{}` | ", access.name());
+        let told = guide.lines().find(|line| line.starts_with(&row));
+        assert!(
+            told.is_some_and(|line| line.ends_with(&format!(" | {reaches} |"))),
+            "wanted `{row}… | {reaches} |`"
+        );
+    }
+    let header = Role::ALL.map(Role::name).join(" | ");
+    assert!(guide.contains(&format!(" | {header} |")), "wanted the roles in this order: {header}");
+}
+
+#[test]
+fn access_grows_from_role_to_role() {
+    for access in Access::ALL {
+        assert_eq!(access.reach(Role::Admin), Reach::All, "{access:?}");
+        assert!(
+            access.reach(Role::Operator) == Reach::All || access == Access::Bring,
+            "{access:?}: an operator does all but bring records in"
+        );
+        let is_all = access.reach(Role::Submitter) == Reach::All;
+        assert_eq!(is_all, access == Access::Open, "{access:?}: a submitter has its own jobs");
     }
 }
