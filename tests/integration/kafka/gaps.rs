@@ -25,7 +25,7 @@ fn world() -> World {
 fn look(member: &Member, store: &Store) -> StartAnswer {
     let stored = store.of(lifecycle(0));
     let next = Some(Offset(stored.next));
-    let inspection = ask(member.reader.inspect(lifecycle(0), next)).unwrap();
+    let inspection = member.inspect(lifecycle(0), next);
     println!("stored: {next:?} {:?}, log: {inspection:?}", stored.last.map(|digest| digest[0]));
     start_answer(next, stored.last, &inspection)
 }
@@ -113,9 +113,9 @@ fn topic_made_anew_under_a_running_reader_is_broken_and_then_a_gap() {
         wait_for("the report", leaves);
         println!("made anew with {records} records: {:?} broken", member.told().broken);
 
-        let inspection = ask(member.reader.inspect(lifecycle(0), Some(Offset(before.next)))).unwrap();
+        let inspection = member.inspect(lifecycle(0), Some(Offset(before.next)));
         let answer = start_answer(Some(Offset(before.next)), before.last, &inspection);
-        assert_eq!(answer, StartAnswer::Gap(expected), "{records} records");
+        assert_eq!(answer, StartAnswer::Gap(expected), "{records} records: {inspection:?}");
     }
 }
 

@@ -27,7 +27,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::services::kafka::Kafka;
-use crate::services::wait::wait_for;
+use crate::services::wait::{wait_for, wait_some};
 
 /// Plenty, so that only tests about credit meet a limit.
 pub(crate) const PLENTY: CreditLimits =
@@ -465,23 +465,23 @@ impl Member {
         self.sink.tells_positions.store(true, Ordering::SeqCst);
     }
 
+    /// Asks how the log is from a position, as a lane does when it opens: again while the log does not answer.
+    pub(crate) fn inspect(&self, partition: TopicPartition, next: Option<Offset>) -> Inspection {
+        // A topic that was just made may have no leader yet.
+        wait_some("the log to answer", || match ask(self.reader.inspect(partition, next)) {
+            Ok(inspection) => Some(inspection),
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                None
+            }
+        })
+    }
+
     /// Looks at a partition from where the store stands, as a lane does when it opens.
     pub(crate) fn look(&self, partition: TopicPartition) -> (Inspection, StartAnswer) {
         let stored = self.store.of(partition);
         let next = Some(Offset(stored.next));
-        let mut looked = None;
-        // A topic that was just made may have no leader yet.
-        wait_for("a look at the log", || {
-            looked = match ask(self.reader.inspect(partition, next)) {
-                Ok(inspection) => Some(inspection),
-                Err(error) => {
-                    assert!(error.is_transient(), "{error}");
-                    None
-                }
-            };
-            looked.is_some()
-        });
-        let inspection = looked.unwrap();
+        let inspection = self.inspect(partition, next);
         let answer = start_answer(next, stored.last, &inspection);
         (inspection, answer)
     }

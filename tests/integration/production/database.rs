@@ -189,8 +189,10 @@ fn acts_whose_commit_may_be_done_are_never_said_to_be_nothing() {
                 (answer.status != 503 || proxy.fired() > fired).then_some(answer)
             });
             if proxy.fired() == fired {
-                // A repeated submit or cancel is answered from what is stored.
-                assert!(answer.status < 300, "{name}: {answer:?}");
+                // A repeated submit or cancel is answered from what is stored; the job may have ended of it by now.
+                let has_ended =
+                    *name == "cancel" && answer.status == 409 && answer.json()["state"] == "CANCELLED";
+                assert!(answer.status < 300 || has_ended, "{name}: {answer:?}");
                 proxy.heal();
                 continue;
             }
