@@ -394,6 +394,11 @@ fn lanes_that_end_in_order_are_never_careful() {
     assert_eq!(store.faults().calls(crate::testkit::StoreCall::WriteTrial), 0);
 }
 
+/// Reports whether the next death may convict: a third one in a row inside the same thought should, whoever kills.
+fn next_death_convicts(store: &MemoryStore) -> bool {
+    most_deaths(store) + 1 >= DEATHS_BEFORE_POISON
+}
+
 /// Gives the most deaths that anything would be charged with if the process died now.
 fn most_deaths(store: &MemoryStore) -> u32 {
     let lanes = Topic::JobLifecycle.all_partitions();
@@ -425,8 +430,7 @@ fn processes_killed_at_random_convict_nobody() {
                 1 => random.next_u64() % 60,
                 _ => openings + random.next_u64() % 12,
             };
-            // A third death in a row inside the same thought would convict, and should.
-            let is_spared = most_deaths(&store) + 1 >= DEATHS_BEFORE_POISON;
+            let is_spared = next_death_convicts(&store);
             let settled = &mut is_settled_now;
             run(|| async {
                 let world = World::of_process(&store, process, options());
@@ -468,12 +472,15 @@ proptest! {
         let bomb = deadly(&[(&jobs[0], at)], &[]);
         for (number, (calls, is_before)) in kills.iter().enumerate() {
             let side = if *is_before { DeathSide::Before } else { DeathSide::After };
+            let is_spared = next_death_convicts(&store);
             run(|| async {
                 let number = LIVES_MAX + u32::try_from(number).unwrap();
                 let world = World::of_process(&store, number, options());
                 let victim = Some(world.store.clone());
                 *world.panics.deadly.lock().unwrap() = Deadly { victim, ..bomb() };
-                world.store.die_after_calls(*calls, side);
+                if !is_spared {
+                    world.store.die_after_calls(*calls, side);
+                }
                 let tree = world.start();
                 wait_until("an end", LIMIT, || world.store.is_dead() || is_settled(&world)).await;
                 end(tree).await;
