@@ -11,6 +11,17 @@ if [ -z "${CARGO_TARGET_DIR:-}" ]; then
     export CARGO_TARGET_DIR="$cache"
 fi
 
+# rustup takes the toolchain of rust-toolchain.toml by its number. Where it has that version under the name `stable`
+# only, and may have no way to fetch it again, this name is taken.
+pinned="$(sed -n -E 's/^channel = "(.*)"$/\1/p' rust-toolchain.toml)"
+installed="$(rustup toolchain list 2>/dev/null || true)"
+if [[ -z "${RUSTUP_TOOLCHAIN:-}" && "$installed" != *"$pinned-"* && "$installed" = *stable-* ]]; then
+    if [[ "$(RUSTUP_TOOLCHAIN=stable cargo --version)" = "cargo $pinned "* ]]; then
+        export RUSTUP_TOOLCHAIN=stable
+    fi
+fi
+unset pinned installed
+
 # A run builds each thing once: what incremental builds keep only costs time and disk here, and an outdated
 # rest of it has made clippy fail.
 export CARGO_INCREMENTAL=0
