@@ -125,6 +125,16 @@ fn documents_every_named_path_exists() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
+#[test]
+fn licences_that_the_manifest_names_are_there() {
+    let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
+    let licence = workspace["workspace"]["package"]["license"].as_str().unwrap();
+
+    assert_eq!(licence, "MIT OR Apache-2.0");
+    assert!(read("LICENSE-MIT").contains("The Horizons authors"));
+    assert!(read("LICENSE-APACHE").contains("Version 2.0, January 2004"));
+}
+
 /// Gives the help of a command, or nothing when there is no such command.
 fn help_of(command: &[&str]) -> Option<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_horizons"))
