@@ -366,26 +366,41 @@ fn operations_probes_and_what_makes_unready_are_what_the_code_says() {
     assert_eq!(rows, wanted);
 }
 
+/// Gives the names of the metrics that a file declares.
+fn metrics_in(file: &str) -> BTreeSet<String> {
+    let text = read(file);
+    let is_name = |text: &&str| {
+        (text.starts_with("horizons_") || text.starts_with("process_"))
+            && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    text.split('"').filter(is_name).map(str::to_owned).collect()
+}
+
 #[test]
 fn operations_metrics_are_complete() {
     let operations = read("docs/operations.md");
-    let mut names = BTreeSet::new();
-
-    for file in ["actors/src/metrics.rs", "src/metrics.rs"] {
-        let text = read(file);
-        let quoted = text.split('"').filter(|text| !text.is_empty());
-        let is_name = |text: &&str| {
-            (text.starts_with("horizons_") || text.starts_with("process_"))
-                && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-        };
-        names.extend(quoted.filter(is_name).map(str::to_owned));
-    }
+    let mut names = metrics_in("actors/src/metrics.rs");
+    names.append(&mut metrics_in("src/metrics.rs"));
 
     assert!(names.len() >= 13, "{names:?}");
     for name in names {
         assert!(
             operations.contains(&format!("| `{name}` |")),
             "docs/operations.md: wanted a row for `{name}`"
+        );
+    }
+}
+
+#[test]
+fn production_metrics_of_the_relay_are_complete() {
+    let production = read("docs/production.md");
+    let names = metrics_in("src/kafka/relay/metrics.rs");
+
+    assert!(names.len() >= 12, "{names:?}");
+    for name in names {
+        assert!(
+            production.contains(&format!("| `{name}` |")),
+            "docs/production.md: wanted a row for `{name}`"
         );
     }
 }
