@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test and ends with one line: `N passed, N failed`. Exit code 0 only if none failed.
 #   bash tests/run.sh          everything, the long suites in their seeded short form
-#   bash tests/run.sh --full   the long suites with the counts that the issues state
+#   bash tests/run.sh --full   the long suites with their full counts
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/environment.sh

@@ -2,7 +2,7 @@
 //! cut off, frozen and fooled; and a judge that reads only Kafka and the database.
 //!
 //! `docs/faults.md` lists the faults with their measured figures. Counts come from the environment, as
-//! everywhere: `tests/run.sh --full` sets those that the issues state.
+//! everywhere: `tests/run.sh --full` sets the full ones.
 
 #![expect(
     clippy::panic,
