@@ -29,7 +29,7 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// Gives every document, by its path from the root.
 fn documents() -> BTreeMap<String, String> {
-    let folders = ["", "actors", "docs", "migrations", "schemas", "tests"];
+    let folders = ["", "actors", "docs", "docs/decisions", "migrations", "schemas", "tests"];
     let mut documents = BTreeMap::new();
     for folder in folders {
         for entry in std::fs::read_dir(root().join(folder)).unwrap() {
@@ -123,6 +123,84 @@ fn documents_every_named_path_exists() {
 
     assert!(checked > 20, "{checked} paths were found");
     assert_eq!(missing, Vec::<String>::new());
+}
+
+/// Gives every text that may name a decision by its number, by its path from the root.
+fn texts() -> Vec<(String, String)> {
+    const FOLDERS: [&str; 9] =
+        [".cargo", ".ci", "actors", "benches", "docs", "migrations", "schemas", "src", "tests"];
+    let mut texts = Vec::new();
+    let mut open: Vec<PathBuf> = FOLDERS.iter().map(|folder| root().join(folder)).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    for path in files {
+        let extension = path.extension().and_then(std::ffi::OsStr::to_str);
+        if extension.is_some_and(|extension| matches!(extension, "md" | "rs" | "sh" | "sql" | "toml")) {
+            let name = path.strip_prefix(root()).unwrap().display().to_string();
+            texts.push((name, std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+    texts
+}
+
+/// Gives the decisions that a text names: a `D` and one or two digits, as a word.
+fn decisions_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let is_number =
+        |digits: &str| (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    words.filter(|word| word.strip_prefix('D').is_some_and(is_number)).map(str::to_owned).collect()
+}
+
+#[test]
+fn decisions_that_are_named_stand_in_the_log_once() {
+    let log = documents().into_iter().filter(|(name, _)| name.starts_with("docs/decisions/"));
+    let headings: Vec<String> = log
+        .flat_map(|(_, text)| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| line.strip_prefix("## ").map(str::to_owned))
+        .filter(|heading| decisions_in(heading).contains(heading))
+        .collect();
+    let told: BTreeSet<String> = headings.iter().cloned().collect();
+    let mut named = BTreeSet::new();
+    let mut missing = Vec::new();
+
+    for (name, text) in texts() {
+        let decisions = decisions_in(&text);
+        missing.extend(decisions.difference(&told).map(|decision| format!("{name}: {decision}")));
+        named.extend(decisions);
+    }
+
+    assert_eq!(missing, Vec::<String>::new(), "wanted a heading `## D…` in docs/decisions/");
+    assert_eq!(headings.len(), told.len(), "a decision has two headings: {headings:?}");
+    assert!(named.len() > 10, "only {named:?} were found");
+    // The index lists each one; the test of links holds its anchors.
+    let index = read("docs/decisions/README.md");
+    for decision in told {
+        assert!(
+            index.contains(&format!("| [{decision}](")),
+            "docs/decisions/README.md: no row for {decision}"
+        );
+    }
+}
+
+#[test]
+fn decision_is_found_as_a_word_only() {
+    for (text, wanted) in [
+        ("(design D2, D14).", vec!["D14", "D2"]),
+        ("a heading `## D7`", vec!["D7"]),
+        ("%D3 ID4 D123 xD5 D_6 d7 2D8", vec!["D3"]),
+    ] {
+        assert_eq!(decisions_in(text).into_iter().collect::<Vec<_>>(), wanted, "{text}");
+    }
 }
 
 #[test]
