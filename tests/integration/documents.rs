@@ -204,6 +204,57 @@ fn decision_is_found_as_a_word_only() {
 }
 
 #[test]
+fn contributing_names_every_alias_and_the_toolchain() {
+    let contributing = read("docs/contributing.md");
+    let table = |path: &str| -> toml::Table { read(path).parse().unwrap() };
+    let toolchain = table("rust-toolchain.toml");
+    let workspace = table("Cargo.toml");
+
+    for alias in aliases() {
+        assert!(contributing.contains(&format!("| `cargo {alias}")), "wanted a row for `cargo {alias}`");
+    }
+    let pinned = toolchain["toolchain"]["channel"].as_str().unwrap();
+    let least = workspace["workspace"]["package"]["rust-version"].as_str().unwrap();
+    for wanted in [format!("tested with, {pinned} now"), format!("needs {least} (`rust-version`")] {
+        assert!(contributing.contains(&wanted), "docs/contributing.md: wanted `{wanted}`");
+    }
+}
+
+/// Gives the names of our own tasks of cargo's.
+fn aliases() -> Vec<String> {
+    let config: toml::Table = read(".cargo/config.toml").parse().unwrap();
+    config["alias"].as_table().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn documents_every_task_of_cargo_exists() {
+    const BUILT_IN: [&str; 8] = ["build", "clippy", "doc", "fmt", "metadata", "run", "test", "tree"];
+    let aliases = aliases();
+    let mut unknown = Vec::new();
+    let mut checked = 0;
+
+    for (name, text) in documents() {
+        let (prose, blocks) = prose_and_blocks(&text);
+        for code in code_spans(&prose).into_iter().chain(blocks) {
+            let words: Vec<&str> = code.split_whitespace().collect();
+            for pair in words.windows(2) {
+                let (program, task) = (pair[0], pair[1]);
+                if !program.ends_with("cargo") || !is_command_word(task) {
+                    continue;
+                }
+                checked += 1;
+                if !BUILT_IN.contains(&task) && !aliases.iter().any(|alias| alias == task) {
+                    unknown.push(format!("{name}: cargo {task}"));
+                }
+            }
+        }
+    }
+
+    assert!(checked > 8, "{checked} tasks were found");
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
+#[test]
 fn licences_that_the_manifest_names_are_there() {
     let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
     let licence = workspace["workspace"]["package"]["license"].as_str().unwrap();
@@ -412,14 +463,13 @@ fn api_problems_are_those_of_the_code() {
 
 #[test]
 fn operations_exit_codes_and_states_are_complete() {
-    for page in ["docs/operations.md", "README.md"] {
-        let text = read(page);
-        for exit in Exit::ALL {
-            let row = format!("| {} | {} |", exit.code(), exit.meaning());
-            assert!(text.contains(&row), "{page}: wanted `{row}`");
-        }
-    }
     let operations = read("docs/operations.md");
+    for exit in Exit::ALL {
+        let row = format!("| {} | {} |", exit.code(), exit.meaning());
+        assert!(operations.contains(&row), "docs/operations.md: wanted `{row}`");
+    }
+    // Who only has the first page finds them from there.
+    assert!(read("README.md").contains("](docs/operations.md#exit-codes)"), "README.md: wanted a link");
     for state in ActorState::ALL {
         assert!(
             operations.contains(&format!("| `{}` |", state.name())),
