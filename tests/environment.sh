@@ -76,4 +76,5 @@ prepare_services() {
     tests/services/client prepare >/dev/null
     tests/services/promtool prepare >/dev/null
     tests/openapi/run prepare >/dev/null
+    tests/containers/run prepare >/dev/null
 }

@@ -57,12 +57,15 @@ run_suite() {
 }
 
 # Long suites, one function each, listed in `suites`. A suite prints its seed and its counts.
-suites=(document_and_server_agree)
+suites=(document_and_server_agree containers)
 
 # Requests made from the published document, and the server's answers to them.
 document_and_server_agree() {
     cargo build --locked "${features[@]}" --bin horizons && tests/openapi/run "$CARGO_TARGET_DIR/debug/horizons"
 }
+
+# The image and the compose file: looked at in the short form; built, run and killed on podman in the full one.
+containers() { tests/containers/run "$1"; }
 
 install_missing
 prepare_services

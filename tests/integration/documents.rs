@@ -17,7 +17,8 @@ use horizons_actors::snapshot::ActorState;
 use serde_json::Value;
 
 /// Folders whose paths are held against the tree where a document names them.
-const TREE: [&str; 8] = ["src/", "actors/", "docs/", "migrations/", "schemas/", "tests/", "benches/", ".ci/"];
+const TREE: [&str; 9] =
+    ["src/", "actors/", "docs/", "docker/", "migrations/", "schemas/", "tests/", "benches/", ".ci/"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -282,7 +283,9 @@ fn commands_in(code: &str) -> Vec<Vec<String>> {
         let line = line.split(" #").next().unwrap_or(line);
         let words: Vec<&str> = line.split_whitespace().collect();
         for (index, word) in words.iter().enumerate() {
-            let is_program = word.ends_with("/horizons") || *word == "horizons";
+            // Before the program itself the word names an image or a service that it runs in.
+            let is_place = words.get(index + 1) == Some(&"horizons");
+            let is_program = (word.ends_with("/horizons") || *word == "horizons") && !is_place;
             let is_run = *word == "--" && words.get(1) == Some(&"run");
             if is_program || is_run {
                 let rest = words.iter().skip(index + 1).map(|word| (*word).to_owned());
