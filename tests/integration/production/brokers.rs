@@ -13,18 +13,24 @@ const AWAY: Duration = Duration::from_secs(2);
 /// How long a frozen broker stays frozen: longer than the cluster waits for it.
 const FROZEN: Duration = Duration::from_secs(6);
 
-/// What the process may use of one processor while all brokers are away, in percent, above what the same load
-/// takes while they are there: it must not spin.
+/// What all that talks to brokers may use of one processor while they are away, in percent, above what it takes
+/// while they are there: it must not spin. The rest of the process has the load to carry, which grows meanwhile.
 const SPIN_MAX_PERCENT: u128 = 20;
 
 /// How long the load is measured before.
 const BEFORE: Duration = Duration::from_secs(3);
 
-/// Lets time pass, and gives what a process uses of one processor meanwhile, in percent.
+/// Tells whether a thread talks to brokers: the client library's own, and ours that work with it.
+fn talks_to_brokers(name: &str) -> bool {
+    ["rdk:", "reader-", "kafka-", "relay"].iter().any(|known| name.starts_with(known))
+}
+
+/// Lets time pass, and gives what all that talks to brokers uses of one processor meanwhile, in percent.
 fn percent_during(time: Duration, pid: i32) -> u128 {
-    let (began_at, used) = (Instant::now(), processor_time(pid));
+    let (began_at, used) = (Instant::now(), processor_time(pid, talks_to_brokers));
     pass(time);
-    (processor_time(pid) - used).as_micros() * 100 / began_at.elapsed().as_micros()
+    let spent = processor_time(pid, talks_to_brokers).saturating_sub(used);
+    spent.as_micros() * 100 / began_at.elapsed().as_micros()
 }
 
 fn three() -> Kafka {
@@ -86,12 +92,14 @@ fn brokers_all_away_submits_go_on_and_nothing_is_lost() {
         (accepted, before, percent, recovery)
     });
     println!(
-        "all brokers away for {away:?}: {accepted} submits accepted, {percent} % of a processor ({before} % before); \
+        "all brokers away for {away:?}: {accepted} submits accepted, {percent} % of a processor for what talks to them \
+         ({before} % before); \
          works {recovery:?} after they accept again"
     );
     stage.finish();
 
     assert!(accepted as u64 >= away.as_secs(), "{accepted} submits in {away:?}");
+    assert!(before > 0, "no thread talks to brokers");
     assert!(percent < before + SPIN_MAX_PERCENT, "{percent} % of a processor, {before} % before");
 }
 

@@ -223,12 +223,18 @@ pub(super) fn metric(client: Client, name: &str) -> f64 {
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
-/// Gives the processor time that a process has used.
+/// Gives the processor time that some threads of a process have used, by their names.
 ///
-/// *Source*: `proc_pid_stat(5)`, fields 14 and 15, in hundredths of a second.
-pub(super) fn processor_time(pid: i32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
+/// *Source*: `proc_pid_stat(5)`, fields 2, 14 and 15, in hundredths of a second.
+pub(super) fn processor_time(pid: i32, is_meant: impl Fn(&str) -> bool) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let ticks = tasks.filter_map(|task| {
+        // A thread may end meanwhile.
+        let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (head, tail) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = tail.split(' ').collect();
+        let used = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+        is_meant(head.split_once('(')?.1).then_some(used)
+    });
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
